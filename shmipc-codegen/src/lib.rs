@@ -1,0 +1,1 @@
+//! shmipc-codegen.
