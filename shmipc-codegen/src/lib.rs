@@ -1,1 +1,131 @@
-//! shmipc-codegen.
+//! Generates clients and servers for [`shmipc-rpc`] from `.proto` files, in a build script, with nothing but Rust installed.
+//!
+//! Add this crate to the `[build-dependencies]` and `shmipc-rpc` to the `[dependencies]`; generated code needs nothing
+//! else. Then write a `build.rs`:
+//!
+//! ```no_run
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     shmipc_codegen::compile_protos("proto/helloworld.proto")?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! and include what it generates, by the name of the package in the `.proto` file:
+//!
+//! ```ignore
+//! pub mod helloworld {
+//!     shmipc_rpc::include_proto!("helloworld");
+//! }
+//! ```
+//!
+//! [`configure`] has the options: several files, include directories, one side of a service only, attributes, and everything
+//! that prost-build can do.
+//!
+//! # What is generated
+//!
+//! Messages and enums are prost's, except that `bytes` fields are `Bytes`: these are received without a copy. For
+//!
+//! ```proto
+//! package helloworld;
+//!
+//! // Greets people.
+//! service Greeter {
+//!   // Says hello.
+//!   rpc SayHello(HelloRequest) returns (HelloReply);
+//! }
+//! ```
+//!
+//! there are three modules besides, none of which holds any logic:
+//!
+//! | module | holds |
+//! |---|---|
+//! | `greeter_client` | `GreeterClient`, generic over the service that carries its calls, with an `async fn say_hello(&self, …)` |
+//! | `greeter_server` | the trait `Greeter`, to be implemented with an `async fn say_hello(&self, …)`, and `GreeterServer`, which makes a tower service of that |
+//! | `greeter_methods` | `SAY_HELLO` and so on: the methods as they are named on the wire |
+//!
+//! # Names
+//!
+//! Names follow prost: `SayHello` becomes `say_hello`, `Type` becomes `r#type`, and `Self`, which cannot be escaped, `self_`. A
+//! method that would hide a function of the client (`new`, `connect`, `clone`, `max_request_size`, `max_response_size`) gets a
+//! trailing underscore in client and trait. Names on the wire are those of the `.proto` file, always.
+//!
+//! `google.protobuf` types are those of prost-types, with plain Rust types for the wrappers and `()` for `Empty`.
+//!
+//! # Comments
+//!
+//! Comments become docs. What rustdoc would misread (indented examples, `List<Foo>`, `[0, 1)`, bare addresses) is escaped, so that
+//! neither `cargo doc` nor `cargo test --doc` trips over a `.proto` file.
+//!
+//! # Errors
+//!
+//! What is wrong with a `.proto` file is shown with its place, as the failure of the build script:
+//!
+//! ```text
+//! Error: proto/helloworld.proto:9:16: name 'HelloReqest' is not defined
+//!   |
+//! 9 |   rpc SayHello(HelloReqest) returns (HelloReply);
+//!   |                ^^^^^^^^^^^ found here
+//! ```
+//!
+//! Streaming methods are not supported yet, and are reported so.
+//!
+//! # `protoc`
+//!
+//! Is not needed: [protox] reads the files. Where another reader is wanted, there is [`Builder::use_protoc`], and
+//! [`Builder::compile_fds`] for a descriptor set that you already have.
+//!
+//! [`shmipc-rpc`]: https://docs.rs/shmipc-rpc
+//! [protox]: https://docs.rs/protox
+
+mod builder;
+mod check;
+mod diagnostic;
+mod docs;
+mod error;
+mod format;
+mod generator;
+mod model;
+mod names;
+mod patterns;
+mod read;
+mod render;
+mod write;
+
+use std::path::Path;
+
+pub use prost_build;
+pub use prost_types;
+
+pub use self::builder::Builder;
+pub use self::diagnostic::{Diagnostic, Diagnostics};
+pub use self::error::Error;
+
+/// Generates code for one `.proto` file, and what it imports from the same directory, with all defaults.
+///
+/// The result lies in `OUT_DIR`, in one file per package.
+///
+/// # Errors
+///
+/// Returns [`Error`], which says which file is at fault, and where.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// shmipc_codegen::compile_protos("proto/helloworld.proto")?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn compile_protos(proto: impl AsRef<Path>) -> Result<(), Error> {
+    let proto = proto.as_ref();
+    let directory = match proto.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    configure().compile_protos(&[proto], &[directory])
+}
+
+/// Starts to configure what is generated. See [`Builder`].
+pub fn configure() -> Builder {
+    Builder::default()
+}

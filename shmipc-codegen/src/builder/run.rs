@@ -1,0 +1,302 @@
+//! From options and input to files.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use proc_macro2::TokenStream;
+use prost_build::Module;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use quote::quote;
+use syn::parse::Parser;
+
+use super::{AttributeTarget, Builder, Source, WellKnownTypes};
+use crate::diagnostic::Diagnostics;
+use crate::error::Error;
+use crate::generator::Generator;
+use crate::patterns::Patterns;
+use crate::read::{self, Files, Input, Locations};
+use crate::render::{Attributes, Options};
+use crate::write::{self, Target};
+use crate::{check, docs, format};
+
+impl Builder {
+    /// Reads `protos` in the chosen way, then generates.
+    pub(super) fn run(mut self, protos: &[PathBuf], files: &Files) -> Result<(), Error> {
+        let input = match self.source {
+            Source::Protox => read::with_protox(protos, files, self.fds_path.as_deref())?,
+            Source::Protoc | Source::Ready => {
+                let fds = self
+                    .prost
+                    .load_fds(protos, files.includes())
+                    .map_err(Error::DescriptorSet)?;
+                read::descriptor_set(fds, files)?
+            }
+        };
+        if self.rerun {
+            self.emit_rerun(&input.paths);
+        }
+        self.generate(input)
+    }
+
+    fn emit_rerun(&self, paths: &[PathBuf]) {
+        let emit = |path: &Path| println!("cargo:rerun-if-changed={}", path.display());
+        match self.source {
+            Source::Protox => paths.iter().for_each(|path| emit(path)),
+            Source::Protoc => {
+                paths.iter().for_each(|path| emit(path));
+                println!("cargo:rerun-if-env-changed=PROTOC");
+                println!("cargo:rerun-if-env-changed=PROTOC_INCLUDE");
+            }
+            Source::Ready => self.fds_path.iter().for_each(|path| emit(path)),
+        }
+    }
+
+    /// Generates, and writes only if there was nothing wrong.
+    pub(super) fn generate(mut self, input: Input) -> Result<(), Error> {
+        let target = Target::new(self.out_dir.as_deref())?;
+        let Input { fds, locations, .. } = input;
+        let (client, server) = (self.client, self.server);
+        let mut wrong = if client || server {
+            check::packages(&fds, &locations)
+        } else {
+            Vec::new()
+        };
+        let generator = self.generator(locations)?;
+        let found = Rc::clone(&generator.found);
+        if client || server || generator.next.is_some() {
+            self.prost.service_generator(Box::new(generator));
+        }
+        self.configure_prost();
+        let requests = self.requests(fds);
+        let mut packages: BTreeMap<Module, Package> = BTreeMap::new();
+        for (module, file) in &requests {
+            packages
+                .entry(module.clone())
+                .or_default()
+                .sources
+                .push(file.name().to_owned());
+        }
+        let sources = self.prost.generate(requests).map_err(Error::Prost)?;
+        wrong.append(&mut found.borrow_mut());
+        if let Some(diagnostics) = Diagnostics::new(wrong) {
+            return Err(Error::Idl(diagnostics));
+        }
+        self.write(sources, packages, &target)
+    }
+
+    /// Each file of the set with its module, and with comments that suit rustdoc.
+    fn requests(&self, fds: FileDescriptorSet) -> Vec<(Module, FileDescriptorProto)> {
+        let prepared = fds.file.into_iter().map(|mut file| {
+            if self.skip_source_info {
+                file.source_code_info = None;
+            }
+            for location in file
+                .source_code_info
+                .iter_mut()
+                .flat_map(|info| &mut info.location)
+            {
+                for comment in [
+                    &mut location.leading_comments,
+                    &mut location.trailing_comments,
+                ]
+                .into_iter()
+                .flatten()
+                {
+                    *comment = docs::sanitize(comment);
+                }
+            }
+            (Module::from_protobuf_package_name(file.package()), file)
+        });
+        prepared.collect()
+    }
+
+    fn write(
+        &self,
+        sources: HashMap<Module, String>,
+        packages: BTreeMap<Module, Package>,
+        target: &Target,
+    ) -> Result<(), Error> {
+        let mut written = BTreeMap::new();
+        // Everything is formatted before anything is written.
+        for (module, package) in packages {
+            let Some(source) = sources.get(&module) else {
+                continue;
+            };
+            let file = module.to_file_name_or(&self.default_package_filename);
+            let text = self.text(&file, source, &package)?;
+            written.insert(module, (file, text));
+        }
+        for (file, text) in written.values() {
+            target.write(Path::new(file), text)?;
+        }
+        if let Some(include_file) = &self.include_file {
+            let files = written
+                .into_iter()
+                .map(|(module, (file, _))| (module, file))
+                .collect();
+            target.write(include_file, &write::includes(&files, target))?;
+        }
+        Ok(())
+    }
+
+    /// The text of a file: who made it and from what, then the code.
+    fn text(&self, file: &str, source: &str, package: &Package) -> Result<String, Error> {
+        let protos = package.sources.join(", ");
+        let code = if self.format {
+            format::format(source).map_err(|error| Error::NotRust {
+                file: file.to_owned(),
+                source: error,
+            })?
+        } else {
+            source.to_owned()
+        };
+        Ok(format!(
+            "// This file is @generated by shmipc-codegen from {protos}. Do not edit.\n\n{code}"
+        ))
+    }
+
+    /// Tells prost-build what it is not told by the forwarded options.
+    fn configure_prost(&mut self) {
+        let runtime = &self.runtime_path;
+        let prost = self
+            .prost_path
+            .clone()
+            .unwrap_or_else(|| format!("{runtime}::prost"));
+        let prost_types = self
+            .prost_types_path
+            .clone()
+            .unwrap_or_else(|| format!("{runtime}::prost_types"));
+        let mut extern_paths = self.extern_paths.clone();
+        if self.well_known_types == WellKnownTypes::ProstTypes {
+            let bytes: Patterns<()> = self.bytes.iter().map(|path| (path.clone(), ())).collect();
+            let bytes = bytes.any("google.protobuf.BytesValue.value");
+            for (proto_path, rust_path) in well_known_types(&prost, &prost_types, bytes) {
+                if !self
+                    .extern_paths
+                    .iter()
+                    .any(|(given, _)| covers(given, &proto_path))
+                {
+                    extern_paths.push((proto_path, rust_path));
+                }
+            }
+        }
+        // Its own table would have `BytesValue` copied, and could not be overridden.
+        self.prost.compile_well_known_types();
+        for (proto_path, rust_path) in extern_paths {
+            self.prost.extern_path(proto_path, rust_path);
+        }
+        self.prost.prost_path(prost).prost_types_path(prost_types);
+        self.prost
+            .bytes(&self.bytes)
+            .disable_comments(&self.disable_comments);
+    }
+
+    /// Makes the generator for services. Takes with it the one that is to follow.
+    pub(super) fn generator(&mut self, locations: Locations) -> Result<Generator, Error> {
+        Ok(Generator {
+            options: self.options()?,
+            locations,
+            found: Rc::new(RefCell::new(Vec::new())),
+            next: self.next.take(),
+        })
+    }
+
+    /// The options for services, parsed.
+    fn options(&self) -> Result<Options, Error> {
+        let runtime = syn::parse_str::<syn::Path>(&self.runtime_path).map_err(|source| {
+            Error::InvalidOption {
+                option: "runtime_path",
+                value: self.runtime_path.clone(),
+                expected: "a path",
+                source,
+            }
+        })?;
+        let mut attributes = Attributes::default();
+        for attribute in &self.attributes {
+            let target = match attribute.target {
+                AttributeTarget::ClientModule => &mut attributes.client_module,
+                AttributeTarget::Client => &mut attributes.client,
+                AttributeTarget::ServerModule => &mut attributes.server_module,
+                AttributeTarget::Server => &mut attributes.server,
+                AttributeTarget::Trait => &mut attributes.service,
+            };
+            let tokens = parse_attributes(attribute.target.option(), &attribute.text)?;
+            target.push(&attribute.path, tokens);
+        }
+        Ok(Options {
+            client: self.client,
+            server: self.server,
+            runtime: quote! { #runtime },
+            attributes,
+            no_comments: self
+                .disable_comments
+                .iter()
+                .map(|path| (path.clone(), ()))
+                .collect(),
+        })
+    }
+}
+
+/// The `.proto` files of a package.
+#[derive(Debug, Default)]
+struct Package {
+    sources: Vec<String>,
+}
+
+impl AttributeTarget {
+    /// The option that asks for it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::ClientModule => "client_mod_attribute",
+            Self::Client => "client_attribute",
+            Self::ServerModule => "server_mod_attribute",
+            Self::Server => "server_attribute",
+            Self::Trait => "trait_attribute",
+        }
+    }
+}
+
+fn parse_attributes(option: &'static str, text: &str) -> Result<TokenStream, Error> {
+    let attributes = syn::Attribute::parse_outer
+        .parse_str(text)
+        .map_err(|source| Error::InvalidOption {
+            option,
+            value: text.to_owned(),
+            expected: "a list of attributes such as `#[derive(Debug)]`",
+            source,
+        })?;
+    Ok(quote! { #(#attributes)* })
+}
+
+/// Whether what was given for the path `given` is meant for what lies at `path` too.
+fn covers(given: &str, path: &str) -> bool {
+    path.strip_prefix(given)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// What prost-build uses for `google.protobuf`, but for `BytesValue`, which is like any other `bytes` field.
+fn well_known_types(prost: &str, prost_types: &str, bytes: bool) -> Vec<(String, String)> {
+    let bytes_value = if bytes {
+        format!("{prost}::bytes::Bytes")
+    } else {
+        format!("{prost}::alloc::vec::Vec<u8>")
+    };
+    let string_value = format!("{prost}::alloc::string::String");
+    [
+        ("", prost_types),
+        (".BoolValue", "bool"),
+        (".BytesValue", &bytes_value),
+        (".DoubleValue", "f64"),
+        (".Empty", "()"),
+        (".FloatValue", "f32"),
+        (".Int32Value", "i32"),
+        (".Int64Value", "i64"),
+        (".StringValue", &string_value),
+        (".UInt32Value", "u32"),
+        (".UInt64Value", "u64"),
+    ]
+    .map(|(name, rust_path)| (format!(".google.protobuf{name}"), rust_path.to_owned()))
+    .into()
+}

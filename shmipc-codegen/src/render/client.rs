@@ -1,0 +1,134 @@
+//! The client of a service.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::{Options, allow, deprecated, doc, ident, method_doc, methods, service_doc};
+use crate::model::{Method, MethodKind, Service};
+
+/// Renders the module of the client.
+pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
+    let module = ident(&service.names.client_module);
+    let module_docs = doc([format!("The client of `{}`.", service.full_name)]);
+    let module_attributes = options
+        .attributes
+        .client_module
+        .matching(&service.full_name);
+    let allow = allow(service);
+    let definition = definition(service, options);
+    let connect = connect(service, options);
+    let calls = calls(service, options);
+    quote! {
+        #module_docs
+        #(#module_attributes)*
+        #allow
+        pub mod #module {
+            #definition
+            #connect
+            #calls
+        }
+    }
+}
+
+fn definition(service: &Service, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let client = ident(&service.names.client);
+    let docs = service_doc(
+        service,
+        options,
+        &format!("Calls the methods of `{}`.", service.full_name),
+    );
+    let deprecated = deprecated(service.deprecated);
+    let attributes = options.attributes.client.matching(&service.full_name);
+    quote! {
+        #docs
+        #deprecated
+        #(#attributes)*
+        #[derive(Clone, Debug)]
+        pub struct #client<S = #runtime::Channel> {
+            caller: #runtime::client::Caller<S>,
+        }
+    }
+}
+
+fn connect(service: &Service, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let client = ident(&service.names.client);
+    quote! {
+        impl #client<#runtime::Channel> {
+            /// Connects to the server at `address`.
+            ///
+            /// # Errors
+            ///
+            /// Returns why no connection could be made.
+            pub async fn connect(
+                address: impl ::core::convert::Into<#runtime::Address>,
+            ) -> ::core::result::Result<Self, #runtime::ConnectError> {
+                #runtime::Channel::connect(address).await.map(Self::new)
+            }
+        }
+    }
+}
+
+fn calls(service: &Service, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let client = ident(&service.names.client);
+    let methods = service
+        .methods
+        .iter()
+        .map(|method| call(service, method, options));
+    quote! {
+        impl<S: #runtime::client::CallService> #client<S> {
+            /// Makes a client that calls over `service`: a channel, or one wrapped in layers.
+            pub fn new(service: S) -> Self {
+                Self { caller: #runtime::client::Caller::new(service) }
+            }
+
+            /// Refuses to send requests of more than `bytes` bytes.
+            #[must_use]
+            pub fn max_request_size(self, bytes: usize) -> Self {
+                Self { caller: self.caller.max_request_size(bytes) }
+            }
+
+            /// Refuses to take responses of more than `bytes` bytes.
+            #[must_use]
+            pub fn max_response_size(self, bytes: usize) -> Self {
+                Self { caller: self.caller.max_response_size(bytes) }
+            }
+
+            #(#methods)*
+        }
+    }
+}
+
+fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let function = ident(&method.names.function);
+    let docs = method_doc(
+        service,
+        method,
+        options,
+        &format!("Calls `{}`.", method.proto_name),
+    );
+    let deprecated = deprecated(method.deprecated);
+    let descriptor = methods::path(service, method);
+    let Method {
+        request, response, ..
+    } = method;
+    match method.kind {
+        MethodKind::Unary => quote! {
+            #docs
+            #deprecated
+            pub async fn #function(
+                &self,
+                request: impl #runtime::IntoRequest<#request>,
+            ) -> ::core::result::Result<#runtime::Response<#response>, #runtime::Status> {
+                self.caller.unary(&#descriptor, request.into_request()).await
+            }
+        },
+        // Refused by `check`.
+        MethodKind::ServerStreaming | MethodKind::ClientStreaming | MethodKind::BidiStreaming => {
+            TokenStream::new()
+        }
+    }
+}

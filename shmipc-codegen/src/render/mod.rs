@@ -1,0 +1,110 @@
+//! From a service to Rust source. Pure: no files, no environment.
+//!
+//! Everything is named by an absolute path, for a service may be called `Result`, `Send` or `Future`.
+
+mod client;
+mod methods;
+mod server;
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+
+use crate::model::{Method, Service};
+use crate::patterns::Patterns;
+
+/// What to render, and what to add to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) client: bool,
+    pub(crate) server: bool,
+    /// The path of the runtime crate.
+    pub(crate) runtime: TokenStream,
+    pub(crate) attributes: Attributes,
+    /// The services and methods whose comments are left out.
+    pub(crate) no_comments: Patterns<()>,
+}
+
+/// Attributes for the generated items of services, by full name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attributes {
+    pub(crate) client_module: Patterns<TokenStream>,
+    pub(crate) client: Patterns<TokenStream>,
+    pub(crate) server_module: Patterns<TokenStream>,
+    pub(crate) server: Patterns<TokenStream>,
+    pub(crate) service: Patterns<TokenStream>,
+}
+
+/// Renders the modules of one service.
+pub(crate) fn render(service: &Service, options: &Options) -> TokenStream {
+    let methods = (options.client || options.server).then(|| methods::render(service, options));
+    let client = options.client.then(|| client::render(service, options));
+    let server = options.server.then(|| server::render(service, options));
+    quote! {
+        #methods
+        #client
+        #server
+    }
+}
+
+/// An identifier out of a name that has been checked to be one.
+fn ident(name: &str) -> Ident {
+    format_ident!("{}", name)
+}
+
+/// Doc attributes, one for each line.
+fn doc<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> TokenStream {
+    let lines = lines.into_iter().map(|line| match line.as_ref() {
+        "" => String::new(),
+        line => format!(" {line}"),
+    });
+    quote! { #(#[doc = #lines])* }
+}
+
+/// The docs of a service: what its author wrote, or `otherwise`.
+fn service_doc(service: &Service, options: &Options, otherwise: &str) -> TokenStream {
+    if service.docs.is_empty() || options.no_comments.any(&service.full_name) {
+        doc([otherwise])
+    } else {
+        doc(&service.docs)
+    }
+}
+
+/// The docs of a method: what its author wrote, or `otherwise`.
+fn method_doc(
+    service: &Service,
+    method: &Method,
+    options: &Options,
+    otherwise: &str,
+) -> TokenStream {
+    if method.docs.is_empty() || options.no_comments.any(&service.method_full_name(method)) {
+        doc([otherwise])
+    } else {
+        doc(&method.docs)
+    }
+}
+
+fn deprecated(deprecated: bool) -> Option<TokenStream> {
+    deprecated.then(|| quote! { #[deprecated] })
+}
+
+/// What a module of generated code must be excused from.
+fn allow(service: &Service) -> TokenStream {
+    let unused =
+        quote! { #[allow(dead_code, reason = "a program may need only one side of a service")] };
+    let uses_deprecated =
+        service.deprecated || service.methods.iter().any(|method| method.deprecated);
+    let deprecated = uses_deprecated
+        .then(|| quote! { #[allow(deprecated, reason = "what is deprecated is still served")] });
+    quote! { #unused #deprecated }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doc_lines_begin_with_a_space_unless_empty() {
+        let expected = quote! { #[doc = " One."] #[doc = ""] #[doc = " Two."] };
+        assert_eq!(doc(["One.", "", "Two."]).to_string(), expected.to_string());
+    }
+}

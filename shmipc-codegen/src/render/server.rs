@@ -1,0 +1,216 @@
+//! The trait that a server implements, and the service that calls it.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::quote;
+
+use super::{Options, allow, deprecated, doc, ident, method_doc, methods, service_doc};
+use crate::model::{Method, MethodKind, Service};
+
+/// Renders the module of the server.
+pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
+    let module = ident(&service.names.server_module);
+    let module_docs = doc([format!("The server of `{}`.", service.full_name)]);
+    let module_attributes = options
+        .attributes
+        .server_module
+        .matching(&service.full_name);
+    let allow = allow(service);
+    let handler = handler(service, options);
+    let definition = definition(service, options);
+    let serving = serving(service, options);
+    let naming = naming(service, options);
+    quote! {
+        #module_docs
+        #(#module_attributes)*
+        #allow
+        pub mod #module {
+            #handler
+            #definition
+            #serving
+            #naming
+        }
+    }
+}
+
+/// The trait.
+fn handler(service: &Service, options: &Options) -> TokenStream {
+    let name = ident(&service.names.service);
+    let docs = service_doc(
+        service,
+        options,
+        &format!("Handles the calls to `{}`.", service.full_name),
+    );
+    let deprecated = deprecated(service.deprecated);
+    let attributes = options.attributes.service.matching(&service.full_name);
+    let methods = service
+        .methods
+        .iter()
+        .map(|method| handle(service, method, options));
+    quote! {
+        #docs
+        #deprecated
+        #(#attributes)*
+        pub trait #name: ::core::marker::Send + ::core::marker::Sync + 'static {
+            #(#methods)*
+        }
+    }
+}
+
+/// A method of the trait.
+fn handle(service: &Service, method: &Method, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let function = ident(&method.names.function);
+    let docs = method_doc(
+        service,
+        method,
+        options,
+        &format!("Handles `{}`.", method.proto_name),
+    );
+    let deprecated = deprecated(method.deprecated);
+    let Method {
+        request, response, ..
+    } = method;
+    match method.kind {
+        MethodKind::Unary => quote! {
+            #docs
+            #deprecated
+            fn #function(
+                &self,
+                request: #runtime::Request<#request>,
+            ) -> impl ::core::future::Future<
+                Output = ::core::result::Result<#runtime::Response<#response>, #runtime::Status>,
+            > + ::core::marker::Send;
+        },
+        // Refused by `check`.
+        MethodKind::ServerStreaming | MethodKind::ClientStreaming | MethodKind::BidiStreaming => {
+            TokenStream::new()
+        }
+    }
+}
+
+/// The service around an implementation of the trait.
+fn definition(service: &Service, options: &Options) -> TokenStream {
+    let name = ident(&service.names.service);
+    let server = ident(&service.names.server);
+    let parameter = type_parameter(service);
+    let docs = doc([format!(
+        "Serves `{}` by an implementation of [`{name}`].",
+        service.full_name
+    )]);
+    let attributes = options.attributes.server.matching(&service.full_name);
+    quote! {
+        #docs
+        #(#attributes)*
+        #[derive(Debug)]
+        pub struct #server<#parameter> {
+            service: ::std::sync::Arc<#parameter>,
+        }
+
+        impl<#parameter: #name> #server<#parameter> {
+            /// Serves `service`.
+            pub fn new(service: #parameter) -> Self {
+                Self::from_arc(::std::sync::Arc::new(service))
+            }
+
+            /// Serves `service`, which may be in use elsewhere too.
+            pub fn from_arc(service: ::std::sync::Arc<#parameter>) -> Self {
+                Self { service }
+            }
+        }
+
+        impl<#parameter> ::core::clone::Clone for #server<#parameter> {
+            fn clone(&self) -> Self {
+                Self { service: ::std::sync::Arc::clone(&self.service) }
+            }
+        }
+    }
+}
+
+/// The dispatch from paths to methods of the trait.
+fn serving(service: &Service, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let name = ident(&service.names.service);
+    let server = ident(&service.names.server);
+    let parameter = type_parameter(service);
+    let unimplemented = quote! { #runtime::server::unimplemented(request) };
+    let dispatch = if service.methods.is_empty() {
+        unimplemented
+    } else {
+        let arms = service
+            .methods
+            .iter()
+            .map(|method| arm(service, method, options));
+        quote! {
+            match request.uri().path() {
+                #(#arms)*
+                _ => #unimplemented,
+            }
+        }
+    };
+    quote! {
+        impl<#parameter: #name> #runtime::server::Service<#runtime::http::Request<#runtime::Body>> for #server<#parameter> {
+            type Response = #runtime::http::Response<#runtime::Body>;
+            type Error = ::core::convert::Infallible;
+            type Future = #runtime::server::ResponseFuture;
+
+            fn poll_ready(
+                &mut self,
+                _: &mut ::core::task::Context<'_>,
+            ) -> ::core::task::Poll<::core::result::Result<(), Self::Error>> {
+                ::core::task::Poll::Ready(::core::result::Result::Ok(()))
+            }
+
+            fn call(&mut self, request: #runtime::http::Request<#runtime::Body>) -> Self::Future {
+                #dispatch
+            }
+        }
+    }
+}
+
+/// One path. The method is called by its full name, for it may be called `clone`.
+fn arm(service: &Service, method: &Method, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let name = ident(&service.names.service);
+    let parameter = type_parameter(service);
+    let function = ident(&method.names.function);
+    let path = service.method_path(method);
+    match method.kind {
+        MethodKind::Unary => quote! {
+            #path => #runtime::server::unary(
+                ::std::sync::Arc::clone(&self.service),
+                request,
+                |service, request| async move { <#parameter as #name>::#function(&service, request).await },
+            ),
+        },
+        // Refused by `check`.
+        MethodKind::ServerStreaming | MethodKind::ClientStreaming | MethodKind::BidiStreaming => {
+            TokenStream::new()
+        }
+    }
+}
+
+/// What a server needs to know to route calls.
+fn naming(service: &Service, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let server = ident(&service.names.server);
+    let parameter = type_parameter(service);
+    let full_name = &service.full_name;
+    let descriptors = service
+        .methods
+        .iter()
+        .map(|method| methods::path(service, method));
+    quote! {
+        impl<#parameter> #runtime::server::NamedService for #server<#parameter> {
+            const NAME: &'static str = #full_name;
+            const METHODS: &'static [#runtime::Method] = &[#(#descriptors),*];
+        }
+    }
+}
+
+/// The parameter for the implementation of the trait: `T`, unless the trait itself is called so.
+fn type_parameter(service: &Service) -> Ident {
+    match service.names.service.as_str() {
+        "T" => ident("Implementation"),
+        _ => ident("T"),
+    }
+}
