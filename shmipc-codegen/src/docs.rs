@@ -321,8 +321,9 @@ fn address_len(text: &str, before: Option<char>) -> Option<usize> {
     if !is_address(text) || before.is_some_and(char::is_alphanumeric) {
         return None;
     }
-    let end =
-        text.find(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '`' | ')' | ']' | '"'));
+    let end = text.find(|c: char| {
+        c.is_whitespace() || matches!(c, '<' | '>' | '`' | ')' | '[' | ']' | '\\' | '"')
+    });
     let address =
         text[..end.unwrap_or(text.len())].trim_end_matches(['.', ',', ';', ':', '!', '?', '\'']);
     let host = address

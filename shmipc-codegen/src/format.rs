@@ -30,7 +30,7 @@ fn separate_items(formatted: &str) -> String {
 }
 
 fn ends_item(line: &str) -> bool {
-    line.ends_with('}') || line.ends_with(';')
+    (line.ends_with('}') || line.ends_with(';')) && !line.trim_start().starts_with("//")
 }
 
 fn begins_item(line: &str) -> bool {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn items_are_set_apart_and_neighbours_of_a_kind_are_not() {
-        let source = "struct A; impl X for A { type B = u8; type C = u8; const D: u8 = 1; fn e() {} /// F.\nfn f() { let a = 1; g(); } }";
+        let source = "struct A; impl X for A { type B = u8; type C = u8; const D: u8 = 1; fn e() {} /// F {}\n/// and on.\nfn f() { let a = 1; g(); } }";
         let expected = "\
 struct A;
 
@@ -72,7 +72,8 @@ impl X for A {
 
     fn e() {}
 
-    /// F.
+    /// F {}
+    /// and on.
     fn f() {
         let a = 1;
         g();

@@ -27,6 +27,9 @@ impl Builder {
         let input = match self.source {
             Source::Protox => read::with_protox(protos, files, self.fds_path.as_deref())?,
             Source::Protoc | Source::Ready => {
+                if self.source == Source::Ready {
+                    self.prost.skip_protoc_run();
+                }
                 let fds = self
                     .prost
                     .load_fds(protos, files.includes())
@@ -124,7 +127,7 @@ impl Builder {
             let Some(source) = sources.get(&module) else {
                 continue;
             };
-            let file = module.to_file_name_or(&self.default_package_filename);
+            let file = write::file_name(&module, &self.default_package_filename);
             let text = self.text(&file, source, &package)?;
             written.insert(module, (file, text));
         }

@@ -152,10 +152,34 @@ fn explain(report: &dyn Report, source: &Source<'_>) -> Diagnostic {
             position,
         });
     }
-    if let Some(help) = report.help() {
-        diagnostic = diagnostic.with_help(help.to_string());
+    let help = report.help().map(|help| help.to_string());
+    if let Some(help) = help.or_else(|| help_for(diagnostic.message()).map(str::to_owned)) {
+        diagnostic = diagnostic.with_help(help);
     }
     diagnostic.with_snippets(snippets)
+}
+
+/// What to do about a frequent fault that comes without advice.
+fn help_for(message: &str) -> Option<&'static str> {
+    const HELP: [(&str, &str); 5] = [
+        ("is not defined", "declare it, or import the file that does"),
+        (
+            "field number '",
+            "each field of a message needs a number of its own",
+        ),
+        (
+            "import cycle detected",
+            "move what both need to a file that both import",
+        ),
+        ("reached end of file", "is a closing brace missing?"),
+        (
+            "but found 'edition'",
+            "editions are not supported; write `syntax = \"proto3\";` or `syntax = \"proto2\";`",
+        ),
+    ];
+    HELP.iter()
+        .find(|(fault, _)| message.contains(fault))
+        .map(|(_, help)| *help)
 }
 
 impl Source<'_> {

@@ -62,8 +62,8 @@ fn connect(service: &Service, options: &Options) -> TokenStream {
             ///
             /// Returns why no connection could be made.
             pub async fn connect(
-                address: impl ::core::convert::Into<#runtime::Address>,
-            ) -> ::core::result::Result<Self, #runtime::ConnectError> {
+                address: impl Into<#runtime::Address>,
+            ) -> Result<Self, #runtime::ConnectError> {
                 #runtime::Channel::connect(address).await.map(Self::new)
             }
         }
@@ -122,7 +122,7 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
             pub async fn #function(
                 &self,
                 request: impl #runtime::IntoRequest<#request>,
-            ) -> ::core::result::Result<#runtime::Response<#response>, #runtime::Status> {
+            ) -> Result<#runtime::Response<#response>, #runtime::Status> {
                 self.caller.unary(&#descriptor, request.into_request()).await
             }
         },

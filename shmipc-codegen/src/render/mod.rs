@@ -1,6 +1,6 @@
 //! From a service to Rust source. Pure: no files, no environment.
 //!
-//! Everything is named by an absolute path, for a service may be called `Result`, `Send` or `Future`.
+//! Next to the trait everything is named by an absolute path, for a service may be called `Result`, `Send` or `Future`.
 
 mod client;
 mod methods;

@@ -148,7 +148,10 @@ fn serving(service: &Service, options: &Options) -> TokenStream {
         }
     };
     quote! {
-        impl<#parameter: #name> #runtime::server::Service<#runtime::http::Request<#runtime::Body>> for #server<#parameter> {
+        impl<#parameter> #runtime::server::Service<#runtime::http::Request<#runtime::Body>> for #server<#parameter>
+        where
+            #parameter: #name,
+        {
             type Response = #runtime::http::Response<#runtime::Body>;
             type Error = ::core::convert::Infallible;
             type Future = #runtime::server::ResponseFuture;

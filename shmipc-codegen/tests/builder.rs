@@ -1,0 +1,300 @@
+//! The ways in and out of the builder: what is read, and what is written besides code.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use shmipc_codegen::prost_build::{self, Service, ServiceGenerator};
+use shmipc_codegen::{Builder, Error, configure};
+
+const PROTO: &str = "tests/golden/helloworld/helloworld.proto";
+const INCLUDE: &str = "tests/golden/helloworld";
+const GOLDEN: &str = "tests/golden/helloworld/helloworld.rs";
+
+fn quiet(out: &Path) -> Builder {
+    configure().out_dir(out).emit_rerun_if_changed(false)
+}
+
+/// Writes the descriptor set of the example, and returns where.
+fn descriptor_set(directory: &Path) -> PathBuf {
+    let path = directory.join("helloworld.fds");
+    quiet(directory)
+        .file_descriptor_set_path(&path)
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    path
+}
+
+#[track_caller]
+fn assert_is_golden(out: &Path) {
+    let generated = fs::read_to_string(out.join("helloworld.rs")).unwrap();
+    assert!(
+        generated == fs::read_to_string(GOLDEN).unwrap(),
+        "generated:\n{generated}"
+    );
+}
+
+#[test]
+fn a_descriptor_set_that_was_written_can_be_read() {
+    let out = tempfile::tempdir().unwrap();
+    let path = descriptor_set(out.path());
+    fs::remove_file(out.path().join("helloworld.rs")).unwrap();
+
+    quiet(out.path())
+        .file_descriptor_set_path(path)
+        .skip_protoc_run()
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    assert_is_golden(out.path());
+}
+
+#[test]
+fn protoc_may_be_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let fds = descriptor_set(directory.path());
+    let out = tempfile::tempdir().unwrap();
+    // Stands in for `protoc --include_imports --include_source_info -o OUT …`.
+    let script = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\ncp '{}' \"$2\"\n",
+        fds.display()
+    );
+    let protoc = directory.path().join("protoc");
+    fs::write(&protoc, script).unwrap();
+    fs::set_permissions(&protoc, fs::Permissions::from_mode(0o755)).unwrap();
+
+    quiet(out.path())
+        .protoc_executable(&protoc)
+        .protoc_arg("--fatal_warnings")
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    assert_is_golden(out.path());
+}
+
+#[test]
+fn an_incomplete_descriptor_set_is_refused() {
+    use shmipc_codegen::prost_types::{FileDescriptorProto, FileDescriptorSet};
+    let out = tempfile::tempdir().unwrap();
+    let file = FileDescriptorProto {
+        name: Some("a.proto".to_owned()),
+        dependency: vec!["b.proto".to_owned()],
+        ..FileDescriptorProto::default()
+    };
+    let error = quiet(out.path())
+        .compile_fds(FileDescriptorSet {
+            file: vec![file.clone()],
+        })
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a.proto: imported file 'b.proto' has not been added"
+    );
+
+    let editions = FileDescriptorProto {
+        syntax: Some("editions".to_owned()),
+        dependency: Vec::new(),
+        ..file
+    };
+    let error = quiet(out.path())
+        .compile_fds(FileDescriptorSet {
+            file: vec![editions],
+        })
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("`a.proto` has the syntax \"editions\", which is not supported"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_that_has_not_changed_is_left_alone() {
+    let out = tempfile::tempdir().unwrap();
+    quiet(out.path())
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    let path = out.path().join("helloworld.rs");
+    // Writing to it would fail.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    quiet(out.path())
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn without_services_only_messages_are_left() {
+    let out = tempfile::tempdir().unwrap();
+    quiet(out.path())
+        .build_client(false)
+        .build_server(false)
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    let generated = fs::read_to_string(out.path().join("helloworld.rs")).unwrap();
+    assert!(generated.contains("pub struct HelloReply"), "{generated}");
+    assert!(!generated.contains("mod greeter"), "{generated}");
+
+    let services = "tests/golden/services_only";
+    quiet(out.path())
+        .build_client(false)
+        .build_server(false)
+        .compile_protos(&["services.proto"], &[services])
+        .unwrap();
+    assert!(
+        !out.path().join("app.services.rs").exists(),
+        "nothing is left of a package of services"
+    );
+}
+
+#[test]
+fn code_may_be_left_unformatted() {
+    let out = tempfile::tempdir().unwrap();
+    quiet(out.path())
+        .format(false)
+        .skip_source_info()
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    let generated = fs::read_to_string(out.path().join("helloworld.rs")).unwrap();
+    assert!(generated.starts_with(
+        "// This file is @generated by shmipc-codegen from helloworld.proto. Do not edit.\n"
+    ));
+    assert!(!generated.contains("Greets people"), "{generated}");
+    syn::parse_file(&generated).unwrap();
+}
+
+#[test]
+fn an_include_file_in_out_dir_finds_its_neighbours() {
+    let out = tempfile::tempdir().unwrap();
+    quiet(out.path())
+        .include_file("all.rs")
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    let includes = fs::read_to_string(out.path().join("all.rs")).unwrap();
+    assert!(
+        includes.ends_with("pub mod helloworld {\n    include!(\"helloworld.rs\");\n}\n"),
+        "{includes}"
+    );
+}
+
+/// Notes the services it is given.
+struct Witness(Rc<RefCell<Vec<String>>>);
+
+impl ServiceGenerator for Witness {
+    fn generate(&mut self, service: Service, buf: &mut String) {
+        buf.push_str("/// Left by the witness.\npub struct Seen;\n");
+        self.0.borrow_mut().push(service.name);
+    }
+}
+
+#[test]
+fn another_generator_may_follow() {
+    let out = tempfile::tempdir().unwrap();
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    quiet(out.path())
+        .also_generate(Box::new(Witness(Rc::clone(&seen))))
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    assert_eq!(*seen.borrow(), ["Greeter"]);
+    let generated = fs::read_to_string(out.path().join("helloworld.rs")).unwrap();
+    assert!(
+        generated.contains("pub struct Seen;") && generated.contains("pub mod greeter_client"),
+        "{generated}"
+    );
+}
+
+#[test]
+fn the_generator_works_in_the_hands_of_others() {
+    let out = tempfile::tempdir().unwrap();
+    let fds = descriptor_set(out.path());
+    prost_build::Config::new()
+        .out_dir(out.path())
+        .prost_path("::shmipc_rpc::prost")
+        .file_descriptor_set_path(fds)
+        .skip_protoc_run()
+        .service_generator(
+            configure()
+                .build_server(false)
+                .into_service_generator()
+                .unwrap(),
+        )
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    let generated = fs::read_to_string(out.path().join("helloworld.rs")).unwrap();
+    let file = syn::parse_file(&generated).unwrap();
+    let modules: Vec<String> = file
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            syn::Item::Mod(module) => Some(module.ident.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(modules, ["greeter_methods", "greeter_client"]);
+}
+
+#[test]
+fn the_generator_in_the_hands_of_others_leaves_errors_to_the_compiler() {
+    let mut generator = configure().into_service_generator().unwrap();
+    let mut method = prost_build::Method {
+        name: "watch".to_owned(),
+        proto_name: "Watch".to_owned(),
+        comments: prost_build::Comments::default(),
+        input_type: "Query".to_owned(),
+        output_type: "Event".to_owned(),
+        input_proto_type: ".a.Query".to_owned(),
+        output_proto_type: ".a.Event".to_owned(),
+        options: Default::default(),
+        client_streaming: false,
+        server_streaming: true,
+    };
+    let service = |method: &prost_build::Method| Service {
+        name: "Watcher".to_owned(),
+        proto_name: "Watcher".to_owned(),
+        package: "a".to_owned(),
+        comments: prost_build::Comments::default(),
+        methods: vec![method.clone()],
+        options: Default::default(),
+    };
+    let mut text = String::new();
+    generator.generate(service(&method), &mut text);
+    assert!(text.contains("compile_error"), "{text}");
+    assert!(
+        text.contains(
+            "streaming methods are not supported yet: `a.Watcher.Watch` streams its responses"
+        ),
+        "{text}"
+    );
+
+    method.server_streaming = false;
+    text.clear();
+    generator.generate(service(&method), &mut text);
+    assert!(!text.contains("compile_error"), "{text}");
+}
+
+#[test]
+fn outside_of_a_build_script_the_target_must_be_named() {
+    // Cargo sets OUT_DIR for packages with a build script, of which this is none.
+    let error = configure()
+        .emit_rerun_if_changed(false)
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap_err();
+    assert!(matches!(error, Error::OutDirUnset), "{error:?}");
+}
+
+#[test]
+fn a_descriptor_set_that_is_not_there_is_reported() {
+    let out = tempfile::tempdir().unwrap();
+    let error = quiet(out.path())
+        .file_descriptor_set_path(out.path().join("gone.fds"))
+        .skip_protoc_run()
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap_err();
+    match error {
+        Error::DescriptorSet(source) => assert_eq!(source.kind(), io::ErrorKind::NotFound),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,123 @@
+//! What is generated, compared with what was reviewed.
+//!
+//! Run with `UPDATE_GOLDEN=1` to accept what is generated now, then review the difference.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use shmipc_codegen::{Builder, configure};
+
+/// Generates the code of a case with `options`, and compares.
+#[track_caller]
+fn check(case: &str, options: impl FnOnce(Builder) -> Builder) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(case);
+    let out = tempfile::tempdir().unwrap();
+    let builder = configure().out_dir(out.path()).emit_rerun_if_changed(false);
+    options(builder)
+        .compile_protos(&files(&directory, "proto"), &[&directory])
+        .unwrap();
+
+    let generated = files(out.path(), "rs");
+    for path in &generated {
+        syn::parse_file(&fs::read_to_string(path).unwrap()).unwrap();
+    }
+    if env::var_os("UPDATE_GOLDEN").is_some() {
+        for stale in files(&directory, "rs") {
+            fs::remove_file(stale).unwrap();
+        }
+        for path in &generated {
+            fs::copy(path, directory.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let expected = files(&directory, "rs");
+    assert_eq!(
+        names(&expected),
+        names(&generated),
+        "other files are generated than before"
+    );
+    for (expected, generated) in expected.iter().zip(&generated) {
+        let (before, now) = (
+            fs::read_to_string(expected).unwrap(),
+            fs::read_to_string(generated).unwrap(),
+        );
+        assert!(
+            before == now,
+            "{} has changed from:\n{before}\nto:\n{now}\nIf that is meant, run with UPDATE_GOLDEN=1.",
+            expected.display(),
+        );
+    }
+}
+
+/// The files in `directory` with this extension, sorted.
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    files.sort();
+    files
+}
+
+fn names(files: &[PathBuf]) -> BTreeSet<OsString> {
+    files
+        .iter()
+        .map(|file| file.file_name().unwrap().to_owned())
+        .collect()
+}
+
+macro_rules! golden {
+    ($($case:ident $(= $options:expr)?;)*) => {
+        $(
+            #[test]
+            fn $case() {
+                #[allow(unused_variables, reason = "the last one wins")]
+                let options = |builder: Builder| builder;
+                $(let options = $options;)?
+                check(stringify!($case), options);
+            }
+        )*
+
+        #[test]
+        fn every_case_is_checked() {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+            let present: BTreeSet<OsString> =
+                fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let checked: BTreeSet<OsString> = [$(stringify!($case)),*].map(OsString::from).into();
+            assert_eq!(present, checked);
+        }
+    };
+}
+
+golden! {
+    attributes = |builder: Builder| builder
+        .client_mod_attribute("Greeter", "#[cfg(feature = \"client\")]")
+        .client_attribute(".attributes", "#[doc(alias = \"hello\")] #[non_exhaustive]")
+        .server_mod_attribute("attributes.Greeter", "#[cfg(feature = \"server\")]")
+        .server_attribute("Greeter", "#[doc(hidden)]")
+        .trait_attribute("Greeter", "#[diagnostic::on_unimplemented(message = \"no greeter\")]")
+        .client_attribute("Other", "#[never]")
+        .type_attribute("HelloReply", "#[derive(Eq, Hash)]");
+    clashes;
+    client_only = |builder: Builder| builder.build_server(false);
+    comments;
+    deprecated;
+    helloworld;
+    keywords;
+    nested_packages = |builder: Builder| builder.include_file("mod.rs");
+    no_package = |builder: Builder| builder.default_package_filename("root");
+    no_services;
+    runtime_path = |builder: Builder| builder.runtime_path("crate::rpc");
+    same_name;
+    server_only = |builder: Builder| builder.build_client(false);
+    services_only;
+    two_services;
+    undocumented = |builder: Builder| builder.disable_comments(["."]).bytes_as_vec().btree_map(["."]);
+    well_known;
+    well_known_vec = |builder: Builder| builder.bytes_as_vec();
+}
