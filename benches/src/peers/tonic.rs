@@ -1,0 +1,194 @@
+//! tonic over a Unix domain socket: gRPC as Rust programs use it between neighbours today.
+//!
+//! It is given what a careful user would give it: `bytes` fields as [`Bytes`], payload buffers that are used again,
+//! HTTP/2 windows larger than anything in flight (so that no call waits for a window update), the largest frames that
+//! HTTP/2 knows for the payload to be cut into, and no limit on message sizes.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+
+use super::asynchronous::{AsyncCaller, runtime};
+use super::{Caller, Peer, Setting};
+use crate::harness::case::{Case, Runtime, Work};
+use crate::harness::window::Calls;
+use crate::pool::Pool;
+use crate::{Result, pattern};
+
+use generated::Payload;
+use generated::echo_client::EchoClient;
+use generated::echo_server::{Echo, EchoServer};
+
+#[expect(
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    reason = "what tonic generates is not ours to mend"
+)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/tonic/bench.v1.rs"));
+}
+
+/// The window of a stream and of a connection: 256 calls of the largest size fit.
+const WINDOW: u32 = (1 << 31) - 1;
+
+/// The largest frame that HTTP/2 permits.
+const FRAME_MAX: u32 = (1 << 24) - 1;
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tonic {
+    runtime: Runtime,
+}
+
+impl Tonic {
+    pub(super) fn new(runtime: Runtime) -> Self {
+        Self { runtime }
+    }
+}
+
+impl Peer for Tonic {
+    fn serve(&self, setting: Setting, ready: &dyn Fn() -> Result<()>) -> Result<()> {
+        runtime(self.runtime)?.block_on(async {
+            let listener = UnixListener::bind(&setting.socket)?;
+            ready()?;
+            let service = EchoServer::new(Service {
+                pool: Pool::new(setting.case.size),
+            })
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+            Server::builder()
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
+                .max_frame_size(FRAME_MAX)
+                .add_service(service)
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await?;
+            Ok(())
+        })
+    }
+
+    fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
+        let runtime = runtime(self.runtime)?;
+        let channel = runtime.block_on(connect(&setting.socket))?;
+        let client = EchoClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        let calls = TonicCalls {
+            client,
+            work: setting.case.work,
+            pool: Pool::new(setting.case.size),
+            seeds: Arc::default(),
+            kept: first_payload(&setting.case),
+        };
+        Ok(Box::new(AsyncCaller::new(
+            runtime,
+            calls,
+            setting.case.in_flight,
+        )))
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Channel> {
+    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_frame_size(FRAME_MAX)
+        .connect()
+        .await?;
+    Ok(channel)
+}
+
+/// What is forwarded to begin with.
+fn first_payload(case: &Case) -> Bytes {
+    match case.work {
+        Work::Exchange => Bytes::new(),
+        Work::Forward => {
+            let mut payload = Pool::new(case.size).take();
+            pattern::fill(&mut payload, 0);
+            payload.freeze()
+        }
+    }
+}
+
+struct Service {
+    pool: Pool,
+}
+
+#[tonic::async_trait]
+impl Echo for Service {
+    async fn exchange(
+        &self,
+        request: Request<Payload>,
+    ) -> std::result::Result<Response<Payload>, Status> {
+        let seed = pattern::verified_seed(&request.into_inner().data)
+            .ok_or_else(|| Status::data_loss("the request arrived with wrong bytes"))?;
+        let mut answer = self.pool.take();
+        pattern::fill(&mut answer, pattern::answer(seed));
+        Ok(Response::new(Payload {
+            data: answer.freeze(),
+        }))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Payload>,
+    ) -> std::result::Result<Response<Payload>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+}
+
+#[derive(Clone)]
+struct TonicCalls {
+    client: EchoClient<Channel>,
+    work: Work,
+    pool: Pool,
+    seeds: Arc<AtomicU64>,
+    /// The payload that is forwarded, as it last arrived.
+    kept: Bytes,
+}
+
+impl fmt::Debug for TonicCalls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TonicCalls")
+            .field("work", &self.work)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Calls for TonicCalls {
+    async fn call(&mut self) -> Result<()> {
+        match self.work {
+            Work::Exchange => {
+                let seed = self.seeds.fetch_add(1, Relaxed);
+                let mut payload = self.pool.take();
+                pattern::fill(&mut payload, seed);
+                let answer = self
+                    .client
+                    .exchange(Payload {
+                        data: payload.freeze(),
+                    })
+                    .await?
+                    .into_inner();
+                if pattern::matches(&answer.data, pattern::answer(seed)) {
+                    Ok(())
+                } else {
+                    Err("an answer arrived with wrong bytes".into())
+                }
+            }
+            Work::Forward => {
+                let payload = Payload {
+                    data: self.kept.clone(),
+                };
+                self.kept = self.client.forward(payload).await?.into_inner().data;
+                Ok(())
+            }
+        }
+    }
+}

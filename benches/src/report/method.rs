@@ -1,0 +1,79 @@
+//! The words between the tables.
+
+use super::numbers::{chosen, grouped, time};
+use super::summary::count;
+use crate::harness::suite::{Findings, Plan};
+
+/// The top of the report.
+pub(super) fn introduction(plan: &Plan) -> String {
+    let partial = plan.only.is_some() || plan.rounds < Plan::full().rounds;
+    let caution = if partial {
+        "\nThis run was brief or partial (`--quick` or `--only`): its figures show that everything works, and little more.\n"
+    } else {
+        ""
+    };
+    format!(
+        "\
+# Benchmarks
+
+Written by one command, which measures every peer in the same run:
+
+```sh
+cargo run --release -p benches
+```
+{caution}
+Ratios within one run mean something; absolute figures are those of one machine. How it is measured is told
+[below](#method).
+
+"
+    )
+}
+
+/// A heading of the second level.
+pub(super) fn heading(title: &str) -> String {
+    format!("## {title}\n\n")
+}
+
+/// How the figures came about.
+pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
+    let overhead = time(count(
+        u64::try_from(findings.overhead.as_nanos()).unwrap_or(u64::MAX),
+    ));
+    format!(
+        "\
+## Method
+
+- **Two processes.** Each case runs in two fresh processes, a client and a server; a third, which started them, sleeps
+  meanwhile. Each case runs {rounds} times for {duration} after {warm_up} of warm-up, and between two rounds of a case
+  all others run. Every figure is the median over the rounds of what each round found; “p50 of the rounds” shows the
+  smallest and the largest.
+- **Every byte counts.** In each call the sender writes every byte of the payload, differently in each call, and the
+  receiver reads and verifies every byte, in both directions, word by word at the speed of memory. Only “forwarded” calls
+  leave the payload alone: the server returns the `Bytes` that it received, and the client sends on those that came back.
+- **Time** is read once for each call. Reading it and recording the latency is part of every figure of every peer: {overhead}
+  a call here, which flatters whatever is compared with the limit.
+- **The limit** is two processes that spin on one cache line in each direction, 56 bytes of payload and a count. **Two
+  spinning processes, one buffer** write and read each payload in the very memory that both share, one buffer for each
+  direction. **eventfd ping-pong** sends the limit's cache lines and sleeps in a blocking eventfd between them. **Blocking
+  UDS** sends length-prefixed messages over a Unix domain socket with buffers as large as the kernel grants.
+- **tonic** speaks gRPC over a Unix domain socket, with `bytes` fields as `Bytes`, payload buffers that are used again
+  rather than fresh from the allocator, HTTP/2 windows beyond anything in flight, and no message limit. One
+  `current_thread` runtime on each side, which is its best for latency; for calls in flight also a `multi_thread` runtime
+  with two workers on each side, and targets compare with the better of both.
+- **shmipc-rpc** runs on one `current_thread` runtime on each side. Payloads are written into memory lent by the session
+  and sent as a `bytes` field.
+- **Processor time** is what `getrusage` tells of the whole process, user and system, all threads. **Allocations** are
+  counted by the global allocator of both processes, for every peer alike; `realloc` counts as one. The list of those of
+  a shmipc-rpc call is in [allocations.md](allocations.md).
+- **System calls** are counted in a run of their own by tracing every thread of both processes with `ptrace`, between two
+  marks that the client makes around {traced} calls (a tenth of that for peers that enter the kernel in each call, and
+  for large payloads). A thread that makes no system call is not slowed by the tracer.
+- **Idle** sessions have served calls before, and then nothing for {idle}.
+",
+        rounds = plan.rounds,
+        duration = chosen(plan.duration),
+        warm_up = chosen(plan.warm_up),
+        traced = grouped(count(plan.traced_calls)),
+        idle = chosen(plan.idle),
+    )
+}
