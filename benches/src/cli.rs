@@ -24,6 +24,9 @@ Options:
 
 Run it on a quiet machine: every other process that computes is measured too.";
 
+/// The load of the last minute beyond which a machine is not quiet.
+const LOAD_MAX: f64 = 0.5;
+
 /// What the command line asks for.
 #[derive(Debug)]
 enum Request {
@@ -110,6 +113,11 @@ fn measure(plan: &Plan, out: PathBuf) -> Result<ExitCode> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is not a release build; its figures mean nothing");
     }
+    if let Some(load) = load().filter(|load| LOAD_MAX < *load) {
+        eprintln!(
+            "warning: this machine is busy (load {load}); what follows is measured beside other work"
+        );
+    }
     fs::create_dir_all(&out)?;
     let out = out.canonicalize()?;
     let findings = suite::run(plan)?;
@@ -124,4 +132,14 @@ fn measure(plan: &Plan, out: PathBuf) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The mean number of processes that wanted to compute during the last minute.
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
 }

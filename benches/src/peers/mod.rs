@@ -99,7 +99,5 @@ pub fn of(kind: PeerKind) -> Box<dyn Peer> {
         PeerKind::Socket => Box::new(uds::Socket),
         PeerKind::Tonic(runtime) => Box::new(tonic::Tonic::new(runtime)),
         PeerKind::Shmipc(_) => Box::new(shmipc::Shmipc),
-            crate::harness::case::Runtime::CurrentThread,
-        )),
     }
 }
