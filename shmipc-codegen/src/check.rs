@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use prost_types::FileDescriptorSet;
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 use crate::diagnostic::Diagnostic;
 use crate::model::{InvalidType, Method, MethodKind, Service};
@@ -53,12 +53,7 @@ pub(crate) fn packages(fds: &FileDescriptorSet, locations: &Locations) -> Vec<Di
     let mut modules: HashMap<(&str, String), String> = HashMap::new();
     for file in &fds.file {
         for message in &file.message_type {
-            // prost-build makes a module for what a message nests. Maps are nested messages, but become no types.
-            let is_map = |nested: &prost_types::DescriptorProto| {
-                nested.options.as_ref().is_some_and(|o| o.map_entry())
-            };
-            let nests = message.nested_type.iter().any(|nested| !is_map(nested));
-            if nests || !message.enum_type.is_empty() || !message.oneof_decl.is_empty() {
+            if has_module(message) {
                 let made_by = format!("what the message `{}` nests", message.name());
                 modules.insert(
                     (file.package(), names::nested_module(message.name())),
@@ -92,6 +87,22 @@ pub(crate) fn packages(fds: &FileDescriptorSet, locations: &Locations) -> Vec<Di
         }
     }
     found
+}
+
+/// Whether prost-build makes a module for what the message nests.
+fn has_module(message: &DescriptorProto) -> bool {
+    // Maps are nested messages, and fields marked `optional` are alone in a oneof, but neither becomes a type.
+    let is_map = |nested: &DescriptorProto| {
+        nested
+            .options
+            .as_ref()
+            .is_some_and(|options| options.map_entry())
+    };
+    let in_oneof =
+        |field: &FieldDescriptorProto| field.oneof_index.is_some() && !field.proto3_optional();
+    message.nested_type.iter().any(|nested| !is_map(nested))
+        || !message.enum_type.is_empty()
+        || message.field.iter().any(in_oneof)
 }
 
 /// Reports a type that is no Rust.

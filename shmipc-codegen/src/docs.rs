@@ -1,8 +1,8 @@
 //! Comments of a `.proto` file, made fit for rustdoc.
 //!
-//! A comment was written for people, not for rustdoc, which reads it as Markdown: it would compile indented blocks as
-//! Rust, take `List<Foo>` for HTML and `[foo]` for a link, and complain about each. What is meant stays; what would be
-//! misread is escaped.
+//! A comment was written for people, not for rustdoc, which reads it as Markdown: it would compile indented blocks
+//! as Rust, take `List<Foo>` for HTML and `[foo]` for a link, and complain about each. What is meant stays; what
+//! would be misread is escaped.
 //!
 //! Two steps, because prost-build does the second by itself for messages: [`sanitize`] works on a whole comment and
 //! changes nothing when applied again; [`lines`] also turns addresses into links.

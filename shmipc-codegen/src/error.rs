@@ -18,7 +18,8 @@ pub enum Error {
     #[error("{0}")]
     Idl(Diagnostics),
     /// `protoc`, or the descriptor set it was to write, could not be used. Only with
-    /// [`Builder::use_protoc`](crate::Builder::use_protoc) and [`Builder::skip_protoc_run`](crate::Builder::skip_protoc_run).
+    /// [`Builder::use_protoc`](crate::Builder::use_protoc) and
+    /// [`Builder::skip_protoc_run`](crate::Builder::skip_protoc_run).
     #[error("could not obtain a descriptor set")]
     DescriptorSet(#[source] io::Error),
     /// An option of the [`Builder`](crate::Builder) is not the Rust code that it has to be.
@@ -47,7 +48,8 @@ pub enum Error {
         /// What the parser says.
         source: syn::Error,
     },
-    /// There is nowhere to write to: this is no build script, and [`Builder::out_dir`](crate::Builder::out_dir) was not called.
+    /// There is nowhere to write to: this is no build script, and [`Builder::out_dir`](crate::Builder::out_dir) was
+    /// not called.
     #[error("OUT_DIR is not set; outside of a build script, say where to write with `out_dir`")]
     OutDirUnset,
     /// A file could not be written.

@@ -1,4 +1,4 @@
-//! The seam to prost-build: it gives services, we append text to those packages' files.
+//! The seam to prost-build: it hands over services, and takes text for the files of their packages.
 
 use std::cell::RefCell;
 use std::rc::Rc;

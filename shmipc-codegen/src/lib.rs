@@ -1,7 +1,8 @@
-//! Generates clients and servers for [`shmipc-rpc`] from `.proto` files, in a build script, with nothing but Rust installed.
+//! Generates clients and servers for [`shmipc-rpc`] from `.proto` files, in a build script, with nothing but Rust
+//! installed.
 //!
-//! Add this crate to the `[build-dependencies]` and `shmipc-rpc` to the `[dependencies]`; generated code needs nothing
-//! else. Then write a `build.rs`:
+//! Add this crate to the `[build-dependencies]` and `shmipc-rpc` to the `[dependencies]`; generated code needs
+//! nothing else. Then write a `build.rs`:
 //!
 //! ```no_run
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,8 +19,8 @@
 //! }
 //! ```
 //!
-//! [`configure`] has the options: several files, include directories, one side of a service only, attributes, and everything
-//! that prost-build can do.
+//! [`configure`] has the options: several files, include directories, one side of a service only, attributes, and
+//! everything that prost-build can do.
 //!
 //! # What is generated
 //!
@@ -45,16 +46,18 @@
 //!
 //! # Names
 //!
-//! Names follow prost: `SayHello` becomes `say_hello`, `Type` becomes `r#type`, and `Self`, which cannot be escaped, `self_`. A
-//! method that would hide a function of the client (`new`, `connect`, `clone`, `max_request_size`, `max_response_size`) gets a
-//! trailing underscore in client and trait. Names on the wire are those of the `.proto` file, always.
+//! Names follow prost: `SayHello` becomes `say_hello`, `Type` becomes `r#type`, and `Self`, which cannot be escaped,
+//! `self_`. A method that would hide a function of the client (`new`, `connect`, `clone`, `max_request_size`,
+//! `max_response_size`) gets a trailing underscore in client and trait. Names on the wire are those of the `.proto`
+//! file, always.
 //!
-//! `google.protobuf` types are those of prost-types, with plain Rust types for the wrappers and `()` for `Empty`.
+//! `google.protobuf` types are those of prost-types, with plain Rust types for the wrappers (`Bytes` for
+//! `BytesValue`) and `()` for `Empty`.
 //!
 //! # Comments
 //!
-//! Comments become docs. What rustdoc would misread (indented examples, `List<Foo>`, `[0, 1)`, bare addresses) is escaped, so that
-//! neither `cargo doc` nor `cargo test --doc` trips over a `.proto` file.
+//! Comments become docs. What rustdoc would misread (indented examples, `List<Foo>`, `[0, 1)`, bare addresses) is
+//! escaped, so that neither `cargo doc` nor `cargo test --doc` trips over a `.proto` file.
 //!
 //! # Errors
 //!
@@ -93,7 +96,9 @@ mod write;
 
 use std::path::Path;
 
+/// Re-exported for [`Builder::also_generate`] and [`Builder::into_service_generator`].
 pub use prost_build;
+/// Re-exported for [`Builder::compile_fds`].
 pub use prost_types;
 
 pub use self::builder::Builder;

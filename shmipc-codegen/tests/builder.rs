@@ -180,6 +180,35 @@ fn an_include_file_in_out_dir_finds_its_neighbours() {
     );
 }
 
+#[test]
+fn well_known_types_can_be_replaced() {
+    let out = tempfile::tempdir().unwrap();
+    quiet(out.path())
+        .extern_path(".google.protobuf.Timestamp", "::my_types::Timestamp")
+        .compile_protos(&["well_known.proto"], &["tests/golden/well_known"])
+        .unwrap();
+    let generated = fs::read_to_string(out.path().join("well_known.rs")).unwrap();
+    assert!(
+        generated.contains("Option<::my_types::Timestamp>"),
+        "{generated}"
+    );
+    assert!(
+        generated.contains("Option<::shmipc_rpc::prost_types::Any>"),
+        "{generated}"
+    );
+
+    quiet(out.path())
+        .compile_well_known_types()
+        .compile_protos(&["well_known.proto"], &["tests/golden/well_known"])
+        .unwrap();
+    let generated = fs::read_to_string(out.path().join("well_known.rs")).unwrap();
+    assert!(
+        generated.contains("Option<super::google::protobuf::Timestamp>"),
+        "{generated}"
+    );
+    assert!(out.path().join("google.protobuf.rs").exists());
+}
+
 /// Notes the services it is given.
 struct Witness(Rc<RefCell<Vec<String>>>);
 

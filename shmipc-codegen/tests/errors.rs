@@ -273,6 +273,19 @@ fn a_message_that_takes_the_place_of_a_client() {
 }
 
 #[test]
+fn a_message_without_a_module_is_in_nobodys_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let proto = directory.path().join("a.proto");
+    let text = "syntax = \"proto3\";\nmessage EchoClient {\n  optional string a = 1;\n  map<string, string> b = 2;\n}\nservice Echo {\n  rpc Get(EchoClient) returns (EchoClient);\n}\n";
+    fs::write(&proto, text).unwrap();
+    configure()
+        .out_dir(directory.path())
+        .emit_rerun_if_changed(false)
+        .compile_protos(&[proto], &[directory.path()])
+        .unwrap();
+}
+
+#[test]
 fn names_without_letters() {
     check(
         &[(

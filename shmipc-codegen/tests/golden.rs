@@ -102,7 +102,7 @@ golden! {
         .server_attribute("Greeter", "#[doc(hidden)]")
         .trait_attribute("Greeter", "#[diagnostic::on_unimplemented(message = \"no greeter\")]")
         .client_attribute("Other", "#[never]")
-        .type_attribute("HelloReply", "#[derive(Eq, Hash)]");
+        .type_attribute("HelloReply", "#[derive(PartialOrd, Ord)]");
     clashes;
     client_only = |builder: Builder| builder.build_server(false);
     comments;

@@ -4,15 +4,15 @@ use super::{Builder, WellKnownTypes};
 
 /// What is generated for messages and enums.
 impl Builder {
-    /// Generates `BTreeMap` rather than `HashMap` for the `map` fields that match one of `paths`. Replaces earlier ones.
-    /// Default: none.
+    /// Generates `BTreeMap` rather than `HashMap` for the `map` fields that match one of `paths`. Replaces earlier
+    /// ones. Default: none.
     pub fn btree_map<P: AsRef<str>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.prost.btree_map(paths);
         self
     }
 
-    /// Generates `Bytes` rather than `Vec<u8>` for the `bytes` fields that match one of `paths`. Replaces earlier ones.
-    /// Default: `.`, which is all of them.
+    /// Generates `Bytes` rather than `Vec<u8>` for the `bytes` fields that match one of `paths`. Replaces earlier
+    /// ones. Default: `.`, which is all of them.
     ///
     /// A field that is `Bytes` is received without being copied.
     pub fn bytes<P: AsRef<str>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
@@ -58,8 +58,8 @@ impl Builder {
         self
     }
 
-    /// Uses what lies at `rust_path` for what lies at or below `proto_path`, which begins with a dot, and generates nothing
-    /// for it.
+    /// Uses what lies at `rust_path` for what lies at or below `proto_path`, which begins with a dot, and generates
+    /// nothing for it.
     ///
     /// May be given for the well-known types too, as a whole (`.google.protobuf`) or one by one.
     pub fn extern_path(
@@ -72,15 +72,15 @@ impl Builder {
         self
     }
 
-    /// Generates `google.protobuf` like any other package. Default: its types are those of prost-types, its wrappers plain
-    /// Rust types (`StringValue` is `String`), and `Empty` is `()`.
+    /// Generates `google.protobuf` like any other package. Default: its types are those of prost-types, its wrappers
+    /// plain Rust types (`StringValue` is `String`), and `Empty` is `()`.
     pub fn compile_well_known_types(mut self) -> Self {
         self.well_known_types = WellKnownTypes::Generated;
         self
     }
 
-    /// Leaves out the comments of what matches one of `paths`: services and methods as well as messages, enums and their
-    /// fields. Replaces earlier ones. Default: none.
+    /// Leaves out the comments of what matches one of `paths`: services and methods as well as messages, enums and
+    /// their fields. Replaces earlier ones. Default: none.
     pub fn disable_comments<P: AsRef<str>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.disable_comments = paths
             .into_iter()
@@ -89,13 +89,15 @@ impl Builder {
         self
     }
 
-    /// Derives no `Debug` for the messages, enums and oneofs that match one of `paths`. Replaces earlier ones. Default: none.
+    /// Derives no `Debug` for the messages, enums and oneofs that match one of `paths`. Replaces earlier ones.
+    /// Default: none.
     pub fn skip_debug<P: AsRef<str>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.prost.skip_debug(paths);
         self
     }
 
-    /// Keeps the name of an enum at the start of its variants. Default: it is stripped, as in `Color::Red` for `COLOR_RED`.
+    /// Keeps the name of an enum at the start of its variants. Default: it is stripped, as in `Color::Red` for
+    /// `COLOR_RED`.
     pub fn retain_enum_prefix(mut self) -> Self {
         self.prost.retain_enum_prefix();
         self
@@ -118,8 +120,8 @@ impl Builder {
         self
     }
 
-    /// The path under which generated code finds prost. Default: the `prost` that the runtime re-exports, so that the user
-    /// needs no dependency but that.
+    /// The path under which generated code finds prost. Default: the `prost` that the runtime re-exports, so that
+    /// the user needs no dependency but that.
     pub fn prost_path(mut self, path: impl Into<String>) -> Self {
         self.prost_path = Some(path.into());
         self

@@ -17,9 +17,9 @@ use crate::read::{self, Files};
 ///
 /// # Paths
 ///
-/// Options that take paths apply to what these match in the protobuf (not the Rust) namespace, counting whole components:
-/// `.` matches everything; a path with a leading dot, such as `.route.v1` or `.route.v1.Point`, what lies at or below it;
-/// any other, such as `Point.latitude`, what ends so.
+/// Options that take paths apply to what these match in the protobuf (not the Rust) namespace, counting whole
+/// components: `.` matches everything; a path with a leading dot, such as `.route.v1` or `.route.v1.Point`, what
+/// lies at or below it; any other, such as `Point.latitude`, what ends so.
 ///
 /// # Examples
 ///
@@ -138,14 +138,16 @@ impl Builder {
 
     /// The path under which generated code finds the runtime. Default: `::shmipc_rpc`.
     ///
-    /// For those who rename the dependency or re-export it from a crate of their own. The paths of prost and prost-types
-    /// follow, unless [`prost_path`](Self::prost_path) and [`prost_types_path`](Self::prost_types_path) say otherwise.
+    /// For those who rename the dependency or re-export it from a crate of their own. The paths of prost and
+    /// prost-types follow, unless [`prost_path`](Self::prost_path) and [`prost_types_path`](Self::prost_types_path)
+    /// say otherwise.
     pub fn runtime_path(mut self, path: impl Into<String>) -> Self {
         self.runtime_path = path.into();
         self
     }
 
-    /// Adds attributes to the module of the client of each service that matches `path`, such as `#[cfg(feature = "client")]`.
+    /// Adds attributes to the module of the client of each service that matches `path`, such as `#[cfg(feature =
+    /// "client")]`.
     pub fn client_mod_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
         self.attribute(
             AttributeTarget::ClientModule,
@@ -159,7 +161,8 @@ impl Builder {
         self.attribute(AttributeTarget::Client, path.as_ref(), attribute.as_ref())
     }
 
-    /// Adds attributes to the module of the server of each service that matches `path`, such as `#[cfg(feature = "server")]`.
+    /// Adds attributes to the module of the server of each service that matches `path`, such as `#[cfg(feature =
+    /// "server")]`.
     pub fn server_mod_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
         self.attribute(
             AttributeTarget::ServerModule,
@@ -200,8 +203,8 @@ impl Builder {
 impl Builder {
     /// Runs `protoc` instead of reading `.proto` files by ourselves. Default: off.
     ///
-    /// The program is that of [`protoc_executable`](Self::protoc_executable), or of the environment variable `PROTOC`, or the
-    /// first `protoc` in `PATH`.
+    /// The program is that of [`protoc_executable`](Self::protoc_executable), or of the environment variable
+    /// `PROTOC`, or the first `protoc` in `PATH`.
     pub fn use_protoc(mut self) -> Self {
         self.source = Source::Protoc;
         self
@@ -223,8 +226,8 @@ impl Builder {
     /// Reads no `.proto` file at all, but the descriptor set at
     /// [`file_descriptor_set_path`](Self::file_descriptor_set_path), which something else has written. Default: off.
     ///
-    /// It must hold everything it imports (`protoc --include_imports`), and source information if there are to be comments
-    /// (`--include_source_info`).
+    /// It must hold everything it imports (`protoc --include_imports`), and source information if there are to be
+    /// comments (`--include_source_info`).
     pub fn skip_protoc_run(mut self) -> Self {
         self.source = Source::Ready;
         self
@@ -247,8 +250,8 @@ impl Builder {
         self
     }
 
-    /// Whether to tell Cargo, on standard output, to run the build script again once one of the files that were read has
-    /// changed. Default: `true`.
+    /// Whether to tell Cargo, on standard output, to run the build script again once one of the files that were read
+    /// has changed. Default: `true`.
     ///
     /// Cargo then runs it again for no other file of the package, unless the build script names it.
     pub fn emit_rerun_if_changed(mut self, enable: bool) -> Self {
@@ -259,7 +262,8 @@ impl Builder {
 
 /// What is written.
 impl Builder {
-    /// The directory to write to. It must exist. Default: that of the environment variable `OUT_DIR`, as Cargo sets it.
+    /// The directory to write to. It must exist. Default: that of the environment variable `OUT_DIR`, as Cargo sets
+    /// it.
     pub fn out_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.out_dir = Some(path.into());
         self
@@ -267,8 +271,8 @@ impl Builder {
 
     /// A file to write that includes all others, each in the module of its package. Default: none.
     ///
-    /// Relative to the directory that is written to. With several packages that import one another, this spares you the
-    /// nesting of modules.
+    /// Relative to the directory that is written to. With several packages that import one another, this spares you
+    /// the nesting of modules.
     pub fn include_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.include_file = Some(path.into());
         self
@@ -291,8 +295,8 @@ impl Builder {
 impl Builder {
     /// Generates code for the `.proto` files at `protos` and what they import.
     ///
-    /// Imports are looked for in `includes`, in this order. Each of `protos` must lie in one of them; it is named relative
-    /// to the package's directory, or to one of the `includes`.
+    /// Imports are looked for in `includes`, in this order. Each of `protos` must lie in one of them; it is named
+    /// relative to the package's directory, or to one of the `includes`.
     ///
     /// # Errors
     ///
@@ -327,11 +331,11 @@ impl Builder {
         self.generate(input)
     }
 
-    /// Makes a generator for those who call prost-build themselves. It renders services by the options that concern them;
-    /// all others are up to your [`prost_build::Config`].
+    /// Makes a generator for those who call prost-build themselves. It renders services by the options that concern
+    /// them; all others are up to your [`prost_build::Config`].
     ///
-    /// Which has to be told where prost is found: the dependency that you have, or that of the runtime (as below). What
-    /// cannot be rendered becomes an error when the generated code is compiled.
+    /// Which has to be told where prost is found: the dependency that you have, or that of the runtime (as below).
+    /// What cannot be rendered becomes an error when the generated code is compiled.
     ///
     /// # Errors
     ///

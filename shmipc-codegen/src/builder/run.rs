@@ -38,21 +38,24 @@ impl Builder {
             }
         };
         if self.rerun {
-            self.emit_rerun(&input.paths);
+            for instruction in self.rerun_instructions(&input.paths) {
+                println!("{instruction}");
+            }
         }
         self.generate(input)
     }
 
-    fn emit_rerun(&self, paths: &[PathBuf]) {
-        let emit = |path: &Path| println!("cargo:rerun-if-changed={}", path.display());
+    /// What Cargo is to be told, on standard output, for an input that consists of the files at `paths`.
+    fn rerun_instructions(&self, paths: &[PathBuf]) -> Vec<String> {
+        let changed = |path: &PathBuf| format!("cargo::rerun-if-changed={}", path.display());
         match self.source {
-            Source::Protox => paths.iter().for_each(|path| emit(path)),
+            Source::Protox => paths.iter().map(changed).collect(),
             Source::Protoc => {
-                paths.iter().for_each(|path| emit(path));
-                println!("cargo:rerun-if-env-changed=PROTOC");
-                println!("cargo:rerun-if-env-changed=PROTOC_INCLUDE");
+                let environment = ["PROTOC", "PROTOC_INCLUDE"]
+                    .map(|name| format!("cargo::rerun-if-env-changed={name}"));
+                paths.iter().map(changed).chain(environment).collect()
             }
-            Source::Ready => self.fds_path.iter().for_each(|path| emit(path)),
+            Source::Ready => self.fds_path.iter().map(changed).collect(),
         }
     }
 
@@ -302,4 +305,41 @@ fn well_known_types(prost: &str, prost_types: &str, bytes: bool) -> Vec<(String,
     ]
     .map(|(name, rust_path)| (format!(".google.protobuf{name}"), rust_path.to_owned()))
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configure;
+
+    #[test]
+    fn cargo_is_told_of_what_was_read_and_nothing_else() {
+        let paths = [PathBuf::from("proto/a.proto")];
+        let told = |builder: Builder| builder.rerun_instructions(&paths);
+        assert_eq!(told(configure()), ["cargo::rerun-if-changed=proto/a.proto"]);
+        assert_eq!(
+            told(configure().use_protoc()),
+            [
+                "cargo::rerun-if-changed=proto/a.proto",
+                "cargo::rerun-if-env-changed=PROTOC",
+                "cargo::rerun-if-env-changed=PROTOC_INCLUDE",
+            ]
+        );
+        assert_eq!(
+            told(
+                configure()
+                    .file_descriptor_set_path("a.fds")
+                    .skip_protoc_run()
+            ),
+            ["cargo::rerun-if-changed=a.fds"]
+        );
+    }
+
+    #[test]
+    fn the_users_types_take_precedence_over_the_well_known_ones() {
+        assert!(covers(".google", ".google.protobuf.Any"));
+        assert!(covers(".google.protobuf.Any", ".google.protobuf.Any"));
+        assert!(!covers(".google.protobuf.Any", ".google.protobuf"));
+        assert!(!covers(".google.proto", ".google.protobuf"));
+    }
 }

@@ -1,8 +1,8 @@
 //! Errors of protox and prost-reflect in our own words and form.
 //!
-//! They come as [`miette::Diagnostic`]s, whose labels are byte ranges of the source. That is rendered here rather than by
-//! miette, because a build script shows the error's `Debug` form, and because a path that can be opened is worth more than
-//! the name that was imported.
+//! They come as [`miette::Diagnostic`]s, whose labels are byte ranges of the source. That is rendered here rather
+//! than by miette, because a build script shows the error's `Debug` form, and because a path that can be opened is
+//! worth more than the name that was imported.
 
 use std::path::Path;
 

@@ -9,11 +9,10 @@ use super::Files;
 use crate::diagnostic::{Diagnostic, Place, Position, Snippet};
 
 /// Field numbers of `descriptor.proto`, of which the path of a location is made.
-const FILE_MESSAGE: i32 = 4;
 const FILE_SERVICE: i32 = 6;
 const SERVICE_METHOD: i32 = 2;
 
-/// Where the services, methods and messages of a descriptor set were declared, by full name (`pkg.Service.Method`).
+/// Where the services and methods of a descriptor set were declared, by full name (`pkg.Service.Method`).
 ///
 /// Knows nothing of a set without source information; diagnostics then have no place.
 #[derive(Clone, Debug, Default)]
@@ -67,11 +66,10 @@ impl Locations {
     }
 }
 
-/// The full name of what lies at `path`, if it is a service, a method, or a message outside of others.
+/// The full name of what lies at `path`, if it is a service or a method.
 fn name_at(file: &FileDescriptorProto, path: &[i32]) -> Option<String> {
     let index = |index: i32| usize::try_from(index).ok();
     let name = match *path {
-        [FILE_MESSAGE, message] => file.message_type.get(index(message)?)?.name().to_owned(),
         [FILE_SERVICE, service] => file.service.get(index(service)?)?.name().to_owned(),
         [FILE_SERVICE, service, SERVICE_METHOD, method] => {
             let service = file.service.get(index(service)?)?;

@@ -1,6 +1,7 @@
 //! From a service to Rust source. Pure: no files, no environment.
 //!
-//! Next to the trait everything is named by an absolute path, for a service may be called `Result`, `Send` or `Future`.
+//! Next to the trait everything is named by an absolute path, for a service may be called `Result`, `Send` or
+//! `Future`.
 
 mod client;
 mod methods;
@@ -95,7 +96,14 @@ fn allow(service: &Service) -> TokenStream {
         service.deprecated || service.methods.iter().any(|method| method.deprecated);
     let deprecated = uses_deprecated
         .then(|| quote! { #[allow(deprecated, reason = "what is deprecated is still served")] });
-    quote! { #unused #deprecated }
+    let mut functions = service
+        .methods
+        .iter()
+        .map(|method| method.names.function.as_str());
+    let unconventional = functions
+        .any(|name| name.starts_with("from_") || name.starts_with("into_"))
+        .then(|| quote! { #[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")] });
+    quote! { #unused #deprecated #unconventional }
 }
 
 #[cfg(test)]

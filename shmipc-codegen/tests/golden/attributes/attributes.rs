@@ -12,7 +12,7 @@ pub struct HelloRequest {
     pub picture: ::shmipc_rpc::prost::bytes::Bytes,
 }
 
-#[derive(Eq, Hash)]
+#[derive(PartialOrd, Ord)]
 #[derive(Clone, PartialEq, Eq, Hash, ::shmipc_rpc::prost::Message)]
 #[prost(prost_path = "::shmipc_rpc::prost")]
 pub struct HelloReply {

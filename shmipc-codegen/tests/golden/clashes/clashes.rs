@@ -39,6 +39,7 @@ pub struct Arc {}
 
 /// The methods of `clashes.Clashes`, as they are named on the wire.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
 pub mod clashes_methods {
     /// `New`.
     pub const NEW: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
@@ -141,6 +142,7 @@ pub mod clashes_methods {
 
 /// The client of `clashes.Clashes`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
 pub mod clashes_client {
     /// Methods that are called like functions of the client, the server, or what their types implement.
     #[derive(Clone, Debug)]
@@ -330,6 +332,7 @@ pub mod clashes_client {
 
 /// The server of `clashes.Clashes`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
 pub mod clashes_server {
     /// Methods that are called like functions of the client, the server, or what their types implement.
     pub trait Clashes: ::core::marker::Send + ::core::marker::Sync + 'static {
