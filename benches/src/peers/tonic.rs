@@ -1,8 +1,8 @@
 //! tonic over a Unix domain socket: gRPC as Rust programs use it between neighbours today.
 //!
 //! It is given what a careful user would give it: `bytes` fields as [`Bytes`], payload buffers that are used again,
-//! HTTP/2 windows larger than anything in flight (so that no call waits for a window update), the largest frames that
-//! HTTP/2 knows for the payload to be cut into, and no limit on message sizes.
+//! HTTP/2 windows larger than anything in flight (so that no call waits for a window update), frames of the length that
+//! suits it best, and no limit on message sizes.
 
 use std::fmt;
 use std::path::Path;
@@ -38,8 +38,9 @@ mod generated {
 /// The window of a stream and of a connection: 256 calls of the largest size fit.
 const WINDOW: u32 = (1 << 31) - 1;
 
-/// The largest frame that HTTP/2 permits.
-const FRAME_MAX: u32 = (1 << 24) - 1;
+/// The length of HTTP/2 frames at which tonic was fastest with large payloads: 16 KiB, its default, costs more reads and
+/// writes; from 256 KiB on, both sides wait longer for whole frames than they gain.
+const FRAME_LEN: u32 = 64 << 10;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,7 @@ impl Peer for Tonic {
             Server::builder()
                 .initial_stream_window_size(WINDOW)
                 .initial_connection_window_size(WINDOW)
-                .max_frame_size(FRAME_MAX)
+                .max_frame_size(FRAME_LEN)
                 .add_service(service)
                 .serve_with_incoming(UnixListenerStream::new(listener))
                 .await?;
@@ -99,7 +100,7 @@ async fn connect(socket: &Path) -> Result<Channel> {
     let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .max_frame_size(FRAME_MAX)
+        .max_frame_size(FRAME_LEN)
         .connect()
         .await?;
     Ok(channel)

@@ -57,7 +57,8 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   direction. **eventfd ping-pong** sends the limit's cache lines and sleeps in a blocking eventfd between them. **Blocking
   UDS** sends length-prefixed messages over a Unix domain socket with buffers as large as the kernel grants.
 - **tonic** speaks gRPC over a Unix domain socket, with `bytes` fields as `Bytes`, payload buffers that are used again
-  rather than fresh from the allocator, HTTP/2 windows beyond anything in flight, and no message limit. One
+  rather than fresh from the allocator, HTTP/2 windows beyond anything in flight, frames of 64 KiB (its best), and no message
+  limit. One
   `current_thread` runtime on each side, which is its best for latency; for calls in flight also a `multi_thread` runtime
   with two workers on each side, and targets compare with the better of both.
 - **shmipc-rpc** runs on one `current_thread` runtime on each side. Payloads are written into memory lent by the session
