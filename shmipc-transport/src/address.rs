@@ -1,0 +1,162 @@
+//! Where a server listens.
+
+use std::{
+    fmt,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::{errno::Errno, sys::socket::UnixAddr};
+
+use crate::error::InvalidAddress;
+
+/// Where a server listens, or is to be found.
+///
+/// Text that begins with `@` is an abstract name, any other text a path:
+///
+/// ```
+/// use shmipc_transport::Address;
+///
+/// assert!(matches!(Address::from("/run/route.sock"), Address::Path(_)));
+/// assert!(matches!(Address::from("@route"), Address::Abstract(name) if name == "route"));
+/// ```
+///
+/// An address is only looked at when it is used: one that no socket can have, such as a path of more than 107 bytes, is
+/// an error of [`Listener::bind`](crate::Listener::bind) and [`Session::connect`](crate::Session::connect).
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A socket in the file system. Its permissions and those of its directory decide who can reach it.
+    Path(PathBuf),
+    /// A name, without the `@`, in the abstract namespace of the network namespace.
+    ///
+    /// It disappears with the server and has no permissions: anybody may connect, and anybody may take the name first.
+    /// Who is admitted is for `authorize` alone to say, on both sides.
+    Abstract(String),
+    /// A Unix stream socket that this process was given: a listening one for a listener, a connected one for a session.
+    ///
+    /// It becomes non-blocking. A connected socket serves one session; do not use it a second time.
+    Fd(Arc<OwnedFd>),
+}
+
+impl Address {
+    /// Returns the form that system calls take, of an address that has one.
+    pub(crate) fn to_unix(&self) -> Result<Option<UnixAddr>, InvalidAddress> {
+        let (bytes, address) = match self {
+            Self::Path(path) => (path.as_os_str().as_bytes(), UnixAddr::new(path)),
+            Self::Abstract(name) => (name.as_bytes(), UnixAddr::new_abstract(name.as_bytes())),
+            Self::Fd(_) => return Ok(None),
+        };
+        if bytes.is_empty() {
+            return Err(InvalidAddress::Empty);
+        }
+        address.map(Some).map_err(|errno| match errno {
+            // What nix says of a NUL byte within a path.
+            Errno::EINVAL => InvalidAddress::Nul {
+                address: self.to_string(),
+            },
+            _ => InvalidAddress::TooLong {
+                address: self.to_string(),
+                len: bytes.len(),
+                max: NAME_LEN_MAX,
+            },
+        })
+    }
+}
+
+/// `sun_path` has 108 bytes; one of them ends a path and begins an abstract name.
+const NAME_LEN_MAX: usize = 107;
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "@{name}"),
+            Self::Fd(fd) => write!(f, "inherited descriptor {}", fd.as_raw_fd()),
+        }
+    }
+}
+
+impl From<&str> for Address {
+    fn from(text: &str) -> Self {
+        match text.strip_prefix('@') {
+            Some(name) => Self::Abstract(name.to_owned()),
+            None => Self::Path(text.into()),
+        }
+    }
+}
+
+impl From<String> for Address {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<&Path> for Address {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<OwnedFd> for Address {
+    fn from(fd: OwnedFd) -> Self {
+        Self::Fd(Arc::new(fd))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_a_path_or_an_abstract_name() {
+        assert_eq!(Address::from("/run/a.sock").to_string(), "/run/a.sock");
+        assert_eq!(Address::from("@a/b".to_owned()).to_string(), "@a/b");
+        assert!(
+            matches!(Address::from(Path::new("@a")), Address::Path(_)),
+            "a path is taken by its word"
+        );
+        assert!(matches!(Address::from("a@b"), Address::Path(_)));
+    }
+
+    #[test]
+    fn addresses_that_no_socket_can_have_are_named() {
+        let invalid = |address: Address| address.to_unix().unwrap_err();
+        assert_eq!(invalid("".into()), InvalidAddress::Empty);
+        assert_eq!(invalid("@".into()), InvalidAddress::Empty);
+        let long = "x".repeat(108);
+        assert_eq!(
+            invalid(long.as_str().into()),
+            InvalidAddress::TooLong {
+                address: long.clone(),
+                len: 108,
+                max: 107
+            }
+        );
+        assert_eq!(
+            invalid(Address::Abstract(long.clone())),
+            InvalidAddress::TooLong {
+                address: format!("@{long}"),
+                len: 108,
+                max: 107
+            }
+        );
+        assert!(matches!(invalid("a\0b".into()), InvalidAddress::Nul { .. }));
+        assert!(Address::from("x".repeat(107)).to_unix().unwrap().is_some());
+        assert!(
+            Address::Abstract("x".repeat(107))
+                .to_unix()
+                .unwrap()
+                .is_some()
+        );
+    }
+}

@@ -1,0 +1,409 @@
+//! How a session begins, as a value: it is told what arrived and what time it is, and says what to do.
+//!
+//! ```text
+//! client                                server
+//!   | negotiation request ---------------> |  authorised? understood?
+//!   |                                      |  create an outbox
+//!   | <-------------- negotiation response |  or an error object, and the end
+//!   | <-- outbox [memory, doorbell] ------ |
+//!   | create an outbox                     |
+//!   | --- outbox [memory, doorbell] -----> |
+//!   | verify, map                          |  verify, map
+//!   | ready -----------------------------> |
+//!   | <------------------------------ ready|
+//! established                           established
+//! ```
+//!
+//! Once both have negotiated, the two directions do not wait for each other. A side is established when it has mapped
+//! the peer's outbox, said so, and heard the same from the peer. One deadline covers everything.
+//!
+//! Time is a [`Duration`] since any fixed moment of the caller's choice.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use crate::{
+    core::wire::{
+        InvalidMessage, Message, Outbox, Transmit,
+        negotiation::{Answer, Request, Response},
+    },
+    error::{HandshakeStep, PeerMisbehaved, Refusal, RefusalCode},
+};
+
+/// One side of a handshake. `Fd` is whatever stands for a file descriptor.
+#[derive(Debug)]
+pub(crate) struct Handshake<Fd> {
+    role: Role,
+    state: State,
+    timeout: Duration,
+    deadline: Duration,
+    transmits: VecDeque<Transmit<Fd>>,
+    events: VecDeque<Event<Fd>>,
+}
+
+/// What the caller has to do, or to know.
+#[derive(Debug)]
+pub(crate) enum Event<Fd> {
+    /// The peer is worth an outbox: create one, then call [`Handshake::outbox_created`].
+    CreateOutbox,
+    /// Verify and map this, then call [`Handshake::peer_mapped`] or [`Handshake::peer_misbehaved`].
+    MapOutbox(Outbox<Fd>),
+    /// The session may begin, once all that [`Handshake::poll_transmit`] returns has been sent.
+    Established,
+    /// It came to nothing. A refusal may be left for [`Handshake::poll_transmit`] to hand out.
+    Failed(Failure),
+}
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("timed out after {timeout:?}, {step}")]
+    TimedOut {
+        step: HandshakeStep,
+        timeout: Duration,
+    },
+    #[error("the peer hung up, {step}")]
+    Closed { step: HandshakeStep },
+    /// The server said no to us.
+    #[error("refused by the server: {0}")]
+    Refused(Refusal),
+    /// We, the server, said no.
+    #[error("refused: {0}")]
+    Declined(Refusal),
+    /// The server speaks protocol version 4, but selected none of our links.
+    #[error("the server selected protocol {protocol} without the feature outbox_v1")]
+    NotSupported { protocol: u8 },
+    #[error("the peer misbehaved")]
+    Misbehaved(#[source] PeerMisbehaved),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// The client waits for the response.
+    AwaitingResponse,
+    /// The server waits for the request.
+    AwaitingRequest,
+    /// The caller creates our outbox.
+    Creating,
+    /// Both outboxes are on their way.
+    Exchanging(Exchange),
+    Established,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    Client,
+    Server,
+}
+
+/// What happened of the part in which both sides do the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Exchange {
+    theirs: Theirs,
+    /// The peer has mapped our outbox.
+    peer_ready: bool,
+}
+
+/// How far we are with the peer's outbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Theirs {
+    Awaited,
+    /// The caller maps it.
+    Mapping,
+    /// It is mapped, and the peer was told.
+    Mapped,
+}
+
+impl<Fd> Handshake<Fd> {
+    /// Begins as the side that connected. There is something to transmit at once.
+    pub(crate) fn client(now: Duration, timeout: Duration) -> Self {
+        let mut handshake = Self::new(Role::Client, State::AwaitingResponse, now, timeout);
+        handshake.transmit(Message::Negotiation(Request::outbox().encode()));
+        handshake
+    }
+
+    /// Begins as the side that accepted.
+    pub(crate) fn server(now: Duration, timeout: Duration) -> Self {
+        Self::new(Role::Server, State::AwaitingRequest, now, timeout)
+    }
+
+    fn new(role: Role, state: State, now: Duration, timeout: Duration) -> Self {
+        Self {
+            role,
+            state,
+            timeout,
+            deadline: now.saturating_add(timeout),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Takes a message that arrived.
+    ///
+    /// All events that were there before must have been handled. After the end of the handshake, messages are ignored.
+    pub(crate) fn handle_message(&mut self, now: Duration, message: Message<Fd>) {
+        self.handle_timeout(now);
+        match (self.state, message) {
+            (State::Established | State::Failed, _) => {}
+            (State::AwaitingRequest, Message::Negotiation(json)) => self.handle_request(&json),
+            (State::AwaitingResponse, Message::Negotiation(json)) => self.handle_response(&json),
+            (
+                State::Exchanging(
+                    exchange @ Exchange {
+                        theirs: Theirs::Awaited,
+                        ..
+                    },
+                ),
+                Message::Outbox(outbox),
+            ) => {
+                self.state = State::Exchanging(Exchange {
+                    theirs: Theirs::Mapping,
+                    ..exchange
+                });
+                self.events.push_back(Event::MapOutbox(outbox));
+            }
+            (
+                State::Exchanging(Exchange {
+                    theirs: theirs @ (Theirs::Mapping | Theirs::Mapped),
+                    peer_ready: false,
+                }),
+                Message::Ready,
+            ) => self.advance(Exchange {
+                theirs,
+                peer_ready: true,
+            }),
+            (_, message) => {
+                let when = match self.step() {
+                    HandshakeStep::Connection | HandshakeStep::Negotiation => {
+                        "during the negotiation"
+                    }
+                    HandshakeStep::Outbox => "before the outbox",
+                    HandshakeStep::Ready => "after the outbox",
+                };
+                self.peer_misbehaved(
+                    InvalidMessage::OutOfTurn {
+                        message: message.name(),
+                        when,
+                    }
+                    .into(),
+                );
+            }
+        }
+    }
+
+    /// Takes note that the peer has closed its side.
+    pub(crate) fn handle_closed(&mut self) {
+        if self.is_under_way() {
+            self.fail(Failure::Closed { step: self.step() });
+        }
+    }
+
+    /// Lets the deadline take effect if it has passed.
+    pub(crate) fn handle_timeout(&mut self, now: Duration) {
+        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.fail(Failure::TimedOut {
+                step: self.step(),
+                timeout: self.timeout,
+            });
+        }
+    }
+
+    /// Goes on with our outbox, after [`Event::CreateOutbox`].
+    ///
+    /// # Panics
+    ///
+    /// If there was no such event.
+    pub(crate) fn outbox_created(&mut self, outbox: Outbox<Fd>) {
+        assert!(self.state == State::Creating, "nobody asked for an outbox");
+        if self.role == Role::Server {
+            self.transmit(Message::Negotiation(Response::outbox().encode()));
+        }
+        self.transmit(Message::Outbox(outbox));
+        self.state = State::Exchanging(Exchange {
+            theirs: Theirs::Awaited,
+            peer_ready: false,
+        });
+    }
+
+    /// Goes on after [`Event::MapOutbox`], with the peer's outbox verified and mapped.
+    ///
+    /// # Panics
+    ///
+    /// If there was no such event.
+    pub(crate) fn peer_mapped(&mut self) {
+        let State::Exchanging(
+            exchange @ Exchange {
+                theirs: Theirs::Mapping,
+                ..
+            },
+        ) = self.state
+        else {
+            panic!("there was no outbox to map")
+        };
+        self.transmit(Message::Ready);
+        self.advance(Exchange {
+            theirs: Theirs::Mapped,
+            ..exchange
+        });
+    }
+
+    /// Ends the handshake because of something that the caller found out about the peer.
+    pub(crate) fn peer_misbehaved(&mut self, reason: PeerMisbehaved) {
+        if self.is_under_way() {
+            self.fail(Failure::Misbehaved(reason));
+        }
+    }
+
+    /// Refuses the client, on a server that has not yet agreed.
+    ///
+    /// # Panics
+    ///
+    /// On a client, and after [`outbox_created`](Self::outbox_created).
+    pub(crate) fn decline(&mut self, refusal: Refusal) {
+        assert!(
+            self.may_decline(),
+            "only a server that has not yet agreed may refuse"
+        );
+        self.transmit(Message::Negotiation(Response::refusal(&refusal).encode()));
+        self.fail(Failure::Declined(refusal));
+    }
+
+    /// Says whether [`decline`](Self::decline) may be called.
+    pub(crate) fn may_decline(&self) -> bool {
+        self.role == Role::Server && matches!(self.state, State::AwaitingRequest | State::Creating)
+    }
+
+    /// The next thing to send. Call until it returns `None`, before waiting for anything.
+    #[must_use]
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit<Fd>> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to do. Call until it returns `None`, before waiting for anything.
+    #[must_use]
+    pub(crate) fn poll_event(&mut self) -> Option<Event<Fd>> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` once the handshake is over.
+    #[must_use]
+    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
+        self.is_under_way().then_some(self.deadline)
+    }
+
+    fn handle_request(&mut self, json: &[u8]) {
+        let verdict = match Request::decode(json) {
+            Ok(request) => request.judge(),
+            Err(error) => Err(Refusal::new(
+                RefusalCode::JsonParseError,
+                &error.to_string(),
+            )),
+        };
+        match verdict {
+            Ok(()) => self.create(),
+            Err(refusal) => self.decline(refusal),
+        }
+    }
+
+    fn handle_response(&mut self, json: &[u8]) {
+        match Response::decode(json).map(Response::answer) {
+            Ok(Answer::Outbox) => self.create(),
+            Ok(Answer::Refused(refusal)) => self.fail(Failure::Refused(refusal)),
+            Ok(Answer::Other { protocol }) => self.fail(Failure::NotSupported { protocol }),
+            Err(invalid) => self.peer_misbehaved(invalid.into()),
+        }
+    }
+
+    fn create(&mut self) {
+        self.state = State::Creating;
+        self.events.push_back(Event::CreateOutbox);
+    }
+
+    fn advance(&mut self, exchange: Exchange) {
+        self.state = if exchange
+            == (Exchange {
+                theirs: Theirs::Mapped,
+                peer_ready: true,
+            }) {
+            self.events.push_back(Event::Established);
+            State::Established
+        } else {
+            State::Exchanging(exchange)
+        };
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.state = State::Failed;
+        self.events.push_back(Event::Failed(failure));
+    }
+
+    fn transmit(&mut self, message: Message<Fd>) {
+        self.transmits.push_back(message.encode());
+    }
+
+    fn is_under_way(&self) -> bool {
+        !matches!(self.state, State::Established | State::Failed)
+    }
+
+    /// What we are waiting for.
+    fn step(&self) -> HandshakeStep {
+        match self.state {
+            State::AwaitingResponse | State::AwaitingRequest => HandshakeStep::Negotiation,
+            State::Creating
+            | State::Exchanging(Exchange {
+                theirs: Theirs::Awaited,
+                ..
+            }) => HandshakeStep::Outbox,
+            State::Exchanging(_) | State::Established | State::Failed => HandshakeStep::Ready,
+        }
+    }
+}
+
+/// Says whatever `data` holds to a handshake: the body of the fuzz target for this module.
+///
+/// The first byte chooses the side, and then one at a time how many descriptors come with the next message.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_handshake(data: &[u8]) {
+    let Some((side, mut data)) = data.split_first() else {
+        return;
+    };
+    let begin = if side % 2 == 0 {
+        Handshake::server
+    } else {
+        Handshake::client
+    };
+    let mut handshake = begin(Duration::ZERO, Duration::from_secs(1));
+    let mut deframer = crate::core::wire::Deframer::new();
+    while let Some((fds, rest)) = data.split_first() {
+        let (bytes, rest) = rest.split_at(deframer.wanted().min(rest.len()));
+        data = rest;
+        match deframer.push(bytes, (0..fds % 4).map(u32::from)) {
+            Ok(None) => {}
+            Ok(Some(message)) => handshake.handle_message(Duration::from_millis(1), message),
+            Err(invalid) => handshake.peer_misbehaved(invalid.into()),
+        }
+        while handshake.poll_transmit().is_some() {}
+        while let Some(event) = handshake.poll_event() {
+            let ours = Outbox {
+                len: 1,
+                memory_max: 1,
+                memory: 1,
+                doorbell: 1,
+            };
+            match event {
+                Event::CreateOutbox => handshake.outbox_created(ours),
+                Event::MapOutbox(_) => handshake.peer_mapped(),
+                Event::Established | Event::Failed(_) => return,
+            }
+        }
+    }
+    handshake.handle_closed();
+    assert!(
+        matches!(handshake.poll_event(), Some(Event::Failed(_))),
+        "a peer that hangs up ends it"
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! The first message each way: what both sides can do, in shmipc's JSON.
+//!
+//! ```json
+//! {"supports_protocols":[4],"sdk_name":"shmipc-transport","sdk_version":"0.1.0",
+//!  "supports_features":["outbox_v1"],"settings":{}}
+//! {"selected_protocol":4,"sdk_name":"shmipc-transport","sdk_version":"0.1.0",
+//!  "selected_features":["outbox_v1"],"settings":{}}
+//! ```
+//!
+//! A link is a feature of protocol version 4. A peer that knows only shmipc's own link reads and answers these messages
+//! too; it does not list ours, and both sides learn so before anything else was said. As in shmipc, unknown keys are
+//! ignored, `null` is not the same as absent, and the keys without a default must be there.
+
+use serde::{Deserialize, Serialize};
+
+use super::InvalidMessage;
+use crate::error::{Refusal, RefusalCode};
+
+/// The protocol version that features belong to.
+const PROTOCOL: u8 = 4;
+
+/// The name of the link that this crate offers.
+const OUTBOX: &str = "outbox_v1";
+
+const SDK_NAME: &str = "shmipc-transport";
+const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a client says first.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Request {
+    supports_protocols: Vec<u8>,
+    sdk_name: String,
+    sdk_version: String,
+    #[serde(default)]
+    supports_features: Vec<String>,
+    #[serde(default)]
+    settings: Settings,
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Response {
+    selected_protocol: u8,
+    sdk_name: String,
+    sdk_version: String,
+    #[serde(default)]
+    selected_features: Vec<String>,
+    #[serde(default)]
+    settings: Settings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorObject>,
+}
+
+/// Settings of features. Ours has none that are negotiated; those of others are skipped.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+struct Settings {}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+struct ErrorObject {
+    code: String,
+    message: String,
+}
+
+impl Request {
+    /// What this crate asks for.
+    pub(crate) fn outbox() -> Self {
+        Self {
+            supports_protocols: vec![PROTOCOL],
+            sdk_name: SDK_NAME.to_owned(),
+            sdk_version: SDK_VERSION.to_owned(),
+            supports_features: vec![OUTBOX.to_owned()],
+            settings: Settings {},
+        }
+    }
+
+    pub(crate) fn decode(json: &[u8]) -> Result<Self, InvalidMessage> {
+        decode(json)
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Says whether we can serve this client, or why not.
+    pub(crate) fn judge(&self) -> Result<(), Refusal> {
+        if !self.supports_protocols.contains(&PROTOCOL) {
+            return Err(Refusal::new(
+                RefusalCode::VersionNotSupported,
+                "protocol version is not supported",
+            ));
+        }
+        if !self
+            .supports_features
+            .iter()
+            .any(|feature| feature == OUTBOX)
+        {
+            return Err(Refusal::new(
+                RefusalCode::FeatureNotSupported,
+                "only the feature outbox_v1 is supported",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a response means to the client.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Answer {
+    /// The outbox link it is.
+    Outbox,
+    /// The server said no.
+    Refused(Refusal),
+    /// The server said yes, but to something else.
+    Other {
+        /// The protocol version that it selected.
+        protocol: u8,
+    },
+}
+
+impl Response {
+    /// Agrees to what [`Request::outbox`] asks for.
+    pub(crate) fn outbox() -> Self {
+        Self {
+            selected_protocol: PROTOCOL,
+            selected_features: vec![OUTBOX.to_owned()],
+            ..Self::empty()
+        }
+    }
+
+    pub(crate) fn refusal(refusal: &Refusal) -> Self {
+        let error = ErrorObject {
+            code: refusal.code().as_str().to_owned(),
+            message: refusal.message().to_owned(),
+        };
+        Self {
+            error: Some(error),
+            ..Self::empty()
+        }
+    }
+
+    fn empty() -> Self {
+        Self {
+            selected_protocol: 0,
+            sdk_name: SDK_NAME.to_owned(),
+            sdk_version: SDK_VERSION.to_owned(),
+            selected_features: Vec::new(),
+            settings: Settings {},
+            error: None,
+        }
+    }
+
+    pub(crate) fn decode(json: &[u8]) -> Result<Self, InvalidMessage> {
+        decode(json)
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Says what the server decided.
+    pub(crate) fn answer(self) -> Answer {
+        if let Some(ErrorObject { code, message }) = self.error {
+            return Answer::Refused(Refusal::from_wire(&code, &message));
+        }
+        if self.selected_protocol == PROTOCOL
+            && self
+                .selected_features
+                .iter()
+                .any(|feature| feature == OUTBOX)
+        {
+            Answer::Outbox
+        } else {
+            Answer::Other {
+                protocol: self.selected_protocol,
+            }
+        }
+    }
+}
+
+fn decode<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, InvalidMessage> {
+    // The parser's own text may quote the peer's; place and kind say enough.
+    serde_json::from_slice(json).map_err(|error| InvalidMessage::Negotiation {
+        problem: match error.classify() {
+            serde_json::error::Category::Io => "unreadable",
+            serde_json::error::Category::Syntax => "syntax",
+            serde_json::error::Category::Data => "missing key, or a value of the wrong type",
+            serde_json::error::Category::Eof => "ends too early",
+        },
+        line: error.line(),
+        column: error.column(),
+    })
+}
+
+fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    serde_json::to_vec(message).expect("structs of strings and numbers have a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(json: &str) -> Result<(), Refusal> {
+        Request::decode(json.as_bytes()).unwrap().judge()
+    }
+
+    fn answer(json: &str) -> Answer {
+        Response::decode(json.as_bytes()).unwrap().answer()
+    }
+
+    #[test]
+    fn our_messages_have_this_form() {
+        let version = SDK_VERSION;
+        assert_eq!(
+            String::from_utf8(Request::outbox().encode()).unwrap(),
+            format!(
+                r#"{{"supports_protocols":[4],"sdk_name":"shmipc-transport","sdk_version":"{version}","#,
+            ) + r#""supports_features":["outbox_v1"],"settings":{}}"#
+        );
+        assert_eq!(
+            String::from_utf8(Response::outbox().encode()).unwrap(),
+            format!(
+                r#"{{"selected_protocol":4,"sdk_name":"shmipc-transport","sdk_version":"{version}","#
+            ) + r#""selected_features":["outbox_v1"],"settings":{}}"#
+        );
+        let refusal = Refusal::new(RefusalCode::Busy, "try later");
+        assert_eq!(
+            String::from_utf8(Response::refusal(&refusal).encode()).unwrap(),
+            format!(
+                r#"{{"selected_protocol":0,"sdk_name":"shmipc-transport","sdk_version":"{version}","#
+            ) + r#""selected_features":[],"settings":{},"error":{"code":"BUSY","message":"try later"}}"#
+        );
+    }
+
+    #[test]
+    fn we_agree_with_ourselves() {
+        assert_eq!(
+            Request::decode(&Request::outbox().encode())
+                .unwrap()
+                .judge(),
+            Ok(())
+        );
+        assert_eq!(
+            Response::decode(&Response::outbox().encode())
+                .unwrap()
+                .answer(),
+            Answer::Outbox
+        );
+    }
+
+    #[test]
+    fn every_refusal_reaches_the_client() {
+        for code in [
+            RefusalCode::VersionNotSupported,
+            RefusalCode::JsonParseError,
+            RefusalCode::FeatureNotSupported,
+            RefusalCode::Unauthorized,
+            RefusalCode::Busy,
+        ] {
+            let refusal = Refusal::new(code, "for a reason");
+            assert_eq!(
+                Response::decode(&Response::refusal(&refusal).encode())
+                    .unwrap()
+                    .answer(),
+                Answer::Refused(refusal)
+            );
+        }
+    }
+
+    #[test]
+    fn links_of_the_future_and_unknown_keys_do_not_disturb() {
+        let json = r#"{"new":null,"supports_protocols":[3,4,5],"sdk_name":"x","sdk_version":"9",
+            "supports_features":["eventfd_wakeup","outbox_v2","outbox_v1"],
+            "settings":{"event_queue_polling":{"polling_interval_us":5},"outbox_v1":[1]}}"#;
+        assert_eq!(request(json), Ok(()));
+        let json = r#"{"selected_protocol":4,"sdk_name":"x","sdk_version":"9","error":null,"hint":[{}],
+            "selected_features":["new","outbox_v1"],"settings":{"new":1}}"#;
+        assert_eq!(answer(json), Answer::Outbox);
+    }
+
+    #[test]
+    fn a_client_of_shmipc_is_told_what_is_missing() {
+        let json = r#"{"supports_protocols":[4],"sdk_name":"shmipc-rs","sdk_version":"0.2.1",
+            "supports_features":["eventfd_wakeup"],"settings":{}}"#;
+        assert_eq!(
+            request(json).unwrap_err().code(),
+            RefusalCode::FeatureNotSupported
+        );
+        let json = r#"{"supports_protocols":[3],"sdk_name":"shmipc-rs","sdk_version":"0.2.1"}"#;
+        assert_eq!(
+            request(json).unwrap_err().code(),
+            RefusalCode::VersionNotSupported
+        );
+    }
+
+    #[test]
+    fn a_server_of_shmipc_is_recognised() {
+        let json = r#"{"selected_protocol":4,"sdk_name":"shmipc-rs","sdk_version":"0.2.1",
+            "selected_features":[],"settings":{}}"#;
+        assert_eq!(answer(json), Answer::Other { protocol: 4 });
+        let json = r#"{"selected_protocol":0,"sdk_name":"shmipc-rs","sdk_version":"0.2.1",
+            "error":{"code":"NOVEL","message":"m"}}"#;
+        assert_eq!(
+            answer(json),
+            Answer::Refused(Refusal::new(RefusalCode::Other, "NOVEL: m"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_with_its_place() {
+        for json in [
+            "",
+            "{",
+            "null",
+            "[]",
+            "{}",
+            r#"{"supports_protocols":[4],"sdk_name":"x"}"#,
+            r#"{"supports_protocols":[256],"sdk_name":"x","sdk_version":"9"}"#,
+            r#"{"supports_protocols":[4.0],"sdk_name":"x","sdk_version":"9"}"#,
+            r#"{"supports_protocols":[4],"sdk_name":"x","sdk_version":"9","supports_features":null}"#,
+            r#"{"supports_protocols":[4],"sdk_name":"x","sdk_version":"9","sdk_name":"y"}"#,
+            r#"{"supports_protocols":[4],"sdk_name":"x","sdk_version":"9"} x"#,
+        ] {
+            assert!(
+                matches!(
+                    Request::decode(json.as_bytes()),
+                    Err(InvalidMessage::Negotiation { .. })
+                ),
+                "{json}"
+            );
+        }
+        let deep = "[".repeat(60_000);
+        assert!(Request::decode(format!(r#"{{"x":{deep}"#).as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,329 @@
+//! Taking an address, and giving it back.
+//!
+//! A socket file outlives a process that was killed, so a server finds its own predecessor's file in its way. It may be
+//! removed if nobody listens behind it, which a connection attempt shows. Between that look and the removal another
+//! server might take the address; therefore whoever changes a socket file holds a lock on the directory it is in. The
+//! lock is `flock`'s, which leaves nothing behind.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf, absolute},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::socket::UnixAddr,
+};
+use tracing::{debug, warn};
+
+use crate::{Address, error::BindError, sys::endpoint};
+
+/// A listening socket, and the file that leads to it.
+#[derive(Debug)]
+pub(super) struct Bound {
+    /// Removed before the socket is closed.
+    pub(super) file: Option<SocketFile>,
+    pub(super) socket: UnixListener,
+}
+
+/// Listens at `address`.
+pub(super) fn bind(address: &Address) -> Result<Bound, BindError> {
+    let failed = |action| {
+        move |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse {
+                address: address.clone(),
+            },
+            _ => BindError::Io {
+                action,
+                address: address.clone(),
+                source,
+            },
+        }
+    };
+    match (address, address.to_unix()?) {
+        (Address::Path(path), Some(unix)) => {
+            // Looked up now: the working directory may be another one when the file is removed.
+            let path = absolute(path).map_err(failed("find the directory"))?;
+            let _lock = DirectoryLock::acquire(&path).map_err(failed("lock the directory"))?;
+            let socket = match endpoint::listen(&unix) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && remove_if_stale(&path, &unix) =>
+                {
+                    endpoint::listen(&unix)
+                }
+                result => result,
+            }
+            .map_err(failed("listen"))?;
+            let file = SocketFile::of(path).map_err(failed("find the new socket"))?;
+            Ok(Bound {
+                file: Some(file),
+                socket,
+            })
+        }
+        (Address::Fd(fd), _) => Ok(Bound {
+            file: None,
+            socket: endpoint::inherited_listener(fd)?,
+        }),
+        (_, Some(unix)) => Ok(Bound {
+            file: None,
+            socket: endpoint::listen(&unix).map_err(failed("listen"))?,
+        }),
+        (Address::Path(_) | Address::Abstract(_), None) => {
+            unreachable!("both have a form for system calls")
+        }
+    }
+}
+
+/// Removes the socket at `path` if nobody listens there. Says whether it is gone.
+fn remove_if_stale(path: &Path, address: &UnixAddr) -> bool {
+    // Connecting to a file of another kind is refused as well.
+    if !fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        return false;
+    }
+    // A live server just sees a connection that says nothing.
+    match endpoint::connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            debug!(path = %path.display(), "removing the socket of a server that is gone");
+            fs::remove_file(path).is_ok()
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(_) => false,
+    }
+}
+
+/// A socket file that we made. Removed on drop, if it is still ours.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: PathBuf) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(&path)?;
+        Ok(Self {
+            path,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Without the lock, a successor's file might be removed; it will replace ours just as well.
+        let Ok(_lock) = DirectoryLock::acquire(&self.path) else {
+            return;
+        };
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+/// The right to change socket files in one directory, among those who ask for it.
+#[derive(Debug)]
+struct DirectoryLock {
+    _lock: Option<Flock<File>>,
+}
+
+impl DirectoryLock {
+    /// Others hold the lock for a few system calls. One who holds it for longer means no good.
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    /// Locks the directory that `path` lies in.
+    fn acquire(path: &Path) -> io::Result<Self> {
+        let directory = path.parent().unwrap_or(path);
+        let mut directory = match File::open(directory) {
+            Ok(directory) => directory,
+            // A directory may be writable and not readable. Then we go without, and so does everybody else like us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Self { _lock: None });
+            }
+            Err(error) => return Err(error),
+        };
+        let start = Instant::now();
+        loop {
+            match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self { _lock: Some(lock) }),
+                Err((unlocked, errno)) => {
+                    let error = io::Error::from(errno);
+                    let may_wait = error.kind() == io::ErrorKind::WouldBlock
+                        && start.elapsed() < Self::PATIENCE;
+                    match error.kind() {
+                        io::ErrorKind::Interrupted => {}
+                        _ if may_wait => thread::sleep(Duration::from_millis(1)),
+                        // Some network file systems have no such locks.
+                        io::ErrorKind::Unsupported => return Ok(Self { _lock: None }),
+                        _ => return Err(error),
+                    }
+                    directory = unlocked;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::error::InvalidAddress;
+
+    fn place() -> (TempDir, PathBuf, Address) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let address = Address::from(path.clone());
+        (directory, path, address)
+    }
+
+    fn inode(path: &Path) -> u64 {
+        fs::symlink_metadata(path).unwrap().ino()
+    }
+
+    #[test]
+    fn the_file_is_private_and_goes_with_the_listener() {
+        let (directory, path, address) = place();
+        let bound = bind(&address).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        drop(bound);
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            0,
+            "nothing is left behind"
+        );
+    }
+
+    #[test]
+    fn a_live_server_keeps_its_address() {
+        let (_directory, path, address) = place();
+        let first = bind(&address).unwrap();
+        let before = inode(&path);
+        match bind(&address) {
+            Err(BindError::InUse { address }) => {
+                assert_eq!(address.to_string(), path.display().to_string())
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(inode(&path), before);
+        drop(first);
+        bind(&address).unwrap();
+    }
+
+    #[test]
+    fn a_dead_servers_file_is_replaced() {
+        let (_directory, path, address) = place();
+        drop(UnixListener::bind(&path).unwrap()); // std leaves the file behind.
+        let bound = bind(&address).unwrap();
+        endpoint::connect(&address.to_unix().unwrap().unwrap()).unwrap();
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let (directory, path, address) = place();
+        let in_use = || assert!(matches!(bind(&address), Err(BindError::InUse { .. })));
+        fs::write(&path, "precious").unwrap();
+        in_use();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        // A link to a stale socket is not a stale socket.
+        let stale = directory.path().join("stale");
+        drop(UnixListener::bind(&stale).unwrap());
+        std::os::unix::fs::symlink(&stale, &path).unwrap();
+        in_use();
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        fs::remove_file(&path).unwrap();
+        let _other_kind = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        in_use();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_successors_file_is_not_removed() {
+        let (_directory, path, address) = place();
+        let first = bind(&address).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = bind(&address).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_many_that_find_a_stale_file_one_wins() {
+        let (_directory, path, address) = place();
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let results = thread::scope(|scope| {
+                let binds = [(); 4].map(|()| scope.spawn(|| bind(&address)));
+                binds.map(|bind| bind.join().unwrap())
+            });
+            assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+            endpoint::connect(&address.to_unix().unwrap().unwrap())
+                .expect("the winner can be reached");
+        }
+    }
+
+    #[test]
+    fn abstract_names_are_exclusive_and_vanish() {
+        let (directory, ..) = place();
+        let address = Address::Abstract(format!("shmipc{}", directory.path().display()));
+        let first = bind(&address).unwrap();
+        assert!(matches!(bind(&address), Err(BindError::InUse { .. })));
+        drop(first);
+        bind(&address).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_bound_is_named() {
+        assert!(matches!(
+            bind(&"".into()),
+            Err(BindError::Address(InvalidAddress::Empty))
+        ));
+        let (directory, path, _) = place();
+        let missing = bind(&path.join("below").into()).unwrap_err();
+        assert!(
+            missing.to_string().contains(&path.display().to_string()),
+            "{missing}"
+        );
+        let not_listening = File::open(directory.path()).unwrap();
+        let not_listening = Address::from(std::os::fd::OwnedFd::from(not_listening));
+        assert!(matches!(
+            bind(&not_listening),
+            Err(BindError::Address(InvalidAddress::NotASocket { .. }))
+        ));
+    }
+
+    #[test]
+    fn an_inherited_socket_serves() {
+        let (_directory, _, address) = place();
+        let Bound {
+            file: _file,
+            socket,
+        } = bind(&address).unwrap();
+        let inherited = bind(&Address::from(std::os::fd::OwnedFd::from(socket))).unwrap();
+        assert!(inherited.file.is_none());
+        endpoint::connect(&address.to_unix().unwrap().unwrap()).unwrap();
+        inherited.socket.accept().unwrap();
+    }
+}

@@ -1,0 +1,588 @@
+//! The control socket: bytes and file descriptors, without ever blocking.
+//!
+//! Every call passes `MSG_DONTWAIT`, because an inherited socket's `O_NONBLOCK` can be changed by whoever shares it.
+#![expect(
+    unsafe_code,
+    reason = "descriptors in a control message become `OwnedFd`s here"
+)]
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::Mutex,
+    task::{Context, Poll, ready},
+};
+
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    sys::socket::{ControlMessage, MsgFlags, Shutdown, UnixAddr, recvmsg, sendmsg, shutdown},
+};
+use tokio::{io::Interest, net::UnixStream};
+
+use crate::{
+    core::{
+        num::RegionId,
+        wire::{Deframer, FDS_MAX, InvalidMessage, Message, Region, Transmit},
+    },
+    error::PeerMisbehaved,
+};
+
+/// The socket that two sides of a session share: messages with descriptors, and by its closing the news of the peer's end.
+///
+/// All methods may be called from any thread, and none but the `async` ones waits for the peer.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    stream: UnixStream,
+    /// The message of which a part has arrived.
+    inbound: Mutex<Deframer<OwnedFd>>,
+}
+
+/// What [`ControlSocket::recv_pending`] left behind.
+#[must_use]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SocketState {
+    /// Everything that had arrived was taken.
+    Drained,
+    /// There may be more; the socket still counts as readable.
+    More,
+    /// The peer has closed the socket, so it is gone.
+    Closed,
+}
+
+/// What one attempt to receive brought.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Message(Message<OwnedFd>),
+    /// No whole message is there yet.
+    Nothing,
+    Closed,
+}
+
+/// Why nothing more can be received.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiveError {
+    #[error("the peer misbehaved")]
+    Misbehaved(#[from] PeerMisbehaved),
+    #[error("could not receive from the control socket")]
+    Io(#[source] io::Error),
+}
+
+impl From<InvalidMessage> for ReceiveError {
+    fn from(invalid: InvalidMessage) -> Self {
+        Self::Misbehaved(invalid.into())
+    }
+}
+
+impl ControlSocket {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            inbound: Mutex::new(Deframer::new()),
+        }
+    }
+
+    /// Announces a region of ours. Returns `false` if the socket is full: try again when it has become
+    /// [writable](Self::poll_writable).
+    ///
+    /// # Errors
+    ///
+    /// If the peer is gone, or the operating system takes no more descriptors in flight (`ETOOMANYREFS`).
+    pub(crate) fn send_region(
+        &self,
+        id: RegionId,
+        len: u64,
+        memory: BorrowedFd<'_>,
+    ) -> io::Result<bool> {
+        let Transmit { bytes, fds } = Message::Region(Region { id, len, memory }).encode();
+        match self.try_send(&bytes, &fds) {
+            Ok(sent) if sent == bytes.len() => Ok(true),
+            // A Unix socket takes a message of this size as a whole or not at all.
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands each region that the peer has announced to `on_region`, in order, without waiting.
+    ///
+    /// Takes at most 64 messages, so that a flood of them does not starve the caller's other work. `on_region` must not
+    /// call this method.
+    ///
+    /// # Errors
+    ///
+    /// If anything but a region came, or `on_region` fails. The session is then over.
+    pub(crate) fn recv_pending(
+        &self,
+        mut on_region: impl FnMut(Region<OwnedFd>) -> Result<(), PeerMisbehaved>,
+    ) -> Result<SocketState, ReceiveError> {
+        let mut inbound = self
+            .inbound
+            .lock()
+            .expect("nobody panics while holding this lock");
+        for _ in 0..MESSAGES_PER_CALL_MAX {
+            match self.try_receive(&mut inbound)? {
+                Arrival::Message(Message::Region(region)) => on_region(region)?,
+                Arrival::Message(message) => {
+                    let when = "after the handshake";
+                    return Err(InvalidMessage::OutOfTurn {
+                        message: message.name(),
+                        when,
+                    }
+                    .into());
+                }
+                Arrival::Nothing => return Ok(SocketState::Drained),
+                Arrival::Closed => return Ok(SocketState::Closed),
+            }
+        }
+        Ok(SocketState::More)
+    }
+
+    /// Hangs up, whoever else still holds the socket: the peer learns at once that the session is over.
+    pub(crate) fn hang_up(&self) {
+        // A socket that cannot be shut down has been by the peer.
+        drop(shutdown(self.stream.as_raw_fd(), Shutdown::Both));
+    }
+
+    /// Waits until [`recv_pending`](Self::recv_pending) may find something. Only the last task to call is woken.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
+    }
+
+    /// Waits until [`send_region`](Self::send_region) may find room. Only the last task to call is woken.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.stream.poll_write_ready(cx))?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives the next message, of whatever type.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what has arrived of a message is kept.
+    pub(crate) async fn recv(&self) -> Result<Arrival, ReceiveError> {
+        loop {
+            let arrival = {
+                let mut inbound = self
+                    .inbound
+                    .lock()
+                    .expect("nobody panics while holding this lock");
+                self.try_receive(&mut inbound)?
+            };
+            match arrival {
+                Arrival::Nothing => self.stream.readable().await.map_err(ReceiveError::Io)?,
+                arrival => return Ok(arrival),
+            }
+        }
+    }
+
+    /// Sends all of `transmit`. The descriptors travel with the first byte and are closed here afterwards.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: the peer may have received a part.
+    pub(crate) async fn send(&self, transmit: Transmit<OwnedFd>) -> io::Result<()> {
+        let Transmit { bytes, fds } = transmit;
+        let mut borrowed = fds.iter().map(AsFd::as_fd).collect::<Vec<_>>();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match self.try_send(rest, &borrowed) {
+                Ok(sent) => {
+                    rest = &rest[sent..];
+                    borrowed.clear();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.writable().await?
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        self.attempt(Interest::WRITABLE, || send(self.stream.as_fd(), bytes, fds))
+    }
+
+    /// Reads until a message is complete or nothing is left.
+    fn try_receive(&self, inbound: &mut Deframer<OwnedFd>) -> Result<Arrival, ReceiveError> {
+        let mut buffer = [0; 4096];
+        loop {
+            let wanted = inbound.wanted().min(buffer.len());
+            let received = self.attempt(Interest::READABLE, || {
+                receive(self.stream.as_fd(), &mut buffer[..wanted])
+            });
+            let Received { len, fds, complete } = match received {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Arrival::Nothing);
+                }
+                // The peer closed its side without having read everything.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(Arrival::Closed);
+                }
+                Err(error) => return Err(ReceiveError::Io(error)),
+            };
+            if !complete {
+                return Err(match fds.len() {
+                    FDS_MAX => InvalidMessage::TooManyDescriptors.into(),
+                    // There was room for more, so it is our own table that is full.
+                    _ => ReceiveError::Io(Errno::EMFILE.into()),
+                });
+            }
+            if len == 0 {
+                return Ok(Arrival::Closed);
+            }
+            if let Some(message) = inbound.push(&buffer[..len], fds)? {
+                return Ok(Arrival::Message(message));
+            }
+        }
+    }
+
+    /// Calls `operation` at once, whatever tokio believes of the socket: the caller may know better, for it may have
+    /// learnt of a message through shared memory. If it would block, tokio is told, so that it can wake us.
+    fn attempt<T>(
+        &self,
+        interest: Interest,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.stream.try_io(interest, operation)
+            }
+            done => done,
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    /// Hangs up. Closing our descriptor would not be enough where somebody holds another one for the same socket: the
+    /// owner of an inherited one, or a child that was forked at the wrong moment.
+    fn drop(&mut self) {
+        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both); // It fails if the peer was faster.
+    }
+}
+
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Messages that one call of [`ControlSocket::recv_pending`] takes. A side adds regions rarely, a few at a time.
+const MESSAGES_PER_CALL_MAX: usize = 64;
+
+/// Bytes with the descriptors that came with them.
+#[derive(Debug)]
+struct Received {
+    /// 0 at the end of the stream.
+    len: usize,
+    fds: Vec<OwnedFd>,
+    /// Whether all descriptors that were sent have arrived.
+    complete: bool,
+}
+
+/// Sends as much as fits, the descriptors with the first byte.
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let fds = fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    retry(|| {
+        sendmsg::<UnixAddr>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            control,
+            flags,
+            None,
+        )
+    })
+}
+
+/// Receives at most `buffer.len()` bytes.
+///
+/// There is room for exactly as many descriptors as a message may have, so a peer cannot fill our table with more.
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = cmsg_space!([RawFd; FDS_MAX]);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let (len, flags) = retry(|| {
+        control.fill(0);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        Ok((message.bytes, message.flags))
+    })?;
+    // nix's own iterator gives nothing if the control data was cut short, and the descriptors that did arrive would stay
+    // open for ever.
+    let fds = descriptors(&control)
+        // SAFETY: the kernel put this descriptor into our table during the call above and told nobody else of it; the
+        // control data is looked at just once.
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .collect();
+    Ok(Received {
+        len,
+        fds,
+        complete: !flags.contains(MsgFlags::MSG_CTRUNC),
+    })
+}
+
+/// Lists the descriptors in control data that the kernel wrote over zeroes.
+fn descriptors(mut control: &[u8]) -> impl Iterator<Item = RawFd> {
+    const ALIGNMENT: usize = size_of::<usize>();
+    const HEADER_LEN: usize = size_of::<libc::cmsghdr>().next_multiple_of(ALIGNMENT);
+    let mut messages = std::iter::from_fn(move || {
+        // `struct cmsghdr`: the length with this header as a `size_t`, then level and type as `int`s.
+        let (len, header) = control.split_first_chunk()?;
+        let len = usize::from_ne_bytes(*len);
+        let (level, header) = header.split_first_chunk()?;
+        let (kind, _) = header.split_first_chunk()?;
+        let data = control.get(HEADER_LEN..len)?;
+        control = control
+            .get(len.next_multiple_of(ALIGNMENT)..)
+            .unwrap_or_default();
+        let rights = i32::from_ne_bytes(*level) == libc::SOL_SOCKET
+            && i32::from_ne_bytes(*kind) == libc::SCM_RIGHTS;
+        Some(if rights { data } else { &[] })
+    });
+    let mut data: &[u8] = &[];
+    std::iter::from_fn(move || {
+        loop {
+            match data.split_first_chunk() {
+                Some((fd, rest)) => {
+                    data = rest;
+                    return Some(RawFd::from_ne_bytes(*fd));
+                }
+                None => data = messages.next()?,
+            }
+        }
+    })
+}
+
+/// Repeats a call for as long as signals interrupt it.
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Write, os::unix::net::UnixStream as StdStream};
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+    use super::*;
+
+    /// A control socket and the bare socket at its other end.
+    fn pair() -> (ControlSocket, StdStream) {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (
+            ControlSocket::new(UnixStream::from_std(ours).unwrap()),
+            theirs,
+        )
+    }
+
+    fn some_file() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn region(id: u32) -> Transmit<OwnedFd> {
+        Message::Region(Region {
+            id: RegionId(id),
+            len: 4096,
+            memory: some_file(),
+        })
+        .encode()
+    }
+
+    fn send_raw(socket: &StdStream, bytes: &[u8], fds: &[OwnedFd]) {
+        let fds = fds.iter().map(AsFd::as_fd).collect::<Vec<_>>();
+        assert_eq!(send(socket.as_fd(), bytes, &fds).unwrap(), bytes.len());
+    }
+
+    fn pending(socket: &ControlSocket) -> Result<(Vec<u32>, SocketState), ReceiveError> {
+        let mut ids = Vec::new();
+        let state = socket.recv_pending(|region| {
+            let flags = FdFlag::from_bits_retain(fcntl(&region.memory, FcntlArg::F_GETFD).unwrap());
+            assert!(
+                flags.contains(FdFlag::FD_CLOEXEC),
+                "no child may inherit what a peer sent"
+            );
+            ids.push(region.id.0);
+            Ok(())
+        })?;
+        Ok((ids, state))
+    }
+
+    fn invalid(result: Result<(Vec<u32>, SocketState), ReceiveError>) -> String {
+        match result {
+            Err(ReceiveError::Misbehaved(reason)) => format!("{reason:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How many descriptors are open for the object that `fd` refers to.
+    fn references(fd: &OwnedFd) -> usize {
+        let own = nix::sys::stat::fstat(fd).unwrap();
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| nix::sys::stat::stat(&entry.unwrap().path()).ok())
+            .filter(|other| (other.st_dev, other.st_ino) == (own.st_dev, own.st_ino))
+            .count()
+    }
+
+    #[tokio::test]
+    async fn regions_arrive_in_order_each_with_its_descriptor() {
+        let (socket, other) = pair();
+        assert_eq!(pending(&socket).unwrap(), (vec![], SocketState::Drained));
+        for id in 0..3 {
+            let Transmit { bytes, fds } = region(id);
+            send_raw(&other, &bytes, &fds);
+        }
+        assert_eq!(
+            pending(&socket).unwrap(),
+            (vec![0, 1, 2], SocketState::Drained)
+        );
+        drop(other);
+        assert_eq!(pending(&socket).unwrap(), (vec![], SocketState::Closed));
+    }
+
+    #[tokio::test]
+    async fn parts_of_messages_are_kept() {
+        let (socket, other) = pair();
+        let Transmit { bytes, fds } = region(5);
+        let mut fds = fds.as_slice();
+        for byte in &bytes {
+            assert_eq!(pending(&socket).unwrap(), (vec![], SocketState::Drained));
+            send_raw(&other, &[*byte], fds);
+            fds = &[];
+        }
+        assert_eq!(pending(&socket).unwrap(), (vec![5], SocketState::Drained));
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_taken_in_portions() {
+        let (socket, other) = pair();
+        for id in 0..65 {
+            let Transmit { bytes, fds } = region(id);
+            send_raw(&other, &bytes, &fds);
+        }
+        assert_eq!(
+            pending(&socket).unwrap(),
+            ((0..64).collect(), SocketState::More)
+        );
+        assert_eq!(pending(&socket).unwrap(), (vec![64], SocketState::Drained));
+    }
+
+    #[tokio::test]
+    async fn readiness_is_reported_after_everything_was_taken() {
+        let (socket, other) = pair();
+        let _ = pending(&socket).unwrap();
+        let Transmit { bytes, fds } = region(1);
+        let (readable, ()) =
+            tokio::join!(std::future::poll_fn(|cx| socket.poll_readable(cx)), async {
+                tokio::task::yield_now().await;
+                send_raw(&other, &bytes, &fds);
+            });
+        readable.unwrap();
+        assert_eq!(pending(&socket).unwrap(), (vec![1], SocketState::Drained));
+    }
+
+    #[tokio::test]
+    async fn descriptors_too_many_or_too_few_are_misbehaviour_and_closed() {
+        let bytes = region(1).bytes;
+        // A file of its own, so that others at work in this process do not count.
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        for (count, expected) in [
+            (0, "received: 0"),
+            (2, "received: 2"),
+            (3, "TooManyDescriptors"),
+            (4, "TooManyDescriptors"),
+            (200, "TooManyDescriptors"),
+        ] {
+            let (socket, other) = pair();
+            let fds = (0..count)
+                .map(|_| file.try_clone().unwrap())
+                .collect::<Vec<_>>();
+            send_raw(&other, &bytes, &fds);
+            drop(fds);
+            let message = invalid(pending(&socket));
+            assert!(message.contains(expected), "{count} descriptors: {message}");
+            drop(socket);
+            assert_eq!(references(&file), 1, "{count} descriptors");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_regions_come_after_the_handshake() {
+        for message in [
+            Message::<OwnedFd>::Ready,
+            Message::Negotiation(b"{}".to_vec()),
+        ] {
+            let (socket, mut other) = pair();
+            other.write_all(&message.encode().bytes).unwrap();
+            assert!(invalid(pending(&socket)).contains("OutOfTurn"));
+        }
+        let (socket, mut other) = pair();
+        other.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        assert!(invalid(pending(&socket)).contains("Magic"));
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_would_block_and_recovers() {
+        let (ours, theirs) = pair();
+        theirs.set_nonblocking(true).unwrap();
+        let theirs = ControlSocket::new(UnixStream::from_std(theirs).unwrap());
+        let file = some_file();
+        let mut sent = 0;
+        loop {
+            match ours.send_region(RegionId(sent), 4096, file.as_fd()) {
+                Ok(true) => sent += 1,
+                Ok(false) => break,
+                // The limit on descriptors in flight came first.
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(0 < sent);
+        let mut received = Vec::new();
+        while received.len() < usize::try_from(sent).unwrap() {
+            received.extend(pending(&theirs).unwrap().0);
+        }
+        assert_eq!(received, (0..sent).collect::<Vec<_>>());
+        std::future::poll_fn(|cx| ours.poll_writable(cx))
+            .await
+            .unwrap();
+        assert!(
+            ours.send_region(RegionId(sent), 4096, file.as_fd())
+                .unwrap()
+        );
+        drop(theirs);
+        assert!(
+            ours.send_region(RegionId(0), 4096, file.as_fd()).is_err(),
+            "the peer is gone"
+        );
+    }
+
+    #[test]
+    fn control_data_is_listed_to_its_end_and_not_beyond() {
+        assert_eq!(descriptors(&[]).count(), 0);
+        assert_eq!(descriptors(&[0; 24]).count(), 0);
+        let mut control = Vec::new();
+        let mut message = |len: usize, kind: i32, data: &[i32]| {
+            control.extend(len.to_ne_bytes());
+            control.extend(libc::SOL_SOCKET.to_ne_bytes());
+            control.extend(kind.to_ne_bytes());
+            control.extend(data.iter().flat_map(|fd| fd.to_ne_bytes()));
+        };
+        message(28, libc::SCM_CREDENTIALS, &[9, 9, 9, 0]);
+        message(20, libc::SCM_RIGHTS, &[3, 0]);
+        message(24, libc::SCM_RIGHTS, &[4, 5]);
+        message(1000, libc::SCM_RIGHTS, &[6, 7]);
+        assert_eq!(descriptors(&control).collect::<Vec<_>>(), [3, 4, 5]);
+    }
+}
