@@ -1,1 +1,75 @@
-//! shmipc-rpc.
+//! gRPC semantics over shared memory, between the processes of one host.
+//!
+//! Services are declared in `.proto` files; `shmipc-codegen` generates typed clients and server traits that stand on this
+//! crate. A request is encoded straight into memory that the other process reads, and decoded there, so that a
+//! `bytes` field reaches the handler without being copied.
+//!
+//! # Calling
+//!
+//! A [`Channel`] is a connection to a server; clones share it. A generated client wraps one, or any tower stack around
+//! one (see [`client`]). Calls carry [metadata], [deadlines](Request::set_timeout) and end with a [`Response`] or a
+//! [`Status`]. Dropping the future of a call cancels its handler.
+//!
+//! # Serving
+//!
+//! A [`Server`] runs services, behind tower layers if wanted, at an [`Address`] (see [`server`]). A handler is an `async fn`
+//! that takes a [`Request`]. Its future is dropped when the caller gives up, its deadline passes or its process ends.
+//! Calls that it makes get no more time than it has itself.
+//!
+//! # The envelope
+//!
+//! Between clients, servers and layers, a call is an `http::Request<Body>` and an `http::Response<Body>`, as in gRPC over
+//! HTTP/2, so that middleware for tower and tower-http fits unchanged. [`Body`] keeps the message typed for as long as
+//! nobody asks for its bytes.
+//!
+//! # Observing
+//!
+//! Each call has a `tracing` span at level `DEBUG`, with the targets `shmipc_rpc::client` and `shmipc_rpc::server`. It names the
+//! method, the peer and, at the end, the status.
+
+pub mod client;
+pub mod metadata;
+pub mod server;
+
+mod body;
+mod cancel;
+mod context;
+mod deadline;
+mod error;
+mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
+mod method;
+mod request;
+mod response;
+mod status;
+
+pub use http;
+pub use prost;
+pub use shmipc_transport::{Address, Config, ConnectError, Listener, Peer};
+
+pub use self::{
+    body::Body,
+    cancel::{CancelReason, Cancellation},
+    client::Channel,
+    error::{BoxError, ServeError},
+    method::Method,
+    request::{IntoRequest, Request},
+    response::Response,
+    server::Server,
+    status::{Code, Status},
+};
+
+/// Includes what `shmipc-codegen` generated for a package, by its name in the `.proto` file.
+///
+/// ```ignore
+/// pub mod helloworld {
+///     shmipc_rpc::include_proto!("helloworld");
+/// }
+/// ```
+#[macro_export]
+macro_rules! include_proto {
+    ($package:tt) => {
+        include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
+    };
+}

@@ -1,0 +1,111 @@
+//! Messages that are yet to be encoded, of which only the length must be known.
+
+use std::any::Any;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use shmipc_transport::SendBuf;
+
+use super::grpc;
+
+/// Something that can be encoded once, straight into the place from which it is sent.
+///
+/// There is one method per kind of place, for [`BufMut`] cannot be a trait object: its `put`, through which a
+/// message hands over its `bytes` fields whole, is generic.
+pub(crate) trait Encode {
+    /// Returns the number of bytes that encoding will write.
+    fn encoded_len(&self) -> usize;
+
+    /// Encodes into the front of `out`, which is long enough, and moves `out` behind it.
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]);
+
+    /// Encodes to the end of `out`. Memory that belongs to the same session is linked, not copied.
+    fn encode_to_buffer(&mut self, out: &mut SendBuf);
+
+    /// Encodes into memory of its own, as a message in the framing of gRPC over HTTP/2.
+    fn encode_to_grpc(&mut self) -> Bytes;
+}
+
+/// A message that can be stored without naming its type.
+pub(crate) trait EncodeMessage: Encode + Any + Send {}
+
+impl<T: Encode + Any + Send> EncodeMessage for T {}
+
+/// A protobuf message that is owned.
+#[derive(Debug)]
+pub(crate) struct Owned<T>(pub(crate) T);
+
+/// A protobuf message that is borrowed.
+#[derive(Debug)]
+pub(crate) struct Borrowed<'a, T>(pub(crate) &'a T);
+
+/// A message that was encoded elsewhere, and is passed on.
+#[derive(Debug)]
+pub(crate) struct Encoded<B>(pub(crate) B);
+
+impl<T: prost::Message> Encode for Owned<T> {
+    fn encoded_len(&self) -> usize {
+        Borrowed(&self.0).encoded_len()
+    }
+
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
+        Borrowed(&self.0).encode_to_slice(out);
+    }
+
+    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
+        Borrowed(&self.0).encode_to_buffer(out);
+    }
+
+    fn encode_to_grpc(&mut self) -> Bytes {
+        Borrowed(&self.0).encode_to_grpc()
+    }
+}
+
+// `encode_raw` is `encode` without a check of the room, which would compute the length once more. The callers
+// have computed it in order to make room.
+impl<T: prost::Message> Encode for Borrowed<'_, T> {
+    fn encoded_len(&self) -> usize {
+        self.0.encoded_len()
+    }
+
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
+        self.0.encode_raw(out);
+    }
+
+    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
+        self.0.encode_raw(out);
+    }
+
+    fn encode_to_grpc(&mut self) -> Bytes {
+        let len = self.encoded_len();
+        let mut out = BytesMut::with_capacity(grpc::PREFIX_LEN + len);
+        out.put_slice(&grpc::prefix(len));
+        self.0.encode_raw(&mut out);
+        out.freeze()
+    }
+}
+
+impl<B: Buf> Encode for Encoded<B> {
+    fn encoded_len(&self) -> usize {
+        self.0.remaining()
+    }
+
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
+        out.put(&mut self.0);
+    }
+
+    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
+        while self.0.has_remaining() {
+            let chunk_len = self.0.chunk().len();
+            // As `Bytes`, the buffer can recognise memory that need not be copied.
+            out.put(self.0.copy_to_bytes(chunk_len));
+        }
+    }
+
+    fn encode_to_grpc(&mut self) -> Bytes {
+        let len = self.encoded_len();
+        let mut out = BytesMut::with_capacity(grpc::PREFIX_LEN + len);
+        out.put_slice(&grpc::prefix(len));
+        out.put(&mut self.0);
+        out.freeze()
+    }
+}

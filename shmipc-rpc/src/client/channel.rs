@@ -1,0 +1,306 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::HeaderMap;
+use shmipc_transport::{Address, Config, ConnectError, SendError, Stream};
+use tower_service::Service;
+use tracing::{Instrument as _, Span, field};
+
+use super::{
+    answer::{Answer, no_answer, not_received, not_sent},
+    connection::Connection,
+};
+use crate::{
+    Body, Code, Method, Request, Response, Status,
+    body::{Borrowed, Encode, decode},
+    context::MESSAGE_LEN_MAX_DEFAULT,
+    deadline::{self, Elapsed},
+    frame::{Flags, Outgoing, RequestHeadRef},
+    metadata,
+};
+
+/// A connection to a server that mends itself. Clones share it.
+///
+/// When the server's process ends, the calls in flight fail with [`Code::Unavailable`] at once. The next call connects
+/// anew; if that fails, calls fail fast until a pause is over, which grows from 10 ms to 2 s, or
+/// [wait](ChannelBuilder::wait_for_ready). A server that drains is left when its calls are done.
+///
+/// It is a tower service over `http::Request<Body>`, so layers fit around it:
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use shmipc_rpc::{Channel, client::Caller};
+/// use tower::ServiceBuilder;
+///
+/// let channel = Channel::connect("/run/greeter.sock").await?;
+/// let layered = ServiceBuilder::new().timeout(Duration::from_secs(1)).service(channel);
+/// let caller = Caller::new(layered); // Or a generated client.
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Channel {
+    connection: Arc<Connection>,
+    wait_for_ready: bool,
+}
+
+/// Configures a [`Channel`].
+#[must_use = "a builder does nothing until it connects"]
+#[derive(Clone, Debug)]
+pub struct ChannelBuilder {
+    address: Address,
+    config: Config,
+    wait_for_ready: bool,
+}
+
+/// The future of [`Channel`] as a service. Dropping it gives the call up.
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>);
+
+/// How long messages may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SizeLimits {
+    pub(super) request_len_max: usize,
+    pub(super) response_len_max: usize,
+}
+
+/// The terms of one call.
+#[derive(Clone, Copy)]
+struct Terms {
+    deadline: Option<Instant>,
+    wait_for_ready: bool,
+    limits: SizeLimits,
+}
+
+impl Default for SizeLimits {
+    fn default() -> Self {
+        Self { request_len_max: MESSAGE_LEN_MAX_DEFAULT, response_len_max: MESSAGE_LEN_MAX_DEFAULT }
+    }
+}
+
+impl Channel {
+    /// Connects to the server at `address`.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError`] if this first attempt fails. It is not repeated.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a connection that is only half made is given up.
+    pub async fn connect(address: impl Into<Address>) -> Result<Self, ConnectError> {
+        Self::builder(address).connect().await
+    }
+
+    /// Begins with the default of each setting.
+    pub fn builder(address: impl Into<Address>) -> ChannelBuilder {
+        ChannelBuilder { address: address.into(), config: Config::default(), wait_for_ready: false }
+    }
+
+    /// Returns the address of the server.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        self.connection.address()
+    }
+
+    /// Makes a call without `http` and boxes. [`Service::call`] must behave the same.
+    pub(super) async fn unary<Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<Req>,
+        limits: SizeLimits,
+    ) -> Result<Response<Res>, Status>
+    where
+        Req: prost::Message,
+        Res: prost::Message + Default,
+    {
+        let terms = Terms {
+            deadline: request.deadline_from_now(),
+            wait_for_ready: request.wait_for_ready().unwrap_or(self.wait_for_ready),
+            limits,
+        };
+        let mut message = Borrowed(request.get_ref());
+        let answer = self.exchange(method.path(), request.metadata(), &mut message, terms).await??;
+        let Answer { message, mut metadata, trailers } = answer;
+        metadata::merge(&mut metadata, trailers);
+        Ok(Response::from_parts(decode(message)?, metadata, http::Extensions::new()))
+    }
+
+    /// Sends a request and awaits the answer. The inner error is the server's.
+    async fn exchange<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Result<Answer, Status>, Status> {
+        let span = tracing::debug_span!(
+            target: "shmipc_rpc::client",
+            "call",
+            method = path,
+            address = %self.connection.address(),
+            status = field::Empty,
+        );
+        let exchange = deadline::within(terms.deadline, self.exchange_in_time(path, metadata, message, terms));
+        if span.is_disabled() {
+            return exchange.await.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+        }
+        let result = exchange.instrument(span.clone()).await.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+        record_code(&span, &result);
+        result
+    }
+
+    async fn exchange_in_time<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Result<Answer, Status>, Status> {
+        let mut stream = self.open_stream(terms.wait_for_ready).await?;
+        let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
+        let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
+        let head = RequestHeadRef { path, timeout_ns, metadata };
+        let mut frame = Outgoing::new(Flags::UNARY, head, Some(message), terms.limits.request_len_max)?;
+        let sent = match frame.try_send(&mut stream) {
+            Err(SendError::SessionLost(_)) => {
+                // It was lost before this call began to use it.
+                stream = self.open_stream(terms.wait_for_ready).await?;
+                frame.try_send(&mut stream)
+            }
+            sent => sent,
+        };
+        if !sent.map_err(not_sent)? {
+            frame.send(&mut stream).await.map_err(not_sent)?;
+        }
+        let answer = stream.recv().await.map_err(not_received)?.ok_or_else(no_answer)?;
+        Answer::read(answer, terms.limits.response_len_max)
+    }
+
+    async fn open_stream(&self, wait_for_ready: bool) -> Result<Stream, Status> {
+        match self.connection.try_open_stream() {
+            Some(stream) => Ok(stream),
+            None => self.connection.open_stream(wait_for_ready).await,
+        }
+    }
+
+    async fn call_http(self, mut request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let context = Body::take_context(&mut request);
+        let (parts, body) = request.into_parts();
+        let header = parts.headers.get("grpc-timeout");
+        let timeout = header.and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
+        let deadline = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
+        let terms = Terms {
+            deadline: deadline::earlier(deadline, deadline::inherited()),
+            wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
+            // The caller has seen to the size of the request.
+            limits: SizeLimits { request_len_max: usize::MAX, response_len_max: context.message_len_max },
+        };
+        let message = deadline::within(terms.deadline, body.into_encode(usize::MAX)).await;
+        let (mut message, _) = message.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
+        let answer = self.exchange(parts.uri.path(), &parts.headers, &mut *message, terms).await?;
+        Ok(match answer {
+            Ok(Answer { message, metadata, trailers }) => {
+                let mut response = http::Response::new(Body::received_response(message, trailers));
+                *response.version_mut() = http::Version::HTTP_2;
+                *response.headers_mut() = metadata;
+                response
+            }
+            Err(status) => status.into_http(),
+        })
+    }
+}
+
+impl ChannelBuilder {
+    /// How the session works: memory, waiting. Default: [`Config::default`].
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Chooses what calls do while the server cannot be reached: wait for it, until their deadline, or fail with
+    /// [`Code::Unavailable`]. Default: `false`, they fail.
+    ///
+    /// A request may [choose](Request::set_wait_for_ready) for itself.
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.wait_for_ready = wait;
+        self
+    }
+
+    /// Connects to the server.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError`] if this first attempt fails. It is not repeated.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a connection that is only half made is given up.
+    pub async fn connect(self) -> Result<Channel, ConnectError> {
+        let channel = self.connect_lazy();
+        channel.connection.connect().await?;
+        Ok(channel)
+    }
+
+    /// Makes a channel that connects when it is first called.
+    #[must_use]
+    pub fn connect_lazy(self) -> Channel {
+        let Self { address, config, wait_for_ready } = self;
+        Channel { connection: Arc::new(Connection::new(address, config)), wait_for_ready }
+    }
+}
+
+impl Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    /// Always ready. A call waits for what it needs by itself.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes a call.
+    ///
+    /// What the server answers is a response, even if it says that the call failed. An error is what happened on
+    /// the way.
+    fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
+        ResponseFuture(Box::pin(self.clone().call_http(request)))
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<http::Response<Body>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("address", self.address()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// Notes in the span of a call how it ended.
+fn record_code(span: &Span, result: &Result<Result<Answer, Status>, Status>) {
+    let code = match result {
+        Ok(Ok(_)) => Code::Ok,
+        Ok(Err(status)) | Err(status) => status.code(),
+    };
+    span.record("status", code.name());
+}

@@ -1,0 +1,177 @@
+//! The session beneath a channel, and getting another when it is lost.
+
+use std::{
+    mem,
+    pin::pin,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
+};
+
+use shmipc_transport::{Address, Config, ConnectError, Session, Stream};
+use tokio::sync::Notify;
+
+use super::backoff::Backoff;
+use crate::Status;
+
+/// At most one session to an address.
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: Address,
+    config: Config,
+    state: RwLock<State>,
+    /// Wakes those who wait for an attempt to end.
+    changed: Notify,
+}
+
+/// Attempts are made on demand: a channel that nobody calls does nothing.
+enum State {
+    /// There was no attempt yet, or the last session is lost.
+    Idle,
+    /// A task is about to connect.
+    Connecting { backoff: Backoff },
+    /// The session is usable, as far as is known.
+    Ready(Session),
+    /// The last attempt failed. The next may begin at `until`.
+    Failed { error: Arc<ConnectError>, until: Instant, backoff: Backoff },
+}
+
+/// What a caller without a stream should do.
+enum Step {
+    Proceed(Stream),
+    AwaitAttempt,
+    Failed { error: Arc<ConnectError>, until: Instant },
+}
+
+impl Connection {
+    pub(super) fn new(address: Address, config: Config) -> Self {
+        Self { address, config, state: RwLock::new(State::Idle), changed: Notify::new() }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Connects, unless that has been done.
+    pub(super) async fn connect(&self) -> Result<(), ConnectError> {
+        let session = Session::connect_with(self.address.clone(), self.config.clone()).await?;
+        *self.write() = State::Ready(session);
+        Ok(())
+    }
+
+    /// Opens a stream if there is a session.
+    pub(super) fn try_open_stream(&self) -> Option<Stream> {
+        match &*self.read() {
+            State::Ready(session) => usable_stream(session),
+            State::Idle | State::Connecting { .. } | State::Failed { .. } => None,
+        }
+    }
+
+    /// Opens a stream, and connects first if need be.
+    ///
+    /// If the server cannot be reached, it fails after one attempt, or at once if the last one is not long ago; or
+    /// goes on trying, if `wait_for_ready`.
+    pub(super) async fn open_stream(self: &Arc<Self>, wait_for_ready: bool) -> Result<Stream, Status> {
+        let mut attempted = false;
+        loop {
+            // Listen first, look afterwards: an attempt that ends in between is noticed.
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.step(wait_for_ready || !attempted) {
+                Step::Proceed(stream) => return Ok(stream),
+                Step::AwaitAttempt => {
+                    changed.await;
+                    attempted = true;
+                }
+                Step::Failed { error, until } if wait_for_ready => {
+                    tracing::debug!(target: "shmipc_rpc::client", address = %self.address, %error, "waiting to connect");
+                    tokio::time::sleep_until(until.into()).await;
+                }
+                Step::Failed { error, .. } => {
+                    let message = format!("the server at {} cannot be reached", self.address);
+                    return Err(Status::unavailable(message).with_source(error as Arc<_>));
+                }
+            }
+        }
+    }
+
+    /// Looks at the state, and begins an attempt if one is due.
+    fn step(self: &Arc<Self>, may_attempt: bool) -> Step {
+        let mut state = self.write();
+        let backoff = match &*state {
+            State::Ready(session) => match usable_stream(session) {
+                Some(stream) => return Step::Proceed(stream),
+                None => Backoff::default(),
+            },
+            State::Idle => Backoff::default(),
+            State::Connecting { .. } => return Step::AwaitAttempt,
+            State::Failed { error, until, backoff } => {
+                if !may_attempt || Instant::now() < *until {
+                    return Step::Failed { error: Arc::clone(error), until: *until };
+                }
+                *backoff
+            }
+        };
+        *state = State::Connecting { backoff };
+        drop(state);
+        tokio::spawn(Attempt { connection: Arc::clone(self) }.run());
+        Step::AwaitAttempt
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        // The state is replaced as a whole, so that a panic cannot leave half of one.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a stream, unless the peer wants no more of them or is gone.
+fn usable_stream(session: &Session) -> Option<Stream> {
+    if session.is_going_away() { None } else { session.open_stream().ok() }
+}
+
+/// An attempt to connect. However it ends, those who wait for it are woken.
+struct Attempt {
+    connection: Arc<Connection>,
+}
+
+impl Attempt {
+    async fn run(self) {
+        let Connection { address, config, .. } = &*self.connection;
+        let result = Session::connect_with(address.clone(), config.clone()).await;
+        let mut state = self.connection.write();
+        let State::Connecting { mut backoff } = *state else { return };
+        *state = match result {
+            Ok(session) => State::Ready(session),
+            Err(error) => {
+                let until = Instant::now() + backoff.next_delay();
+                State::Failed { error: Arc::new(error), until, backoff }
+            }
+        };
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut state = self.connection.write();
+        if let State::Connecting { .. } = *state {
+            // The task was dropped with its runtime.
+            drop(mem::replace(&mut *state, State::Idle));
+        }
+        drop(state);
+        self.connection.changed.notify_waiters();
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Idle => f.write_str("Idle"),
+            Self::Connecting { .. } => f.write_str("Connecting"),
+            Self::Ready(_) => f.write_str("Ready"),
+            Self::Failed { error, .. } => f.debug_tuple("Failed").field(error).finish(),
+        }
+    }
+}

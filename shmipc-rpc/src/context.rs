@@ -1,0 +1,46 @@
+use std::time::Instant;
+
+use shmipc_transport::Peer;
+
+use crate::cancel::Cancellation;
+
+/// What is known of a call beside its message and metadata.
+///
+/// It travels within the [`Body`](crate::Body). Where middleware may exchange the body for its own, a copy travels
+/// among the extensions of the request.
+#[derive(Clone, Debug)]
+pub(crate) struct CallContext {
+    /// Who calls. `None` on the calling side.
+    pub(crate) peer: Option<Peer>,
+    /// When the caller stops waiting, and how the handler learns of it.
+    pub(crate) cancellation: Cancellation,
+    /// How long the message may be, should it still have to be collected.
+    pub(crate) message_len_max: usize,
+    /// Whether a call that is made here waits for the server. `None`: as the channel does.
+    pub(crate) wait_for_ready: Option<bool>,
+}
+
+/// How long a message may be by default: 64 MiB.
+pub(crate) const MESSAGE_LEN_MAX_DEFAULT: usize = 64 << 20;
+
+impl CallContext {
+    /// The context of a call that is made here.
+    pub(crate) fn of_caller(deadline: Option<Instant>) -> Self {
+        Self {
+            peer: None,
+            cancellation: Cancellation::new(None, deadline),
+            message_len_max: MESSAGE_LEN_MAX_DEFAULT,
+            wait_for_ready: None,
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.cancellation.deadline()
+    }
+}
+
+impl Default for CallContext {
+    fn default() -> Self {
+        Self::of_caller(None)
+    }
+}

@@ -1,0 +1,180 @@
+//! Until when a call may take.
+//!
+//! On the wire a deadline is what is left of it, as in gRPC, for two processes need not agree on the time. While a
+//! handler is polled, its deadline is the *inherited* one of this thread: calls made there get no more time than
+//! the handler has.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    marker::PhantomData,
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio::time::Sleep;
+
+use crate::Status;
+
+thread_local! {
+    /// The deadline of the handler that is being polled on this thread.
+    static INHERITED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The deadline passed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Elapsed;
+
+/// While it exists, calls made on this thread inherit a deadline.
+#[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
+pub(crate) struct Scope {
+    previous: Option<Instant>,
+    /// It must be dropped on the thread that made it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Scope {
+    /// Replaces the inherited deadline. `None`: a handler without one, whose calls inherit nothing.
+    pub(crate) fn enter(deadline: Option<Instant>) -> Self {
+        Self { previous: INHERITED.replace(deadline), not_send: PhantomData }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        INHERITED.set(self.previous);
+    }
+}
+
+/// Returns the deadline of the handler that is being polled on this thread.
+pub(crate) fn inherited() -> Option<Instant> {
+    INHERITED.get()
+}
+
+/// Returns the earlier of two deadlines, where `None` is never.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (deadline, None) | (None, deadline) => deadline,
+    }
+}
+
+/// Returns the point in time `timeout` from now. `None`, which is never, if it is too far to be named.
+pub(crate) fn after(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// Returns what is left until `deadline`, in nanoseconds.
+pub(crate) fn left_ns(deadline: Instant) -> Result<u64, Elapsed> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Elapsed);
+    }
+    Ok(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The status of a call that was not done in time, for its caller.
+pub(crate) fn exceeded() -> Status {
+    Status::deadline_exceeded("the deadline passed before the call was done")
+}
+
+/// Awaits `future` until `deadline`.
+///
+/// A future that is ready in its first poll is never late, and costs no timer.
+pub(crate) async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    let Some(deadline) = deadline else {
+        return Ok(future.await);
+    };
+    let mut sleep = pin!(None::<Sleep>);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if sleep.is_none() {
+            sleep.set(Some(tokio::time::sleep_until(deadline.into())));
+        }
+        match sleep.as_mut().as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(|()| Err(Elapsed)),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Reads the value of the header `grpc-timeout`: up to eight digits and a unit.
+pub(crate) fn parse_grpc_timeout(value: &[u8]) -> Option<Duration> {
+    const DIGITS_MAX: usize = 8;
+
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || DIGITS_MAX < digits.len() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count = digits.iter().fold(0, |count, digit| count * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Some(Duration::from_secs(count * 3600)),
+        b'M' => Some(Duration::from_secs(count * 60)),
+        b'S' => Some(Duration::from_secs(count)),
+        b'm' => Some(Duration::from_millis(count)),
+        b'u' => Some(Duration::from_micros(count)),
+        b'n' => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[test]
+    fn scopes_nest() {
+        let now = Instant::now();
+        assert_eq!(inherited(), None);
+        {
+            let _outer = Scope::enter(Some(now));
+            {
+                let _inner = Scope::enter(None);
+                assert_eq!(inherited(), None);
+            }
+            assert_eq!(inherited(), Some(now));
+        }
+        assert_eq!(inherited(), None);
+    }
+
+    #[test]
+    fn never_is_later_than_any_deadline() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        assert_eq!(earlier(Some(now), Some(later)), Some(now));
+        assert_eq!(earlier(Some(later), Some(now)), Some(now));
+        assert_eq!(earlier(None, Some(now)), Some(now));
+        assert_eq!(earlier(Some(now), None), Some(now));
+        assert_eq!(earlier(None, None), None);
+        assert_eq!(after(Duration::MAX), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_is_given_until_the_deadline() {
+        let deadline = tokio::time::Instant::now().into_std() + Duration::from_secs(3600);
+        assert_eq!(within(Some(deadline), ready(1)).await, Ok(1));
+        assert_eq!(within(Some(deadline), pending::<()>()).await, Err(Elapsed));
+        assert_eq!(within(None, ready(1)).await, Ok(1));
+    }
+
+    #[test]
+    fn grpc_timeouts() {
+        assert_eq!(parse_grpc_timeout(b"3H"), Some(Duration::from_secs(10_800)));
+        assert_eq!(parse_grpc_timeout(b"2M"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_grpc_timeout(b"99999999S"), Some(Duration::from_secs(99_999_999)));
+        assert_eq!(parse_grpc_timeout(b"082m"), Some(Duration::from_millis(82)));
+        assert_eq!(parse_grpc_timeout(b"7u"), Some(Duration::from_micros(7)));
+        assert_eq!(parse_grpc_timeout(b"7n"), Some(Duration::from_nanos(7)));
+        for bad in [&b""[..], b"S", b"1", b"1s", b"123456789S", b"-1S", b" 1S"] {
+            assert_eq!(parse_grpc_timeout(bad), None);
+        }
+    }
+}

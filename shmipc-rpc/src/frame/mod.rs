@@ -1,0 +1,206 @@
+//! RPC frames: what one message of the transport holds.
+//!
+//! ```text
+//! byte 0             4          6       7      8
+//!      | message len | head len | flags | zero | head … | message … |
+//! ```
+//!
+//! Numbers are little endian. The head is one of the messages of `proto/shmipc/rpc/v1/rpc.proto`; it is written and
+//! read by hand here ([`head`]), so that a call allocates nothing for it. A test compares that with prost.
+
+mod head;
+mod outgoing;
+mod reader;
+
+use bytes::Buf;
+
+pub(crate) use self::{
+    head::{Head, RequestHead, RequestHeadRef, ResponseHead, ResponseHeadRef, Trailers, TrailersRef},
+    outgoing::{FrameTooLarge, Outgoing},
+};
+use crate::Status;
+
+/// The length of what comes before the head.
+pub(crate) const PREFIX_LEN: usize = 8;
+
+/// What a frame does to its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    /// Begins the sender's half of the call; the head is a request or response head.
+    pub(crate) const OPEN: Self = Self(1);
+    /// Carries a message. Without it, the message length is zero.
+    pub(crate) const MESSAGE: Self = Self(2);
+    /// Ends the sender's half of the call.
+    pub(crate) const END: Self = Self(4);
+    /// Carries trailers: in the response head if `OPEN` is set as well, else they are the head.
+    pub(crate) const TRAILERS: Self = Self(8);
+    /// Gives the call up.
+    pub(crate) const CANCEL: Self = Self(16);
+
+    /// A whole half of a unary call.
+    pub(crate) const UNARY: Self = Self(Self::OPEN.0 | Self::MESSAGE.0 | Self::END.0);
+
+    const ALL: Self = Self(0b1_1111);
+
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// The first bytes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    pub(crate) message_len: u32,
+    pub(crate) head_len: u16,
+    pub(crate) flags: Flags,
+}
+
+impl Prefix {
+    pub(crate) fn encode(self) -> [u8; PREFIX_LEN] {
+        let [m0, m1, m2, m3] = self.message_len.to_le_bytes();
+        let [h0, h1] = self.head_len.to_le_bytes();
+        [m0, m1, m2, m3, h0, h1, self.flags.0, 0]
+    }
+
+    pub(crate) fn decode(bytes: [u8; PREFIX_LEN]) -> Result<Self, InvalidFrame> {
+        let [m0, m1, m2, m3, h0, h1, flags, zero] = bytes;
+        if flags & !Flags::ALL.0 != 0 || zero != 0 {
+            return Err(InvalidFrame::ReservedBits { flags, zero });
+        }
+        Ok(Self {
+            message_len: u32::from_le_bytes([m0, m1, m2, m3]),
+            head_len: u16::from_le_bytes([h0, h1]),
+            flags: Flags(flags),
+        })
+    }
+}
+
+/// Takes prefix and head off `frame`, which then holds exactly the message.
+///
+/// `read_head` sees the head in place.
+pub(crate) fn open<R>(
+    frame: &mut impl Buf,
+    read_head: impl FnOnce(Prefix, &[u8]) -> Result<R, InvalidFrame>,
+) -> Result<R, InvalidFrame> {
+    let len = frame.remaining();
+    let mut prefix = [0; PREFIX_LEN];
+    frame.try_copy_to_slice(&mut prefix).map_err(|_| InvalidFrame::TooShort { len })?;
+    let prefix = Prefix::decode(prefix)?;
+    let head_len = usize::from(prefix.head_len);
+    // On every supported target a `usize` holds the sum of a `u32` and a `u16`.
+    if frame.remaining() != head_len + prefix.message_len as usize {
+        return Err(InvalidFrame::WrongLength { len, prefix_says: head_len + prefix.message_len as usize + PREFIX_LEN });
+    }
+    if !prefix.flags.contains(Flags::MESSAGE) && prefix.message_len != 0 {
+        return Err(InvalidFrame::UnflaggedMessage);
+    }
+    if let Some(head) = frame.chunk().get(..head_len) {
+        let read = read_head(prefix, head)?;
+        frame.advance(head_len);
+        Ok(read)
+    } else {
+        read_head(prefix, &frame.copy_to_bytes(head_len))
+    }
+}
+
+/// The status for a message that is longer than the limit.
+pub(crate) fn message_too_large(len: usize, max: usize) -> Status {
+    FrameTooLarge::Message { len, max }.into()
+}
+
+/// Why a frame was refused: the peer does not speak the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidFrame {
+    #[error("a frame of {len} bytes is shorter than its prefix")]
+    TooShort { len: usize },
+    #[error("a frame has {len} bytes, but its prefix says {prefix_says}")]
+    WrongLength { len: usize, prefix_says: usize },
+    #[error("a frame has reserved bits set (flags {flags:#04x}, last byte {zero:#04x})")]
+    ReservedBits { flags: u8, zero: u8 },
+    #[error("a frame has a message, but not the flag that announces it")]
+    UnflaggedMessage,
+    #[error("a frame with these flags cannot come now ({0:?})")]
+    UnexpectedFlags(Flags),
+    #[error("the head ends early")]
+    HeadTruncated,
+    #[error("the head has a number that is too long")]
+    HeadVarint,
+    #[error("the head has a field key that is none ({0:#x})")]
+    HeadKey(u64),
+    #[error("field {field} of the head has the wire type {wire_type}")]
+    HeadWireType { field: u32, wire_type: u8 },
+    #[error("field {field} of the head is not UTF-8")]
+    HeadNotUtf8 { field: u32 },
+    #[error("metadata has a key that is not a lower-case header name")]
+    MetadataKey,
+    #[error("metadata has a value that is not a header value")]
+    MetadataValue,
+    #[error("there are more metadata values than a header map can hold")]
+    MetadataTooMany,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(prefix: [u8; PREFIX_LEN], rest: &[u8]) -> Vec<u8> {
+        [&prefix[..], rest].concat()
+    }
+
+    #[test]
+    fn a_frame_must_be_as_long_as_it_says() {
+        let prefix = Prefix { message_len: 3, head_len: 2, flags: Flags::UNARY }.encode();
+        for len in 0..8 {
+            let read = open(&mut &vec![0; len][..], |_, _| Ok(()));
+            assert_eq!(read, Err(InvalidFrame::TooShort { len }));
+        }
+        for len in (0..8).filter(|&len| len != 5) {
+            let read = open(&mut &frame(prefix, &vec![0; len])[..], |_, _| Ok(()));
+            assert_eq!(read, Err(InvalidFrame::WrongLength { len: len + 8, prefix_says: 13 }));
+        }
+    }
+
+    #[test]
+    fn the_head_is_seen_whole_even_if_it_lies_in_pieces() {
+        let prefix = Prefix { message_len: 1, head_len: 4, flags: Flags::UNARY }.encode();
+        let whole = frame(prefix, b"headm");
+        for split in 0..whole.len() {
+            let (mut first, mut second) = (&whole[..split], &whole[split..]);
+            let mut pieces = (&mut first).chain(&mut second);
+            let head = open(&mut pieces, |_, head| Ok(Bytes::copy_from_slice(head)));
+            assert_eq!(head.as_deref(), Ok(&b"head"[..]));
+            assert_eq!(pieces.copy_to_bytes(1), "m");
+        }
+    }
+
+    #[test]
+    fn reserved_bits_are_refused() {
+        let read = Prefix::decode([0, 0, 0, 0, 0, 0, 32, 0]);
+        assert_eq!(read, Err(InvalidFrame::ReservedBits { flags: 32, zero: 0 }));
+        let read = Prefix::decode([0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(read, Err(InvalidFrame::ReservedBits { flags: 0, zero: 1 }));
+    }
+
+    #[test]
+    fn a_message_needs_its_flag() {
+        let prefix = Prefix { message_len: 1, head_len: 0, flags: Flags::END }.encode();
+        assert_eq!(open(&mut &frame(prefix, b"m")[..], |_, _| Ok(())), Err(InvalidFrame::UnflaggedMessage));
+    }
+
+    proptest! {
+        #[test]
+        fn prefix_round_trips(message_len: u32, head_len: u16, flags in 0u8..32) {
+            let prefix = Prefix { message_len, head_len, flags: Flags(flags) };
+            prop_assert_eq!(Prefix::decode(prefix.encode()), Ok(prefix));
+        }
+    }
+}

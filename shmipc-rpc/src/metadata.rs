@@ -1,0 +1,198 @@
+//! What travels beside the message: keys and values, as in HTTP.
+//!
+//! Metadata is an [`http::HeaderMap`]. A value is visible ASCII, unless its key ends in `-bin`: then the map holds base64
+//! and the functions of this module convert it from and to bytes.
+//!
+//! Some keys belong to gRPC, such as `grpc-status` and `content-type`. They are not sent as metadata.
+
+use base64::{
+    Engine as _,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The base64 of gRPC: written without padding, read with or without.
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The end of a key whose values are bytes.
+const BINARY_SUFFIX: &str = "-bin";
+
+/// Why metadata was refused.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMetadata {
+    /// The key of a binary value must end in `-bin`, and that of any other must not.
+    #[error("the key {key:?} does not end in \"-bin\"")]
+    NotBinaryKey {
+        /// The key at fault.
+        key: String,
+    },
+    /// The value of a key that ends in `-bin` is not base64.
+    #[error("the value of {key:?} is not base64")]
+    NotBase64 {
+        /// The key at fault.
+        key: String,
+    },
+    /// There are more values than a header map can hold (32,768).
+    #[error("too many values")]
+    TooMany,
+}
+
+/// Sets the binary value of `key` and removes its other values.
+///
+/// # Errors
+///
+/// Returns [`InvalidMetadata::NotBinaryKey`] if `key` does not end in `-bin`, and
+/// [`InvalidMetadata::TooMany`] if the map is full.
+///
+/// # Examples
+///
+/// ```
+/// use http::{HeaderMap, HeaderName};
+/// use shmipc_rpc::metadata;
+///
+/// let key = HeaderName::from_static("trace-bin");
+/// let mut map = HeaderMap::new();
+/// metadata::insert_bin(&mut map, key.clone(), [0, 255])?;
+/// assert_eq!(metadata::get_bin(&map, &key)?.as_deref(), Some(&[0, 255][..]));
+/// # Ok::<(), metadata::InvalidMetadata>(())
+/// ```
+pub fn insert_bin(map: &mut HeaderMap, key: HeaderName, value: impl AsRef<[u8]>) -> Result<(), InvalidMetadata> {
+    let value = encode(&key, value.as_ref())?;
+    map.try_insert(key, value).map(drop).map_err(|_| InvalidMetadata::TooMany)
+}
+
+/// Adds a binary value to those of `key`.
+///
+/// # Errors
+///
+/// Returns [`InvalidMetadata::NotBinaryKey`] if `key` does not end in `-bin`, and
+/// [`InvalidMetadata::TooMany`] if the map is full.
+pub fn append_bin(map: &mut HeaderMap, key: HeaderName, value: impl AsRef<[u8]>) -> Result<(), InvalidMetadata> {
+    let value = encode(&key, value.as_ref())?;
+    map.try_append(key, value).map(drop).map_err(|_| InvalidMetadata::TooMany)
+}
+
+/// Returns the first binary value of `key`, if there is one.
+///
+/// # Errors
+///
+/// Returns [`InvalidMetadata::NotBinaryKey`] if `key` does not end in `-bin`, and
+/// [`InvalidMetadata::NotBase64`] if the value is not base64.
+pub fn get_bin(map: &HeaderMap, key: &HeaderName) -> Result<Option<Bytes>, InvalidMetadata> {
+    get_all_bin(map, key).next().transpose()
+}
+
+/// Iterates over the binary values of `key`. Several of them in one header, separated by commas, count as several.
+///
+/// # Errors
+///
+/// An item is [`InvalidMetadata::NotBinaryKey`] if `key` does not end in `-bin`, and
+/// [`InvalidMetadata::NotBase64`] if the value is not base64.
+pub fn get_all_bin(map: &HeaderMap, key: &HeaderName) -> impl Iterator<Item = Result<Bytes, InvalidMetadata>> {
+    let values = map.get_all(key).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    values.map(|value| {
+        check_binary(key)?;
+        let decoded = BASE64.decode(value.trim_ascii());
+        decoded.map(Bytes::from).map_err(|_| InvalidMetadata::NotBase64 { key: key.as_str().to_owned() })
+    })
+}
+
+/// Tells whether `key` belongs to gRPC or HTTP, so that it is not sent as metadata.
+pub(crate) fn is_reserved(key: &HeaderName) -> bool {
+    RESERVED.contains(&key.as_str())
+}
+
+/// Removes all keys that belong to gRPC or HTTP.
+pub(crate) fn remove_reserved(map: &mut HeaderMap) {
+    if map.is_empty() {
+        return;
+    }
+    for key in RESERVED {
+        map.remove(key);
+    }
+}
+
+/// Adds trailing metadata to what came before the message. What a full map cannot hold is left out.
+pub(crate) fn merge(map: &mut HeaderMap, trailing: Option<HeaderMap>) {
+    let Some(trailing) = trailing else { return };
+    for (key, value) in &trailing {
+        if !is_reserved(key) && map.try_append(key.clone(), value.clone()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Keys that carry the protocol itself where it runs over HTTP/2.
+const RESERVED: [&str; 9] = [
+    "content-type",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-message",
+    "grpc-message-type",
+    "grpc-status",
+    "grpc-status-details-bin",
+    "grpc-timeout",
+    "te",
+];
+
+fn check_binary(key: &HeaderName) -> Result<(), InvalidMetadata> {
+    if key.as_str().ends_with(BINARY_SUFFIX) {
+        Ok(())
+    } else {
+        Err(InvalidMetadata::NotBinaryKey { key: key.as_str().to_owned() })
+    }
+}
+
+fn encode(key: &HeaderName, value: &[u8]) -> Result<HeaderValue, InvalidMetadata> {
+    check_binary(key)?;
+    // Base64 is visible ASCII, so the conversion cannot fail.
+    HeaderValue::try_from(BASE64.encode(value)).map_err(|_| InvalidMetadata::NotBase64 { key: key.as_str().to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: HeaderName = HeaderName::from_static("some-bin");
+
+    #[test]
+    fn padding_is_optional_and_commas_separate() {
+        let mut map = HeaderMap::new();
+        map.insert(KEY, HeaderValue::from_static("AQ==, AQ,AQI="));
+        let values: Result<Vec<_>, _> = get_all_bin(&map, &KEY).collect();
+        assert_eq!(values, Ok(vec![Bytes::from_static(&[1]), Bytes::from_static(&[1]), Bytes::from_static(&[1, 2])]));
+    }
+
+    #[test]
+    fn binary_values_need_a_binary_key_and_base64() {
+        let mut map = HeaderMap::new();
+        let key = HeaderName::from_static("some");
+        assert_eq!(
+            insert_bin(&mut map, key, [1]),
+            Err(InvalidMetadata::NotBinaryKey { key: "some".to_owned() })
+        );
+        map.insert(KEY, HeaderValue::from_static("*"));
+        assert_eq!(get_bin(&map, &KEY), Err(InvalidMetadata::NotBase64 { key: "some-bin".to_owned() }));
+    }
+
+    proptest! {
+        #[test]
+        fn binary_values_round_trip(values: Vec<Vec<u8>>) {
+            let mut map = HeaderMap::new();
+            for value in &values {
+                append_bin(&mut map, KEY, value).expect("the key is binary and the map is small");
+            }
+            let read: Result<Vec<_>, _> = get_all_bin(&map, &KEY).map(|value| value.map(Vec::from)).collect();
+            prop_assert_eq!(read, Ok(values));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+use std::time::{Duration, Instant};
+
+use http::{Extensions, HeaderMap};
+use shmipc_transport::Peer;
+
+use crate::{cancel::Cancellation, context::CallContext, deadline};
+
+/// A message on its way to a server, and what travels with it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use shmipc_rpc::Request;
+///
+/// let mut request = Request::new("message");
+/// request.set_timeout(Duration::from_millis(5));
+/// request.metadata_mut().insert("x-tenant", "blue".parse()?);
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Request<T> {
+    message: T,
+    metadata: HeaderMap,
+    extensions: Extensions,
+    timeout: Option<Duration>,
+    wait_for_ready: Option<bool>,
+    context: CallContext,
+}
+
+impl<T> Request<T> {
+    /// Makes a request with no metadata and no deadline of its own.
+    pub fn new(message: T) -> Self {
+        Self::from_parts(message, HeaderMap::new(), Extensions::new(), CallContext::default())
+    }
+
+    pub(crate) fn from_parts(message: T, metadata: HeaderMap, extensions: Extensions, context: CallContext) -> Self {
+        Self { message, metadata, extensions, timeout: None, wait_for_ready: None, context }
+    }
+
+    pub(crate) fn into_parts(self) -> (T, HeaderMap, Extensions) {
+        (self.message, self.metadata, self.extensions)
+    }
+
+    /// Returns the message and drops the rest.
+    pub fn into_inner(self) -> T {
+        self.message
+    }
+
+    /// Returns the message.
+    pub fn get_ref(&self) -> &T {
+        &self.message
+    }
+
+    /// Returns the message, to be changed.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.message
+    }
+
+    /// Replaces the message by what `change` makes of it.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Request<U> {
+        Request {
+            message: change(self.message),
+            metadata: self.metadata,
+            extensions: self.extensions,
+            timeout: self.timeout,
+            wait_for_ready: self.wait_for_ready,
+            context: self.context,
+        }
+    }
+
+    /// Returns the metadata. See [`metadata`](crate::metadata) for binary values.
+    pub fn metadata(&self) -> &HeaderMap {
+        &self.metadata
+    }
+
+    /// Returns the metadata, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut HeaderMap {
+        &mut self.metadata
+    }
+
+    /// Returns the extensions: values for, or from, the layers of this side. They are not sent.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Returns the extensions, to be changed.
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
+    }
+
+    /// Gives the call this much time, counted from when it is made. Default: no limit.
+    ///
+    /// When the time has passed, the caller gets [`Code::DeadlineExceeded`](crate::Code::DeadlineExceeded), whatever
+    /// the server does, and the handler's future is dropped. A call that is made while a handler is polled has no
+    /// more time than the handler.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = Some(timeout);
+    }
+
+    /// Chooses what happens while the server cannot be reached: wait for it, until the deadline, or fail with
+    /// [`Code::Unavailable`](crate::Code::Unavailable). Default: what the [`Channel`](crate::Channel) was built with.
+    pub fn set_wait_for_ready(&mut self, wait: bool) {
+        self.wait_for_ready = Some(wait);
+    }
+
+    /// Returns when the caller stops waiting. `None`: never.
+    ///
+    /// On the calling side, this is the time that was passed on with a received request, if any, and does not include
+    /// [`set_timeout`](Self::set_timeout), which counts from when the call is made.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.context.deadline()
+    }
+
+    /// Returns how long the caller will still wait. `None`: without end.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Returns the process that calls, as the kernel knows it.
+    ///
+    /// `None` on the calling side, and for a call that came in another way than through a session.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.context.peer.as_ref()
+    }
+
+    /// Returns a handle that tells when the caller no longer waits, for work that outlives the handler's future.
+    pub fn cancellation(&self) -> Cancellation {
+        self.context.cancellation.clone()
+    }
+
+    /// Returns the deadline for a call made now: the earliest of all there are.
+    pub(crate) fn deadline_from_now(&self) -> Option<Instant> {
+        let own = deadline::earlier(self.deadline(), self.timeout.and_then(deadline::after));
+        deadline::earlier(own, deadline::inherited())
+    }
+
+    pub(crate) fn wait_for_ready(&self) -> Option<bool> {
+        self.wait_for_ready
+    }
+}
+
+/// What can be sent as a request: a message, or a [`Request`] with one.
+pub trait IntoRequest<T> {
+    /// Returns the request.
+    fn into_request(self) -> Request<T>;
+}
+
+impl<T> IntoRequest<T> for T {
+    fn into_request(self) -> Request<T> {
+        Request::new(self)
+    }
+}
+
+impl<T> IntoRequest<T> for Request<T> {
+    fn into_request(self) -> Self {
+        self
+    }
+}

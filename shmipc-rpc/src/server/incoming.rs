@@ -1,0 +1,101 @@
+//! From the first frame of a stream to the request of a call.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{HeaderMap, Uri};
+use shmipc_transport::{Peer, RecvBuf, Stream};
+use tracing::{Span, field};
+
+use super::{
+    router::{MethodId, Routes},
+    service::no_method,
+    session::Shared,
+};
+use crate::{
+    Body, Cancellation, Status,
+    context::CallContext,
+    deadline,
+    frame::{self, Flags, InvalidFrame, Prefix, RequestHead},
+};
+
+/// A call that is about to begin.
+pub(super) struct Incoming {
+    pub(super) request: http::Request<Body>,
+    pub(super) deadline: Option<Instant>,
+    /// Which method it is. `None` if no service announces it; one may know it all the same.
+    pub(super) method: Option<MethodId>,
+    pub(super) span: Span,
+}
+
+/// What the head of a request comes down to.
+struct Read {
+    message_len: usize,
+    uri: Uri,
+    method: Option<MethodId>,
+    deadline: Option<Instant>,
+    metadata: HeaderMap,
+}
+
+impl Incoming {
+    /// Reads a frame that begins a call, or returns how to answer it.
+    pub(super) fn read(
+        shared: &Arc<Shared>,
+        peer: &Peer,
+        stream: &Stream,
+        mut frame: RecvBuf,
+        layered: bool,
+    ) -> Result<Self, Status> {
+        let read = frame::open(&mut frame, |prefix, head| read_head(&shared.routes, prefix, head));
+        let Read { message_len, uri, method, deadline, metadata } =
+            read.map_err(|error| Status::internal(error.to_string()))??;
+        let limit = shared.limits.request_len_max;
+        if limit < message_len {
+            return Err(frame::message_too_large(message_len, limit));
+        }
+        let span = tracing::debug_span!(
+            target: "shmipc_rpc::server",
+            "call",
+            method = uri.path(),
+            peer.pid = peer.pid(),
+            peer.uid = peer.uid(),
+            status = field::Empty,
+        );
+        let context = CallContext {
+            peer: Some(peer.clone()),
+            cancellation: Cancellation::new(Some(stream.watch()), deadline),
+            message_len_max: limit,
+            wait_for_ready: None,
+        };
+        let mut request = http::Request::new(Body::empty());
+        if layered {
+            request.extensions_mut().insert(context.clone());
+        }
+        *request.body_mut() = Body::received_request(frame, context);
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = metadata;
+        Ok(Self { request, deadline, method, span })
+    }
+}
+
+/// Reads the head. The outer error is the peer's fault, the inner one has other reasons.
+fn read_head(routes: &Routes, prefix: Prefix, head: &[u8]) -> Result<Result<Read, Status>, InvalidFrame> {
+    if prefix.flags != Flags::UNARY {
+        return Err(InvalidFrame::UnexpectedFlags(prefix.flags));
+    }
+    let RequestHead { path, timeout, metadata } = RequestHead::decode(head)?;
+    let method = routes.method(path);
+    let uri = match method {
+        Some(method) => routes.known(method).uri.clone(),
+        None => match path.parse() {
+            Ok(uri) => uri,
+            Err(_) => return Ok(Err(no_method(path))),
+        },
+    };
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Ok(Err(Status::deadline_exceeded("the deadline had passed when the call arrived")));
+    }
+    let deadline = timeout.and_then(deadline::after);
+    Ok(Ok(Read { message_len: prefix.message_len as usize, uri, method, deadline, metadata }))
+}

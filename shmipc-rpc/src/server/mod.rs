@@ -1,0 +1,32 @@
+//! Serving calls.
+//!
+//! A generated server is a [`tower` service](Service) over `http::Request<Body>`. [`Server`] runs several of them, behind
+//! layers if wanted, at an address.
+
+mod builder;
+mod call;
+mod dispatch;
+mod incoming;
+mod pace;
+mod panic;
+mod reply;
+mod router;
+mod serve;
+mod service;
+mod session;
+
+pub use tower_service::Service;
+
+pub use self::{
+    builder::Server,
+    router::Router,
+    service::{NamedService, ResponseFuture, unary, unimplemented},
+};
+
+/// What a server allows its callers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) request_len_max: usize,
+    pub(crate) response_len_max: usize,
+    pub(crate) calls_per_session_max: usize,
+}

@@ -1,0 +1,185 @@
+//! One session: takes the calls that arrive, and answers at once those that can be.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use shmipc_transport::{RecvBuf, Session, SessionLost, Stream};
+
+use tracing::Span;
+
+use super::{
+    Limits,
+    call::{Call, Progress, record_code},
+    dispatch::Dispatch,
+    incoming::Incoming,
+    panic::guarded,
+    reply::Reply,
+    router::{MethodId, Routes},
+};
+use crate::{Status, deadline};
+
+/// What all sessions of a server share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) routes: Arc<Routes>,
+    pub(super) limits: Limits,
+}
+
+/// Streams taken before the task yields to others: enough to make the yield cheap, few enough to keep a busy session
+/// from starving its neighbours.
+const STREAMS_PER_POLL_MAX: usize = 64;
+
+/// Of the calls that are polled here, one in this many is timed: reading the clock twice costs a tenth of a short call.
+const TIMED_EVERY: u8 = 8;
+
+/// The task of one session.
+pub(super) struct SessionTask {
+    session: Session,
+    shared: Arc<Shared>,
+    dispatch: Box<dyn Dispatch>,
+    running: CallCount,
+    until_timed: u8,
+}
+
+impl SessionTask {
+    pub(super) fn new(session: Session, shared: Arc<Shared>, dispatch: Box<dyn Dispatch>) -> Self {
+        Self { session, shared, dispatch, running: CallCount::default(), until_timed: 0 }
+    }
+
+    /// Serves until the session ends. If the future is dropped, the session is closed.
+    pub(super) async fn run(mut self) -> SessionLost {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionLost> {
+        for _ in 0..STREAMS_PER_POLL_MAX {
+            match ready!(self.session.poll_accept_stream(cx)) {
+                Ok(stream) => self.on_stream(stream, cx),
+                Err(lost) => return Poll::Ready(lost),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn on_stream(&mut self, mut stream: Stream, cx: &mut Context<'_>) {
+        match stream.poll_recv(cx) {
+            Poll::Ready(Ok(Some(frame))) => self.on_frame(stream, frame, cx),
+            // It ended, or was given up, before it told what it wants: there is nobody to answer.
+            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => {}
+        }
+    }
+
+    fn on_frame(&mut self, stream: Stream, frame: RecvBuf, cx: &mut Context<'_>) {
+        let calls_max = self.shared.limits.calls_per_session_max;
+        if calls_max <= self.running.get() {
+            let status = Status::resource_exhausted(format!("{calls_max} calls run in this session, which is the limit"));
+            return self.answer(stream, Reply::Failed(status));
+        }
+        let layered = self.dispatch.is_layered();
+        let incoming = match Incoming::read(&self.shared, self.session.peer(), &stream, frame, layered) {
+            Ok(incoming) => incoming,
+            Err(status) => return self.answer(stream, Reply::Failed(status)),
+        };
+        let Incoming { request, deadline, method, span } = incoming;
+        let Some(proven) = method.map(|method| self.shared.routes.known(method)).filter(|known| known.pace.is_proven())
+        else {
+            let progress = Progress::New { request, dispatch: self.dispatch.boxed_clone() };
+            return self.spawn(stream, progress, deadline, method, span);
+        };
+
+        let timed = if turn(&mut self.until_timed) { Some(Instant::now()) } else { None };
+        let polled = {
+            let _scope = deadline::Scope::enter(deadline);
+            let _span = span.enter();
+            guarded(|| {
+                let mut running = self.dispatch.start(request);
+                match running.poll(cx) {
+                    Poll::Ready(reply) => Ok(reply),
+                    Poll::Pending => Err(running),
+                }
+            })
+        };
+        if let Some(began) = timed {
+            proven.pace.record(began.elapsed());
+        }
+        let reply = match polled {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(running)) => return self.spawn(stream, Progress::Running(running), deadline, None, span),
+            Err(status) => Reply::Failed(status),
+        };
+        record_code(&span, reply.code());
+        self.answer(stream, reply);
+    }
+
+    /// Goes on with a call in a task of its own.
+    fn spawn(
+        &self,
+        stream: Stream,
+        progress: Progress,
+        deadline: Option<Instant>,
+        to_be_timed: Option<MethodId>,
+        span: Span,
+    ) {
+        let (shared, permit) = (Arc::clone(&self.shared), self.running.permit());
+        tokio::spawn(Call { stream, progress, deadline, to_be_timed, span, shared, permit }.run());
+    }
+
+    /// Sends a reply; in a task of its own if that takes waiting.
+    fn answer(&self, mut stream: Stream, mut reply: Reply) {
+        let message_len_max = self.shared.limits.response_len_max;
+        // A caller that has gone needs no answer.
+        if let Ok(false) = reply.try_send(&mut stream, message_len_max) {
+            tokio::spawn(async move { reply.send(&mut stream, message_len_max).await });
+        }
+    }
+}
+
+impl Drop for SessionTask {
+    fn drop(&mut self) {
+        // Ends the calls that still run, each in its task.
+        self.session.close();
+    }
+}
+
+/// Counts down, and returns `true` when it begins anew.
+fn turn(countdown: &mut u8) -> bool {
+    if *countdown == 0 {
+        *countdown = TIMED_EVERY;
+    }
+    *countdown -= 1;
+    *countdown == 0
+}
+
+/// How many calls of a session run in tasks of their own.
+#[derive(Debug, Default)]
+struct CallCount(Arc<AtomicUsize>);
+
+/// Counts one call for as long as it exists.
+#[derive(Debug)]
+pub(super) struct CallPermit(Arc<AtomicUsize>);
+
+// `Relaxed` throughout: the number is all that is communicated.
+impl CallCount {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn permit(&self) -> CallPermit {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        CallPermit(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,216 @@
+//! A status from other errors, and from and to the headers of gRPC.
+
+use std::{borrow::Cow, error::Error};
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
+
+use super::{Code, Status};
+use crate::{
+    error::BoxError,
+    metadata::{self, BASE64},
+};
+
+/// The header, or trailer, that carries the code.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The header, or trailer, that carries the message, percent-encoded.
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The header, or trailer, that carries the details in base64.
+const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
+/// What must be encoded in `grpc-message`, beside all that is not ASCII.
+const MESSAGE_ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+
+impl Status {
+    /// Finds the status behind an error of a tower service.
+    ///
+    /// The error, and then each of its sources, is looked at: a [`Status`] is that status;
+    /// tower's timeout is [`Code::DeadlineExceeded`]; its load shedding is [`Code::ResourceExhausted`].
+    /// Anything else is [`Code::Unknown`], with the error as its source.
+    #[must_use]
+    pub fn from_error(error: BoxError) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(status) => return *status,
+            Err(error) => error,
+        };
+        let (code, message) = match recognise(&*error) {
+            Some(Recognised::Status(status)) => return status,
+            Some(Recognised::Code(code, message)) => (code, Cow::Borrowed(message)),
+            None => (Code::Unknown, Cow::Owned(error.to_string())),
+        };
+        Self::new(code, message).with_source(error)
+    }
+
+    /// Reads the status out of the headers, or trailers, of a gRPC response.
+    ///
+    /// Everything else in `headers` becomes the metadata of the status. Returns `None` if there is no
+    /// `grpc-status`. A number that is not a code, a message that is not percent-encoded UTF-8 and details
+    /// that are not base64 are read as well as possible, as gRPC demands.
+    #[must_use]
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let code = headers.get(GRPC_STATUS)?;
+        let code = code.to_str().ok().and_then(|code| code.parse().ok()).map_or(Code::Unknown, Code::from_u32);
+        let message = headers
+            .get(GRPC_MESSAGE)
+            .map(|message| percent_decode(message.as_bytes()).decode_utf8_lossy().into_owned())
+            .unwrap_or_default();
+        let details = headers
+            .get(GRPC_STATUS_DETAILS)
+            .and_then(|details| BASE64.decode(details.as_bytes()).ok())
+            .map(Bytes::from)
+            .unwrap_or_default();
+        let mut metadata = headers.clone();
+        metadata::remove_reserved(&mut metadata);
+        Some(Self::with_details(code, message, details).with_metadata(metadata))
+    }
+
+    /// Returns the failure that the head of a response tells of, and removes it from `headers`.
+    ///
+    /// `None` means that it is not a failure, or not yet: trailers may follow.
+    pub(crate) fn of_response(http: http::StatusCode, headers: &mut HeaderMap) -> Option<Self> {
+        if !headers.is_empty() && headers.contains_key(GRPC_STATUS) {
+            let status = Self::from_headers(headers).filter(|status| status.code() != Code::Ok);
+            remove_status_headers(headers);
+            return status;
+        }
+        if http == http::StatusCode::OK {
+            return None;
+        }
+        Some(Self::new(Code::from_http(http), format!("the response has the HTTP status {http}")))
+    }
+
+    /// Returns this status as the headers, or trailers, of a gRPC response.
+    #[must_use]
+    pub fn to_headers(&self) -> HeaderMap {
+        let mut headers = self.metadata().clone();
+        metadata::remove_reserved(&mut headers);
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(self.code().as_header()));
+        if !self.message().is_empty() {
+            let message: Cow<'_, str> = percent_encode(self.message().as_bytes(), MESSAGE_ENCODED).into();
+            // Percent-encoding leaves visible ASCII and spaces only, which a value may hold.
+            if let Ok(message) = HeaderValue::try_from(message.as_ref()) {
+                headers.insert(GRPC_MESSAGE, message);
+            }
+        }
+        if !self.details().is_empty() {
+            // Base64 is visible ASCII.
+            if let Ok(details) = HeaderValue::try_from(BASE64.encode(self.details())) {
+                headers.insert(GRPC_STATUS_DETAILS, details);
+            }
+        }
+        headers
+    }
+
+    /// Makes the gRPC response that consists of this status only.
+    #[must_use]
+    pub fn into_http<B: Default>(self) -> http::Response<B> {
+        let mut response = http::Response::new(B::default());
+        *response.headers_mut() = self.to_headers();
+        response
+    }
+}
+
+impl From<BoxError> for Status {
+    fn from(error: BoxError) -> Self {
+        Self::from_error(error)
+    }
+}
+
+impl From<std::convert::Infallible> for Status {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Removes what [`Status::to_headers`] adds.
+pub(crate) fn remove_status_headers(headers: &mut HeaderMap) {
+    if headers.is_empty() {
+        return;
+    }
+    headers.remove(GRPC_STATUS);
+    headers.remove(GRPC_MESSAGE);
+    headers.remove(GRPC_STATUS_DETAILS);
+}
+
+/// What an error turned out to be.
+enum Recognised {
+    Status(Status),
+    Code(Code, &'static str),
+}
+
+/// Looks for an error that has a status of its own among `error` and its sources.
+fn recognise(error: &(dyn Error + 'static)) -> Option<Recognised> {
+    // A chain of sources that is longer than any sane one may be a circle.
+    const SOURCES_MAX: usize = 32;
+
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.take(SOURCES_MAX).find_map(|error| {
+        if let Some(status) = error.downcast_ref::<Status>() {
+            Some(Recognised::Status(status.clone()))
+        } else if error.is::<tower::timeout::error::Elapsed>() {
+            Some(Recognised::Code(Code::DeadlineExceeded, "the time allowed by a layer has passed"))
+        } else if error.is::<tower::load_shed::error::Overloaded>() {
+            Some(Recognised::Code(Code::ResourceExhausted, "the service is overloaded"))
+        } else {
+            None
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] BoxError);
+
+    #[test]
+    fn a_status_is_found_behind_other_errors() {
+        let status = Status::from_error(Box::new(Outer(Box::new(Status::aborted("inner")))));
+        assert_eq!((status.code(), status.message()), (Code::Aborted, "inner"));
+
+        let status = Status::from_error(Box::new(Outer(Box::new(tower::timeout::error::Elapsed::new()))));
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+
+        let status = Status::from_error(Box::new(tower::load_shed::error::Overloaded::new()));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+
+        let status = Status::from_error(Box::new(Outer("cause".into())));
+        assert_eq!((status.code(), status.message()), (Code::Unknown, "outer"));
+    }
+
+    #[test]
+    fn headers_without_a_status_are_no_status() {
+        assert!(Status::from_headers(&HeaderMap::new()).is_none());
+    }
+
+    #[test]
+    fn a_broken_status_is_read_as_well_as_possible() {
+        let mut headers = HeaderMap::new();
+        headers.insert(GRPC_STATUS, HeaderValue::from_static("many"));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static("100%"));
+        headers.insert(GRPC_STATUS_DETAILS, HeaderValue::from_static("!"));
+        let status = Status::from_headers(&headers).expect("there is a grpc-status");
+        assert_eq!((status.code(), status.message()), (Code::Unknown, "100%"));
+        assert!(status.details().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn headers_round_trip(code in 0u32..17, message: String, details: Vec<u8>) {
+            let mut metadata = HeaderMap::new();
+            metadata.insert("x-key", HeaderValue::from_static("value"));
+            let status = Status::with_details(Code::from_u32(code), message, details).with_metadata(metadata);
+            let read = Status::from_headers(&status.to_headers()).expect("there is a grpc-status");
+            prop_assert_eq!(read.code(), status.code());
+            prop_assert_eq!(read.message(), status.message());
+            prop_assert_eq!(read.details(), status.details());
+            prop_assert_eq!(read.metadata(), status.metadata());
+        }
+    }
+}
