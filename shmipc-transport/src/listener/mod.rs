@@ -103,3 +103,108 @@ impl Listener {
         &self.address
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::fd::OwnedFd,
+        path::{Path, PathBuf},
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{RefusalCode, error::ConnectError};
+
+    fn place() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        (directory, path)
+    }
+
+    async fn connected(listener: &Listener, address: impl Into<Address>) -> (Session, Session) {
+        let (client, server) = tokio::join!(Session::connect(address), listener.accept());
+        (client.unwrap(), server.unwrap())
+    }
+
+    #[tokio::test]
+    async fn sessions_begin_at_every_kind_of_address() {
+        let (directory, path) = place();
+        let listener = Listener::bind(path.as_path()).unwrap();
+        assert_eq!(
+            listener.local_address().to_string(),
+            path.display().to_string()
+        );
+        let (client, server) = connected(&listener, path.as_path()).await;
+        assert_eq!(client.peer(), server.peer(), "we talk to ourselves");
+        let name = format!("@shmipc{}", directory.path().display());
+        let listener = Listener::bind(name.as_str()).unwrap();
+        let _ = connected(&listener, name).await;
+        let socket =
+            std::os::unix::net::UnixListener::bind(directory.path().join("other")).unwrap();
+        let listener = Listener::bind(OwnedFd::from(socket)).unwrap();
+        let stream =
+            std::os::unix::net::UnixStream::connect(directory.path().join("other")).unwrap();
+        let _ = connected(&listener, OwnedFd::from(stream)).await;
+    }
+
+    #[tokio::test]
+    async fn sessions_outlive_the_listener_and_its_address_does_not() {
+        let (directory, path) = place();
+        let listener = Listener::bind(path.as_path()).unwrap();
+        let (client, server) = connected(&listener, path.as_path()).await;
+        drop(listener);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(!client.is_closed() && !server.is_closed());
+        assert!(matches!(
+            Session::connect(path.as_path()).await,
+            Err(ConnectError::NoServer { .. })
+        ));
+        let listener = Listener::bind(path.as_path()).unwrap();
+        let _ = connected(&listener, path.as_path()).await;
+    }
+
+    #[tokio::test]
+    async fn the_unauthorised_are_turned_away() {
+        let (_directory, path) = place();
+        let config = Config::builder().authorize(|_| false).build().unwrap();
+        let listener = Listener::bind_with(path.as_path(), config.clone()).unwrap();
+        let refused = tokio::select! {
+            refused = Session::connect(path.as_path()) => refused.unwrap_err(),
+            accepted = listener.accept() => panic!("{accepted:?}"),
+        };
+        assert!(
+            matches!(refused, ConnectError::Refused(refusal) if refusal.code() == RefusalCode::Unauthorized)
+        );
+        let refused = Session::connect_with(path.as_path(), config)
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, ConnectError::ServerNotAuthorized(_)));
+    }
+
+    #[tokio::test]
+    async fn fifty_clients_at_once() {
+        let (_directory, path) = place();
+        let config = Config::builder().handshakes_max(3).build().unwrap();
+        let listener = Listener::bind_with(path.as_path(), config).unwrap();
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let path = path.clone();
+            clients.spawn(async move { Session::connect(path).await.unwrap() });
+        }
+        let mut sessions = Vec::new();
+        while sessions.len() < 50 {
+            sessions.push(listener.accept().await.unwrap());
+        }
+        assert_eq!(clients.join_all().await.len(), 50);
+    }
+
+    #[test]
+    fn a_listener_needs_a_runtime() {
+        assert!(matches!(
+            Listener::bind(Path::new("socket")),
+            Err(BindError::NoRuntime)
+        ));
+    }
+}

@@ -10,7 +10,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::Mutex,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use nix::{
@@ -83,8 +83,8 @@ impl ControlSocket {
         }
     }
 
-    /// Announces a region of ours. Returns `false` if the socket is full: try again when it has become
-    /// [writable](Self::poll_writable).
+    /// Announces a region of ours. Returns `false` if the socket is full, because the peer has not taken what
+    /// was announced before.
     ///
     /// # Errors
     ///
@@ -139,21 +139,18 @@ impl ControlSocket {
         Ok(SocketState::More)
     }
 
-    /// Hangs up, whoever else still holds the socket: the peer learns at once that the session is over.
+    /// Hangs up, so that the peer learns at once that the session is over.
+    ///
+    /// Closing our descriptor would not be enough where somebody holds another one for the same socket: the owner of an
+    /// inherited one, or a child that was forked at the wrong moment.
     pub(crate) fn hang_up(&self) {
-        // A socket that cannot be shut down has been by the peer.
-        drop(shutdown(self.stream.as_raw_fd(), Shutdown::Both));
+        // It fails if the peer was faster.
+        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
     }
 
     /// Waits until [`recv_pending`](Self::recv_pending) may find something. Only the last task to call is woken.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_read_ready(cx)
-    }
-
-    /// Waits until [`send_region`](Self::send_region) may find room. Only the last task to call is woken.
-    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.stream.poll_write_ready(cx))?;
-        Poll::Ready(Ok(()))
     }
 
     /// Receives the next message, of whatever type.
@@ -257,10 +254,8 @@ impl ControlSocket {
 }
 
 impl Drop for ControlSocket {
-    /// Hangs up. Closing our descriptor would not be enough where somebody holds another one for the same socket: the
-    /// owner of an inherited one, or a child that was forked at the wrong moment.
     fn drop(&mut self) {
-        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both); // It fails if the peer was faster.
+        self.hang_up();
     }
 }
 
@@ -554,9 +549,6 @@ mod tests {
             received.extend(pending(&theirs).unwrap().0);
         }
         assert_eq!(received, (0..sent).collect::<Vec<_>>());
-        std::future::poll_fn(|cx| ours.poll_writable(cx))
-            .await
-            .unwrap();
         assert!(
             ours.send_region(RegionId(sent), 4096, file.as_fd())
                 .unwrap()
