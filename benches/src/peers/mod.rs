@@ -98,6 +98,6 @@ pub fn of(kind: PeerKind) -> Box<dyn Peer> {
         PeerKind::Eventfd => Box::new(eventfd::Eventfd),
         PeerKind::Socket => Box::new(uds::Socket),
         PeerKind::Tonic(runtime) => Box::new(tonic::Tonic::new(runtime)),
-        PeerKind::Shmipc(_) => Box::new(shmipc::Shmipc),
+        PeerKind::Shmipc(waiting) => Box::new(shmipc::Shmipc::new(waiting)),
     }
 }

@@ -1,18 +1,168 @@
 //! shmipc-rpc, with each way to wait.
+//!
+//! Both sides write their payloads into memory lent by the session and send them as a `bytes` field, which is linked
+//! rather than copied when that pays; everything else is as a user gets it.
 
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use shmipc_rpc::{Channel, Config, Listener, Request, Response, Server, Status};
+use shmipc_transport::Wait;
+
+use super::asynchronous::{AsyncCaller, runtime};
 use super::{Caller, Peer, Setting};
-use crate::Result;
+use crate::harness::case::{Runtime, Waiting, Work};
+use crate::harness::window::Calls;
+use crate::pool::Pool;
+use crate::{Result, pattern};
+
+use generated::Payload;
+use generated::echo_client::EchoClient;
+use generated::echo_server::{Echo, EchoServer};
+
+#[expect(
+    unreachable_pub,
+    reason = "what is generated may be made public by whoever includes it"
+)]
+mod generated {
+    shmipc_rpc::include_proto!("bench.v1");
+}
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shmipc;
+pub(super) struct Shmipc {
+    waiting: Waiting,
+}
 
-impl Peer for Shmipc {
-    fn serve(&self, _: Setting, _: &dyn Fn() -> Result<()>) -> Result<()> {
-        Err("shmipc-rpc does not serve yet".into())
+impl Shmipc {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self { waiting }
     }
 
-    fn connect(&self, _: Setting) -> Result<Box<dyn Caller>> {
-        Err("shmipc-rpc does not connect yet".into())
+    fn config(self) -> Result<Config> {
+        let wait = match self.waiting {
+            Waiting::Adaptive => Wait::Adaptive,
+            Waiting::Block => Wait::Block,
+            Waiting::Busy => Wait::Busy,
+        };
+        Ok(Config::builder().wait(wait).build()?)
+    }
+}
+
+impl Peer for Shmipc {
+    fn serve(&self, setting: Setting, ready: &dyn Fn() -> Result<()>) -> Result<()> {
+        runtime(Runtime::CurrentThread)?.block_on(async {
+            let listener = Listener::bind_with(setting.socket.as_path(), self.config()?)?;
+            ready()?;
+            let service = Service {
+                pool: Pool::new(setting.case.size),
+            };
+            Server::builder()
+                .add_service(EchoServer::new(service))
+                .serve_with_listener(listener)
+                .await?;
+            Ok(())
+        })
+    }
+
+    fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
+        let runtime = runtime(Runtime::CurrentThread)?;
+        let config = self.config()?;
+        let channel = runtime.block_on(
+            Channel::builder(setting.socket.as_path())
+                .config(config)
+                .connect(),
+        )?;
+        let mut kept = Pool::new(setting.case.size).take();
+        pattern::fill(&mut kept, 0);
+        let calls = ShmipcCalls {
+            client: EchoClient::new(channel),
+            work: setting.case.work,
+            pool: Pool::new(setting.case.size),
+            seeds: Arc::default(),
+            kept: kept.freeze(),
+        };
+        Ok(Box::new(AsyncCaller::new(
+            runtime,
+            calls,
+            setting.case.in_flight,
+        )))
+    }
+}
+
+struct Service {
+    pool: Pool,
+}
+
+impl Echo for Service {
+    async fn exchange(
+        &self,
+        request: Request<Payload>,
+    ) -> std::result::Result<Response<Payload>, Status> {
+        let seed = pattern::verified_seed(&request.into_inner().data)
+            .ok_or_else(|| Status::data_loss("the request arrived with wrong bytes"))?;
+        let mut answer = self.pool.take();
+        pattern::fill(&mut answer, pattern::answer(seed));
+        Ok(Response::new(Payload {
+            data: answer.freeze(),
+        }))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Payload>,
+    ) -> std::result::Result<Response<Payload>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+}
+
+#[derive(Clone)]
+struct ShmipcCalls {
+    client: EchoClient,
+    work: Work,
+    pool: Pool,
+    seeds: Arc<AtomicU64>,
+    /// The payload that is forwarded, as it last arrived.
+    kept: Bytes,
+}
+
+impl fmt::Debug for ShmipcCalls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmipcCalls")
+            .field("work", &self.work)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Calls for ShmipcCalls {
+    async fn call(&mut self) -> Result<()> {
+        match self.work {
+            Work::Exchange => {
+                let seed = self.seeds.fetch_add(1, Relaxed);
+                let mut payload = self.pool.take();
+                pattern::fill(&mut payload, seed);
+                let answer = self
+                    .client
+                    .exchange(Payload {
+                        data: payload.freeze(),
+                    })
+                    .await?
+                    .into_inner();
+                if pattern::matches(&answer.data, pattern::answer(seed)) {
+                    Ok(())
+                } else {
+                    Err("an answer arrived with wrong bytes".into())
+                }
+            }
+            Work::Forward => {
+                let payload = Payload {
+                    data: self.kept.clone(),
+                };
+                self.kept = self.client.forward(payload).await?.into_inner().data;
+                Ok(())
+            }
+        }
     }
 }
