@@ -99,7 +99,8 @@ impl Cancellation {
         match abandoned {
             Abandoned::Reset(_) => CancelReason::ByCaller,
             Abandoned::SessionLost(_) => CancelReason::ConnectionLost,
-            Abandoned::Closed => CancelReason::Finished,
+            // Closed, and whatever else may come to mean that it is over.
+            _ => CancelReason::Finished,
         }
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn not_sent(error: SendError) -> Status {
         SendError::TooLarge { .. } => {
             Status::resource_exhausted("the request is larger than the memory of the session").with_boxed(error)
         }
+        SendError::Memory(_) => Status::resource_exhausted("there is no memory for the request").with_boxed(error),
         error => Status::internal("the request could not be sent").with_boxed(error),
     }
 }
@@ -85,7 +86,6 @@ pub(super) fn not_received(error: RecvError) -> Status {
     match error {
         RecvError::Reset(code) => given_up(code),
         RecvError::SessionLost(lost) => session_lost(lost),
-        #[allow(unreachable_patterns, reason = "x")]
         error => Status::internal("the response could not be received").with_boxed(error),
     }
 }

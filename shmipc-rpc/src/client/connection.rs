@@ -8,7 +8,7 @@ use std::{
 };
 
 use shmipc_transport::{Address, Config, ConnectError, Session, Stream};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::AbortHandle};
 
 use super::backoff::Backoff;
 use crate::Status;
@@ -30,9 +30,15 @@ enum State {
     /// A task is about to connect.
     Connecting { backoff: Backoff },
     /// The session is usable, as far as is known.
-    Ready(Session),
+    Ready(Watched),
     /// The last attempt failed. The next may begin at `until`.
     Failed { error: Arc<ConnectError>, until: Instant, backoff: Backoff },
+}
+
+/// A session, and the task that lets go of it when the server wants no more calls or is gone.
+struct Watched {
+    session: Session,
+    watcher: AbortHandle,
 }
 
 /// What a caller without a stream should do.
@@ -52,16 +58,16 @@ impl Connection {
     }
 
     /// Connects, unless that has been done.
-    pub(super) async fn connect(&self) -> Result<(), ConnectError> {
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
         let session = Session::connect_with(self.address.clone(), self.config.clone()).await?;
-        *self.write() = State::Ready(session);
+        *self.write() = State::Ready(self.watch(session));
         Ok(())
     }
 
     /// Opens a stream if there is a session.
     pub(super) fn try_open_stream(&self) -> Option<Stream> {
         match &*self.read() {
-            State::Ready(session) => usable_stream(session),
+            State::Ready(watched) => watched.open_stream(),
             State::Idle | State::Connecting { .. } | State::Failed { .. } => None,
         }
     }
@@ -98,7 +104,7 @@ impl Connection {
     fn step(self: &Arc<Self>, may_attempt: bool) -> Step {
         let mut state = self.write();
         let backoff = match &*state {
-            State::Ready(session) => match usable_stream(session) {
+            State::Ready(watched) => match watched.open_stream() {
                 Some(stream) => return Step::Proceed(stream),
                 None => Backoff::default(),
             },
@@ -117,6 +123,25 @@ impl Connection {
         Step::AwaitAttempt
     }
 
+    /// Begins to watch a session.
+    ///
+    /// When the server goes away, the connection's handle is dropped, so that the session ends with the calls that still
+    /// run. That is what a draining server waits for.
+    fn watch(self: &Arc<Self>, session: Session) -> Watched {
+        let connection = Arc::downgrade(self);
+        let watched = session.clone();
+        let watcher = tokio::spawn(async move {
+            watched.going_away().await;
+            let Some(connection) = connection.upgrade() else { return };
+            let mut state = connection.write();
+            // Another session may have taken its place.
+            if matches!(&*state, State::Ready(current) if current.open_stream().is_none()) {
+                *state = State::Idle;
+            }
+        });
+        Watched { session, watcher: watcher.abort_handle() }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         // The state is replaced as a whole, so that a panic cannot leave half of one.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -127,9 +152,17 @@ impl Connection {
     }
 }
 
-/// Opens a stream, unless the peer wants no more of them or is gone.
-fn usable_stream(session: &Session) -> Option<Stream> {
-    if session.is_going_away() { None } else { session.open_stream().ok() }
+impl Watched {
+    /// Opens a stream, unless the server wants no more of them or is gone.
+    fn open_stream(&self) -> Option<Stream> {
+        if self.session.is_going_away() { None } else { self.session.open_stream().ok() }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
 }
 
 /// An attempt to connect. However it ends, those who wait for it are woken.
@@ -144,7 +177,7 @@ impl Attempt {
         let mut state = self.connection.write();
         let State::Connecting { mut backoff } = *state else { return };
         *state = match result {
-            Ok(session) => State::Ready(session),
+            Ok(session) => State::Ready(self.connection.watch(session)),
             Err(error) => {
                 let until = Instant::now() + backoff.next_delay();
                 State::Failed { error: Arc::new(error), until, backoff }

@@ -49,8 +49,8 @@ pub(super) struct SessionTask {
 }
 
 impl SessionTask {
-    pub(super) fn new(session: Session, shared: Arc<Shared>, dispatch: Box<dyn Dispatch>) -> Self {
-        Self { session, shared, dispatch, running: CallCount::default(), until_timed: 0 }
+    pub(super) fn new(session: Session, shared: Arc<Shared>, dispatch: Box<dyn Dispatch>, running: CallCount) -> Self {
+        Self { session, shared, dispatch, running, until_timed: 0 }
     }
 
     /// Serves until the session ends. If the future is dropped, the session is closed.
@@ -137,7 +137,12 @@ impl SessionTask {
         let message_len_max = self.shared.limits.response_len_max;
         // A caller that has gone needs no answer.
         if let Ok(false) = reply.try_send(&mut stream, message_len_max) {
-            tokio::spawn(async move { reply.send(&mut stream, message_len_max).await });
+            let permit = self.running.permit();
+            tokio::spawn(async move {
+                // As above.
+                let _ = reply.send(&mut stream, message_len_max).await;
+                drop(permit);
+            });
         }
     }
 }
@@ -159,8 +164,8 @@ fn turn(countdown: &mut u8) -> bool {
 }
 
 /// How many calls of a session run in tasks of their own.
-#[derive(Debug, Default)]
-struct CallCount(Arc<AtomicUsize>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct CallCount(Arc<AtomicUsize>);
 
 /// Counts one call for as long as it exists.
 #[derive(Debug)]
@@ -168,7 +173,7 @@ pub(super) struct CallPermit(Arc<AtomicUsize>);
 
 // `Relaxed` throughout: the number is all that is communicated.
 impl CallCount {
-    fn get(&self) -> usize {
+    pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 

@@ -238,7 +238,11 @@ fn read_metadata(bytes: &[u8], map: &mut HeaderMap) -> Result<(), InvalidFrame> 
             _ => reader.skip(key)?,
         }
     }
-    let name = HeaderName::from_lowercase(name.as_bytes()).map_err(|_| InvalidFrame::MetadataKey)?;
+    // Not `from_lowercase`, which lets some names pass that `from_bytes` knows to be none.
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(InvalidFrame::MetadataKey);
+    }
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| InvalidFrame::MetadataKey)?;
     let value = HeaderValue::from_bytes(value).map_err(|_| InvalidFrame::MetadataValue)?;
     if !metadata::is_reserved(&name) {
         map.try_append(name, value).map_err(|_| InvalidFrame::MetadataTooMany)?;

@@ -247,5 +247,6 @@ fn metadata_must_be_made_of_header_names_and_values() {
     };
     assert_eq!(RequestHead::decode(&head("", b"")), Err(InvalidFrame::MetadataKey));
     assert_eq!(RequestHead::decode(&head("Upper", b"")), Err(InvalidFrame::MetadataKey));
+    assert_eq!(RequestHead::decode(&head("\"quoted", b"")), Err(InvalidFrame::MetadataKey));
     assert_eq!(RequestHead::decode(&head("key", b"a\nb")), Err(InvalidFrame::MetadataValue));
 }
