@@ -15,8 +15,7 @@ use super::asynchronous::{AsyncCaller, runtime};
 use super::{Caller, Peer, Setting};
 use crate::harness::case::{Runtime, Waiting, Work};
 use crate::harness::window::Calls;
-use crate::pool::Pool;
-use crate::{Result, pattern};
+use crate::{Failure, Result, pattern};
 
 use generated::Payload;
 use generated::echo_client::EchoClient;
@@ -56,11 +55,8 @@ impl Peer for Shmipc {
         runtime(Runtime::CurrentThread)?.block_on(async {
             let listener = Listener::bind_with(setting.socket.as_path(), self.config()?)?;
             ready()?;
-            let service = Service {
-                pool: Pool::new(setting.case.size),
-            };
             Server::builder()
-                .add_service(EchoServer::new(service))
+                .add_service(EchoServer::new(Service))
                 .serve_with_listener(listener)
                 .await?;
             Ok(())
@@ -68,42 +64,39 @@ impl Peer for Shmipc {
     }
 
     fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
+        let Setting { case, socket, .. } = setting;
         let runtime = runtime(Runtime::CurrentThread)?;
-        let config = self.config()?;
-        let channel = runtime.block_on(
-            Channel::builder(setting.socket.as_path())
-                .config(config)
-                .connect(),
-        )?;
-        let mut kept = Pool::new(setting.case.size).take();
-        pattern::fill(&mut kept, 0);
-        let calls = ShmipcCalls {
-            client: EchoClient::new(channel),
-            work: setting.case.work,
-            pool: Pool::new(setting.case.size),
-            seeds: Arc::default(),
-            kept: kept.freeze(),
-        };
-        Ok(Box::new(AsyncCaller::new(
-            runtime,
-            calls,
-            setting.case.in_flight,
-        )))
+        let calls = runtime.block_on(async {
+            let channel = Channel::builder(socket.as_path())
+                .config(self.config()?)
+                .connect()
+                .await?;
+            let mut kept = channel.alloc(case.size).await?;
+            pattern::fill(&mut kept, 0);
+            Ok::<_, Failure>(ShmipcCalls {
+                client: EchoClient::new(channel.clone()),
+                channel,
+                work: case.work,
+                size: case.size,
+                seeds: Arc::default(),
+                kept: kept.freeze(),
+            })
+        })?;
+        Ok(Box::new(AsyncCaller::new(runtime, calls, case.in_flight)))
     }
 }
 
-struct Service {
-    pool: Pool,
-}
+struct Service;
 
 impl Echo for Service {
     async fn exchange(
         &self,
         request: Request<Payload>,
     ) -> std::result::Result<Response<Payload>, Status> {
-        let seed = pattern::verified_seed(&request.into_inner().data)
+        let received = &request.get_ref().data;
+        let seed = pattern::verified_seed(received)
             .ok_or_else(|| Status::data_loss("the request arrived with wrong bytes"))?;
-        let mut answer = self.pool.take();
+        let mut answer = request.alloc(received.len()).await?;
         pattern::fill(&mut answer, pattern::answer(seed));
         Ok(Response::new(Payload {
             data: answer.freeze(),
@@ -121,8 +114,9 @@ impl Echo for Service {
 #[derive(Clone)]
 struct ShmipcCalls {
     client: EchoClient,
+    channel: Channel,
     work: Work,
-    pool: Pool,
+    size: usize,
     seeds: Arc<AtomicU64>,
     /// The payload that is forwarded, as it last arrived.
     kept: Bytes,
@@ -141,7 +135,7 @@ impl Calls for ShmipcCalls {
         match self.work {
             Work::Exchange => {
                 let seed = self.seeds.fetch_add(1, Relaxed);
-                let mut payload = self.pool.take();
+                let mut payload = self.channel.alloc(self.size).await?;
                 pattern::fill(&mut payload, seed);
                 let answer = self
                     .client

@@ -99,7 +99,8 @@ fn without_parameters(function: &str) -> String {
     name
 }
 
-/// A source location without what is particular to this machine: the folders above the workspace or the crate.
+/// A source location without what is particular to this machine: the folders above the workspace, the crate, or what a
+/// build script has generated.
 fn place(location: &str) -> String {
     let here = env::current_dir().unwrap_or_default();
     let location = location.strip_prefix("./").map_or_else(
@@ -111,14 +112,16 @@ fn place(location: &str) -> String {
         .strip_prefix(root.unwrap_or(Path::new("/")))
         .ok()
         .and_then(Path::to_str);
-    let registry = location
-        .split_once("/registry/src/")
-        .and_then(|(_, rest)| rest.split_once('/'));
-    let compiler = location
-        .split_once("/rustc/")
-        .and_then(|(_, rest)| rest.split_once('/'));
-    let elsewhere = registry.or(compiler).map(|(_, rest)| rest);
-    let short = inside.or(elsewhere).unwrap_or(&location);
+    let after = |mark| location.split_once(mark).map(|(_, rest)| rest);
+    let within = |folder| {
+        after(folder)
+            .and_then(|rest| rest.split_once('/'))
+            .map(|(_, rest)| rest)
+    };
+    let elsewhere = within("/registry/src/")
+        .or_else(|| within("/rustc/"))
+        .or_else(|| after("/out/"));
+    let short = elsewhere.or(inside).unwrap_or(&location);
     // The column is of no use without an editor.
     short
         .rsplit_once(':')
@@ -141,12 +144,17 @@ mod tests {
              at /rustc/0123/library/alloc/src/vec/mod.rs:1:2
    2: from_owner<benches::pool::Pooled>
              at /home/x/.cargo/registry/src/index-1/bytes-1.12.2/src/bytes.rs:250:9
-   3: __libc_start_main
+   3: merge<T>
+             at /target/release/build/x-1/out/bench.v1.rs:4:1
+   4: __libc_start_main
 "
         );
         assert_eq!(
             frames(&backtrace),
-            ["from_owner (bytes-1.12.2/src/bytes.rs:250)"]
+            [
+                "from_owner (bytes-1.12.2/src/bytes.rs:250)",
+                "merge (bench.v1.rs:4)"
+            ]
         );
     }
 

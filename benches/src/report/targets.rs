@@ -10,8 +10,9 @@ use crate::harness::suite::{Findings, LARGE, SHMIPC, SMALL, TONIC, TONIC_TWO_WOR
 /// Processor time that an idle side may show: reading the counters costs some.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(1);
 
-/// System calls for each call that count as none: a neighbour on the machine can put a process to sleep.
-const SYSCALLS_MAX: f64 = 0.01;
+/// System calls for each call that count as none: tokio looks for events every 61 turns of its loop whatever its tasks
+/// do, and a neighbour on the machine can put a process to sleep.
+const SYSCALLS_MAX: f64 = 0.1;
 
 /// One figure to reach.
 struct Target {
@@ -248,7 +249,7 @@ fn system_calls(findings: &Findings) -> Target {
         });
     Target {
         work: "system calls per call while calls follow each other, both sides".to_owned(),
-        bound: format!("0 (below {SYSCALLS_MAX})"),
+        bound: format!("0 (below {SYSCALLS_MAX}: tokio looks for events every 61 turns)"),
         found,
     }
 }
