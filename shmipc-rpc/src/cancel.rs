@@ -1,6 +1,5 @@
 use std::{
     future::pending,
-    pin::pin,
     task::{Context, Waker},
     time::Instant,
 };
@@ -77,11 +76,14 @@ impl Cancellation {
     /// Tells whether the caller no longer waits.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        let late = || self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let late = || {
+            self.deadline
+                .is_some_and(|deadline| deadline <= Instant::now())
+        };
         let abandoned = || {
             self.watch.as_ref().is_some_and(|watch| {
                 let mut context = Context::from_waker(Waker::noop());
-                pin!(watch.abandoned()).poll(&mut context).is_ready()
+                watch.poll_abandoned(&mut context).is_ready()
             })
         };
         late() || abandoned()
@@ -93,7 +95,10 @@ impl Cancellation {
 
     fn reason(&self, abandoned: &Abandoned) -> CancelReason {
         // At the deadline both sides give up, and either may be seen first.
-        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if self
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
             return CancelReason::DeadlineExceeded;
         }
         match abandoned {

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use shmipc_transport::Peer;
+use shmipc_transport::Session;
 
 use crate::cancel::Cancellation;
 
@@ -10,8 +10,8 @@ use crate::cancel::Cancellation;
 /// among the extensions of the request.
 #[derive(Clone, Debug)]
 pub(crate) struct CallContext {
-    /// Who calls. `None` on the calling side.
-    pub(crate) peer: Option<Peer>,
+    /// What the call came through. `None` on the calling side.
+    pub(crate) session: Option<Session>,
     /// When the caller stops waiting, and how the handler learns of it.
     pub(crate) cancellation: Cancellation,
     /// How long the message may be, should it still have to be collected.
@@ -27,7 +27,7 @@ impl CallContext {
     /// The context of a call that is made here.
     pub(crate) fn of_caller(deadline: Option<Instant>) -> Self {
         Self {
-            peer: None,
+            session: None,
             cancellation: Cancellation::new(None, deadline),
             message_len_max: MESSAGE_LEN_MAX_DEFAULT,
             wait_for_ready: None,

@@ -38,7 +38,10 @@ pub(crate) struct Scope {
 impl Scope {
     /// Replaces the inherited deadline. `None`: a handler without one, whose calls inherit nothing.
     pub(crate) fn enter(deadline: Option<Instant>) -> Self {
-        Self { previous: INHERITED.replace(deadline), not_send: PhantomData }
+        Self {
+            previous: INHERITED.replace(deadline),
+            not_send: PhantomData,
+        }
     }
 }
 
@@ -83,7 +86,10 @@ pub(crate) fn exceeded() -> Status {
 /// Awaits `future` until `deadline`.
 ///
 /// A future that is ready in its first poll is never late, and costs no timer.
-pub(crate) async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
+pub(crate) async fn within<F: Future>(
+    deadline: Option<Instant>,
+    future: F,
+) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
     let Some(deadline) = deadline else {
         return Ok(future.await);
@@ -112,7 +118,9 @@ pub(crate) fn parse_grpc_timeout(value: &[u8]) -> Option<Duration> {
     if digits.is_empty() || DIGITS_MAX < digits.len() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let count = digits.iter().fold(0, |count, digit| count * 10 + u64::from(digit - b'0'));
+    let count = digits
+        .iter()
+        .fold(0, |count, digit| count * 10 + u64::from(digit - b'0'));
     match unit {
         b'H' => Some(Duration::from_secs(count * 3600)),
         b'M' => Some(Duration::from_secs(count * 60)),
@@ -169,7 +177,10 @@ mod tests {
     fn grpc_timeouts() {
         assert_eq!(parse_grpc_timeout(b"3H"), Some(Duration::from_secs(10_800)));
         assert_eq!(parse_grpc_timeout(b"2M"), Some(Duration::from_secs(120)));
-        assert_eq!(parse_grpc_timeout(b"99999999S"), Some(Duration::from_secs(99_999_999)));
+        assert_eq!(
+            parse_grpc_timeout(b"99999999S"),
+            Some(Duration::from_secs(99_999_999))
+        );
         assert_eq!(parse_grpc_timeout(b"082m"), Some(Duration::from_millis(82)));
         assert_eq!(parse_grpc_timeout(b"7u"), Some(Duration::from_micros(7)));
         assert_eq!(parse_grpc_timeout(b"7n"), Some(Duration::from_nanos(7)));

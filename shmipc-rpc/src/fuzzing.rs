@@ -10,7 +10,9 @@ pub fn request_frame(mut data: &[u8]) {
 
 /// Reads `data` as a frame that ends a call, in both of its forms.
 pub fn response_frame(data: &[u8]) {
-    let read = frame::open(&mut &data[..], |_, head| ResponseHead::decode(head).map(drop));
+    let read = frame::open(&mut &data[..], |_, head| {
+        ResponseHead::decode(head).map(drop)
+    });
     drop(read);
     let read = frame::open(&mut &data[..], |_, head| Trailers::decode(head).map(drop));
     drop(read);

@@ -46,7 +46,7 @@ mod status;
 
 pub use http;
 pub use prost;
-pub use shmipc_transport::{Address, Config, ConnectError, Listener, Peer};
+pub use shmipc_transport::{Address, Config, ConnectError, Lent, Listener, Peer};
 
 pub use self::{
     body::Body,

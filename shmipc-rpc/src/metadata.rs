@@ -63,9 +63,15 @@ pub enum InvalidMetadata {
 /// assert_eq!(metadata::get_bin(&map, &key)?.as_deref(), Some(&[0, 255][..]));
 /// # Ok::<(), metadata::InvalidMetadata>(())
 /// ```
-pub fn insert_bin(map: &mut HeaderMap, key: HeaderName, value: impl AsRef<[u8]>) -> Result<(), InvalidMetadata> {
+pub fn insert_bin(
+    map: &mut HeaderMap,
+    key: HeaderName,
+    value: impl AsRef<[u8]>,
+) -> Result<(), InvalidMetadata> {
     let value = encode(&key, value.as_ref())?;
-    map.try_insert(key, value).map(drop).map_err(|_| InvalidMetadata::TooMany)
+    map.try_insert(key, value)
+        .map(drop)
+        .map_err(|_| InvalidMetadata::TooMany)
 }
 
 /// Adds a binary value to those of `key`.
@@ -74,9 +80,15 @@ pub fn insert_bin(map: &mut HeaderMap, key: HeaderName, value: impl AsRef<[u8]>)
 ///
 /// Returns [`InvalidMetadata::NotBinaryKey`] if `key` does not end in `-bin`, and
 /// [`InvalidMetadata::TooMany`] if the map is full.
-pub fn append_bin(map: &mut HeaderMap, key: HeaderName, value: impl AsRef<[u8]>) -> Result<(), InvalidMetadata> {
+pub fn append_bin(
+    map: &mut HeaderMap,
+    key: HeaderName,
+    value: impl AsRef<[u8]>,
+) -> Result<(), InvalidMetadata> {
     let value = encode(&key, value.as_ref())?;
-    map.try_append(key, value).map(drop).map_err(|_| InvalidMetadata::TooMany)
+    map.try_append(key, value)
+        .map(drop)
+        .map_err(|_| InvalidMetadata::TooMany)
 }
 
 /// Returns the first binary value of `key`, if there is one.
@@ -95,12 +107,22 @@ pub fn get_bin(map: &HeaderMap, key: &HeaderName) -> Result<Option<Bytes>, Inval
 ///
 /// An item is [`InvalidMetadata::NotBinaryKey`] if `key` does not end in `-bin`, and
 /// [`InvalidMetadata::NotBase64`] if the value is not base64.
-pub fn get_all_bin(map: &HeaderMap, key: &HeaderName) -> impl Iterator<Item = Result<Bytes, InvalidMetadata>> {
-    let values = map.get_all(key).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+pub fn get_all_bin(
+    map: &HeaderMap,
+    key: &HeaderName,
+) -> impl Iterator<Item = Result<Bytes, InvalidMetadata>> {
+    let values = map
+        .get_all(key)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     values.map(|value| {
         check_binary(key)?;
         let decoded = BASE64.decode(value.trim_ascii());
-        decoded.map(Bytes::from).map_err(|_| InvalidMetadata::NotBase64 { key: key.as_str().to_owned() })
+        decoded
+            .map(Bytes::from)
+            .map_err(|_| InvalidMetadata::NotBase64 {
+                key: key.as_str().to_owned(),
+            })
     })
 }
 
@@ -146,14 +168,18 @@ fn check_binary(key: &HeaderName) -> Result<(), InvalidMetadata> {
     if key.as_str().ends_with(BINARY_SUFFIX) {
         Ok(())
     } else {
-        Err(InvalidMetadata::NotBinaryKey { key: key.as_str().to_owned() })
+        Err(InvalidMetadata::NotBinaryKey {
+            key: key.as_str().to_owned(),
+        })
     }
 }
 
 fn encode(key: &HeaderName, value: &[u8]) -> Result<HeaderValue, InvalidMetadata> {
     check_binary(key)?;
     // Base64 is visible ASCII, so the conversion cannot fail.
-    HeaderValue::try_from(BASE64.encode(value)).map_err(|_| InvalidMetadata::NotBase64 { key: key.as_str().to_owned() })
+    HeaderValue::try_from(BASE64.encode(value)).map_err(|_| InvalidMetadata::NotBase64 {
+        key: key.as_str().to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -169,7 +195,14 @@ mod tests {
         let mut map = HeaderMap::new();
         map.insert(KEY, HeaderValue::from_static("AQ==, AQ,AQI="));
         let values: Result<Vec<_>, _> = get_all_bin(&map, &KEY).collect();
-        assert_eq!(values, Ok(vec![Bytes::from_static(&[1]), Bytes::from_static(&[1]), Bytes::from_static(&[1, 2])]));
+        assert_eq!(
+            values,
+            Ok(vec![
+                Bytes::from_static(&[1]),
+                Bytes::from_static(&[1]),
+                Bytes::from_static(&[1, 2])
+            ])
+        );
     }
 
     #[test]
@@ -178,10 +211,17 @@ mod tests {
         let key = HeaderName::from_static("some");
         assert_eq!(
             insert_bin(&mut map, key, [1]),
-            Err(InvalidMetadata::NotBinaryKey { key: "some".to_owned() })
+            Err(InvalidMetadata::NotBinaryKey {
+                key: "some".to_owned()
+            })
         );
         map.insert(KEY, HeaderValue::from_static("*"));
-        assert_eq!(get_bin(&map, &KEY), Err(InvalidMetadata::NotBase64 { key: "some-bin".to_owned() }));
+        assert_eq!(
+            get_bin(&map, &KEY),
+            Err(InvalidMetadata::NotBase64 {
+                key: "some-bin".to_owned()
+            })
+        );
     }
 
     proptest! {

@@ -28,8 +28,15 @@ impl Method {
     /// Panics, at compile time if used in a constant, if `path` does not begin with a slash.
     #[must_use]
     pub const fn unary(service: &'static str, name: &'static str, path: &'static str) -> Self {
-        assert!(!path.is_empty() && path.as_bytes()[0] == b'/', "a path begins with a slash");
-        Self { service, name, path }
+        assert!(
+            !path.is_empty() && path.as_bytes()[0] == b'/',
+            "a path begins with a slash"
+        );
+        Self {
+            service,
+            name,
+            path,
+        }
     }
 
     /// Returns the full name of the service, such as `helloworld.Greeter`.

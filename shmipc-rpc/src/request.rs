@@ -1,9 +1,9 @@
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap};
-use shmipc_transport::Peer;
+use shmipc_transport::{Lent, Peer, Session};
 
-use crate::{cancel::Cancellation, context::CallContext, deadline};
+use crate::{Status, cancel::Cancellation, context::CallContext, deadline};
 
 /// A message on its way to a server, and what travels with it.
 ///
@@ -32,11 +32,28 @@ pub struct Request<T> {
 impl<T> Request<T> {
     /// Makes a request with no metadata and no deadline of its own.
     pub fn new(message: T) -> Self {
-        Self::from_parts(message, HeaderMap::new(), Extensions::new(), CallContext::default())
+        Self::from_parts(
+            message,
+            HeaderMap::new(),
+            Extensions::new(),
+            CallContext::default(),
+        )
     }
 
-    pub(crate) fn from_parts(message: T, metadata: HeaderMap, extensions: Extensions, context: CallContext) -> Self {
-        Self { message, metadata, extensions, timeout: None, wait_for_ready: None, context }
+    pub(crate) fn from_parts(
+        message: T,
+        metadata: HeaderMap,
+        extensions: Extensions,
+        context: CallContext,
+    ) -> Self {
+        Self {
+            message,
+            metadata,
+            extensions,
+            timeout: None,
+            wait_for_ready: None,
+            context,
+        }
     }
 
     pub(crate) fn into_parts(self) -> (T, HeaderMap, Extensions) {
@@ -115,14 +132,40 @@ impl<T> Request<T> {
 
     /// Returns how long the caller will still wait. `None`: without end.
     pub fn remaining(&self) -> Option<Duration> {
-        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline()
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Returns the process that calls, as the kernel knows it.
     ///
     /// `None` on the calling side, and for a call that came in another way than through a session.
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.peer.as_ref()
+        self.context.session.as_ref().map(Session::peer)
+    }
+
+    /// Lends `len` bytes of memory that the caller can read, for a `bytes` field of the response: filled and frozen, it is
+    /// sent without being copied. Waits while all of the session's memory is in use.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Code::FailedPrecondition`] on the calling side, and for a call that came in another way than through a
+    /// session; [`Code::ResourceExhausted`] if the session can never have so much memory, or the system has none left;
+    /// [`Code::Unavailable`] if the session is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: memory that was found is returned in the same poll.
+    ///
+    /// [`Code::FailedPrecondition`]: crate::Code::FailedPrecondition
+    /// [`Code::ResourceExhausted`]: crate::Code::ResourceExhausted
+    /// [`Code::Unavailable`]: crate::Code::Unavailable
+    pub async fn alloc(&self, len: usize) -> Result<Lent, Status> {
+        match &self.context.session {
+            Some(session) => session.alloc(len).await.map_err(Status::from_alloc),
+            None => Err(Status::failed_precondition(
+                "the request did not come through a session",
+            )),
+        }
     }
 
     /// Returns a handle that tells when the caller no longer waits, for work that outlives the handler's future.

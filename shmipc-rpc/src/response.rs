@@ -26,7 +26,11 @@ impl<T> Response<T> {
     }
 
     pub(crate) fn from_parts(message: T, metadata: HeaderMap, extensions: Extensions) -> Self {
-        Self { message, metadata, extensions }
+        Self {
+            message,
+            metadata,
+            extensions,
+        }
     }
 
     pub(crate) fn into_parts(self) -> (T, HeaderMap, Extensions) {
@@ -50,7 +54,11 @@ impl<T> Response<T> {
 
     /// Replaces the message by what `change` makes of it.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Response<U> {
-        Response { message: change(self.message), metadata: self.metadata, extensions: self.extensions }
+        Response {
+            message: change(self.message),
+            metadata: self.metadata,
+            extensions: self.extensions,
+        }
     }
 
     /// Returns the metadata: what came before the message, and what came after it.

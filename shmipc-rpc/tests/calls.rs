@@ -16,13 +16,27 @@ use crate::common::{ELSEWHERE, Packet, RUN, SECRET, UNKNOWN, echo, lab, packet, 
 async fn messages_of_any_size_come_back() {
     async fn check<S: CallService>(caller: Caller<S>) {
         for len in [0, 1, 64, 1000, 5000, 70_000, 4 << 20] {
-            let payload: Vec<u8> = (0..len).map(|index: usize| index.to_le_bytes()[0]).collect();
-            let sent = Packet { text: "text".to_owned(), payload: payload.into(), number: len as u64 };
-            let received: Response<Packet> =
-                caller.unary(&RUN, Request::new(sent.clone())).await.expect("the service echoes");
-            assert!(*received.get_ref() == sent, "{len} bytes came back otherwise");
+            let payload: Vec<u8> = (0..len)
+                .map(|index: usize| index.to_le_bytes()[0])
+                .collect();
+            let sent = Packet {
+                text: "text".to_owned(),
+                payload: payload.into(),
+                number: len as u64,
+            };
+            let received: Response<Packet> = caller
+                .unary(&RUN, Request::new(sent.clone()))
+                .await
+                .expect("the service echoes");
+            assert!(
+                *received.get_ref() == sent,
+                "{len} bytes came back otherwise"
+            );
         }
-        let empty: Response<Packet> = caller.unary(&RUN, Request::new(Packet::default())).await.expect("as above");
+        let empty: Response<Packet> = caller
+            .unary(&RUN, Request::new(Packet::default()))
+            .await
+            .expect("as above");
         assert_eq!(empty.into_inner(), Packet::default());
     }
     let running = serve(Server::builder().add_service(echo()));
@@ -37,9 +51,14 @@ async fn many_calls_at_once_do_not_mix() {
                 let caller = caller.clone();
                 tokio::spawn(async move {
                     for round in 0..20 {
-                        let sent = Packet { number: number * 100 + round, ..Packet::default() };
-                        let received: Response<Packet> =
-                            caller.unary(&RUN, Request::new(sent.clone())).await.expect("the service echoes");
+                        let sent = Packet {
+                            number: number * 100 + round,
+                            ..Packet::default()
+                        };
+                        let received: Response<Packet> = caller
+                            .unary(&RUN, Request::new(sent.clone()))
+                            .await
+                            .expect("the service echoes");
                         assert_eq!(received.into_inner(), sent);
                     }
                 })
@@ -64,14 +83,26 @@ async fn metadata_travels_both_ways() {
 
     async fn check<S: CallService>(caller: Caller<S>) {
         let mut request = Request::new(packet("hello"));
-        request.metadata_mut().insert("x-one", HeaderValue::from_static("1"));
-        request.metadata_mut().append("x-two", HeaderValue::from_static("a"));
-        request.metadata_mut().append("x-two", HeaderValue::from_static("b"));
+        request
+            .metadata_mut()
+            .insert("x-one", HeaderValue::from_static("1"));
+        request
+            .metadata_mut()
+            .append("x-two", HeaderValue::from_static("a"));
+        request
+            .metadata_mut()
+            .append("x-two", HeaderValue::from_static("b"));
         // This belongs to the protocol, and must not reach the handler.
-        request.metadata_mut().insert("te", HeaderValue::from_static("trailers"));
-        metadata::insert_bin(request.metadata_mut(), TRACE, [0, 1, 255, b'\n']).expect("the key is binary");
+        request
+            .metadata_mut()
+            .insert("te", HeaderValue::from_static("trailers"));
+        metadata::insert_bin(request.metadata_mut(), TRACE, [0, 1, 255, b'\n'])
+            .expect("the key is binary");
 
-        let response: Response<Packet> = caller.unary(&RUN, request).await.expect("the handler answers");
+        let response: Response<Packet> = caller
+            .unary(&RUN, request)
+            .await
+            .expect("the handler answers");
         assert_eq!(response.metadata()["x-three"], "3");
         assert_eq!(response.metadata().len(), 2);
         let back = metadata::get_bin(response.metadata(), &TRACE).expect("it is base64");
@@ -80,13 +111,23 @@ async fn metadata_travels_both_ways() {
     let running = serve(Server::builder().add_service(lab(|request| async move {
         let received = request.metadata();
         assert_eq!(received["x-one"], "1");
-        assert_eq!(received.get_all("x-two").iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            received.get_all("x-two").iter().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
         assert_eq!(received.len(), 4);
-        let trace = metadata::get_bin(received, &TRACE).expect("it is base64").expect("it was sent");
+        let trace = metadata::get_bin(received, &TRACE)
+            .expect("it is base64")
+            .expect("it was sent");
         let mut response = Response::new(packet("hello"));
-        response.metadata_mut().insert("x-three", HeaderValue::from_static("3"));
-        response.metadata_mut().insert("grpc-status", HeaderValue::from_static("13"));
-        metadata::insert_bin(response.metadata_mut(), TRACE, [&trace[..], &[7]].concat()).expect("the key is binary");
+        response
+            .metadata_mut()
+            .insert("x-three", HeaderValue::from_static("3"));
+        response
+            .metadata_mut()
+            .insert("grpc-status", HeaderValue::from_static("13"));
+        metadata::insert_bin(response.metadata_mut(), TRACE, [&trace[..], &[7]].concat())
+            .expect("the key is binary");
         Ok(response)
     })));
     over_both_paths!(running, check);
@@ -96,8 +137,14 @@ async fn metadata_travels_both_ways() {
 async fn a_status_arrives_whole() {
     async fn check<S: CallService>(caller: Caller<S>) {
         for code in &Code::ALL[1..] {
-            let request = Packet { number: code.as_u32().into(), ..Packet::default() };
-            let status = caller.unary::<_, Packet>(&RUN, Request::new(request)).await.expect_err("the handler fails");
+            let request = Packet {
+                number: code.as_u32().into(),
+                ..Packet::default()
+            };
+            let status = caller
+                .unary::<_, Packet>(&RUN, Request::new(request))
+                .await
+                .expect_err("the handler fails");
             assert_eq!(status.code(), *code);
             assert_eq!(status.message(), "größer als 100%\n");
             assert_eq!(status.details(), &Bytes::from_static(&[0, 255, 1]));
@@ -109,7 +156,8 @@ async fn a_status_arrives_whole() {
         let code = u32::try_from(request.get_ref().number).expect("a code");
         let mut metadata = HeaderMap::new();
         metadata.insert("x-why", HeaderValue::from_static("because"));
-        let status = Status::with_details(Code::from_u32(code), "größer als 100%\n", &[0, 255, 1][..]);
+        let status =
+            Status::with_details(Code::from_u32(code), "größer als 100%\n", &[0, 255, 1][..]);
         Err(status.with_metadata(metadata))
     })));
     over_both_paths!(running, check);
@@ -123,8 +171,9 @@ async fn a_status_that_is_too_large_keeps_its_code() {
         assert_eq!(status.code(), Code::DataLoss);
         assert!(status.message().starts_with("ää") && status.message().len() < 5000);
     }
-    let running =
-        serve(Server::builder().add_service(lab(|_| async { Err(Status::data_loss("ä".repeat(100_000))) })));
+    let running = serve(Server::builder().add_service(lab(|_| async {
+        Err(Status::data_loss("ä".repeat(100_000)))
+    })));
     over_both_paths!(running, check);
 }
 
@@ -132,11 +181,17 @@ async fn a_status_that_is_too_large_keeps_its_code() {
 async fn unknown_methods_and_services_are_unimplemented() {
     async fn check<S: CallService>(caller: Caller<S>) {
         for method in [UNKNOWN, ELSEWHERE] {
-            let status = caller.unary::<_, Packet>(&method, Request::new(packet(""))).await.expect_err("nobody knows it");
+            let status = caller
+                .unary::<_, Packet>(&method, Request::new(packet("")))
+                .await
+                .expect_err("nobody knows it");
             assert_eq!(status.code(), Code::Unimplemented);
             assert!(status.message().contains(method.path()));
         }
-        let response: Response<Packet> = caller.unary(&SECRET, Request::new(packet("x"))).await.expect("the service knows it");
+        let response: Response<Packet> = caller
+            .unary(&SECRET, Request::new(packet("x")))
+            .await
+            .expect("the service knows it");
         assert_eq!(response.into_inner(), packet("x"));
     }
     let running = serve(Server::builder().add_service(echo()));
@@ -148,13 +203,19 @@ async fn a_panic_is_internal_and_the_server_lives() {
     async fn check<S: CallService>(caller: Caller<S>) {
         // Often enough for the handler to be polled in the session's task as well.
         for round in 0..20 {
-            let request = Request::new(Packet { number: round % 3, ..Packet::default() });
+            let request = Request::new(Packet {
+                number: round % 3,
+                ..Packet::default()
+            });
             let result = caller.unary::<_, Packet>(&RUN, request).await;
             match round % 3 {
                 0 => assert!(result.is_ok()),
                 _ => {
                     let status = result.expect_err("the handler panics");
-                    assert_eq!((status.code(), status.message()), (Code::Internal, "the handler panicked"));
+                    assert_eq!(
+                        (status.code(), status.message()),
+                        (Code::Internal, "the handler panicked")
+                    );
                 }
             }
         }
@@ -175,7 +236,10 @@ async fn a_panic_is_internal_and_the_server_lives() {
 #[tokio::test]
 async fn sizes_are_limited_on_both_sides() {
     async fn code<S: CallService>(caller: &Caller<S>, len: usize) -> Option<Code> {
-        let request = Packet { payload: vec![7; len].into(), ..Packet::default() };
+        let request = Packet {
+            payload: vec![7; len].into(),
+            ..Packet::default()
+        };
         let result = caller.unary::<_, Packet>(&RUN, Request::new(request)).await;
         result.err().map(|status| status.code())
     }
@@ -184,19 +248,34 @@ async fn sizes_are_limited_on_both_sides() {
         let whole = |max: usize| max - 3;
         assert_eq!(code(&caller, whole(1000)).await, None);
         // The response is longer than the server may send.
-        assert_eq!(code(&caller, whole(1001)).await, Some(Code::ResourceExhausted));
+        assert_eq!(
+            code(&caller, whole(1001)).await,
+            Some(Code::ResourceExhausted)
+        );
         // The request is longer than the server takes.
-        assert_eq!(code(&caller, whole(2001)).await, Some(Code::ResourceExhausted));
+        assert_eq!(
+            code(&caller, whole(2001)).await,
+            Some(Code::ResourceExhausted)
+        );
         // The response is longer than the client takes.
         let careful = caller.clone().max_response_size(500);
         assert_eq!(code(&careful, whole(500)).await, None);
-        assert_eq!(code(&careful, whole(501)).await, Some(Code::ResourceExhausted));
+        assert_eq!(
+            code(&careful, whole(501)).await,
+            Some(Code::ResourceExhausted)
+        );
         // The request is longer than the client may send.
         let modest = caller.max_request_size(500);
         assert_eq!(code(&modest, whole(500)).await, None);
-        assert_eq!(code(&modest, whole(501)).await, Some(Code::ResourceExhausted));
+        assert_eq!(
+            code(&modest, whole(501)).await,
+            Some(Code::ResourceExhausted)
+        );
     }
-    let server = Server::builder().add_service(echo()).max_request_size(2000).max_response_size(1000);
+    let server = Server::builder()
+        .add_service(echo())
+        .max_request_size(2000)
+        .max_response_size(1000);
     let running = serve(server);
     over_both_paths!(running, check);
 }
@@ -205,12 +284,21 @@ async fn sizes_are_limited_on_both_sides() {
 async fn metadata_that_is_too_large_is_refused_before_it_is_sent() {
     async fn check<S: CallService>(caller: Caller<S>) {
         let mut request = Request::new(packet(""));
-        request.metadata_mut().insert("x-large", HeaderValue::try_from("x".repeat(70_000)).expect("it is ASCII"));
-        let status = caller.unary::<_, Packet>(&RUN, request).await.expect_err("heads are below 64 KiB");
+        request.metadata_mut().insert(
+            "x-large",
+            HeaderValue::try_from("x".repeat(70_000)).expect("it is ASCII"),
+        );
+        let status = caller
+            .unary::<_, Packet>(&RUN, request)
+            .await
+            .expect_err("heads are below 64 KiB");
         assert_eq!(status.code(), Code::ResourceExhausted);
 
         let request = Request::new(packet("large"));
-        let status = caller.unary::<_, Packet>(&RUN, request).await.expect_err("heads are below 64 KiB");
+        let status = caller
+            .unary::<_, Packet>(&RUN, request)
+            .await
+            .expect_err("heads are below 64 KiB");
         assert_eq!(status.code(), Code::ResourceExhausted);
     }
     let running = serve(Server::builder().add_service(lab(|request| async move {
@@ -227,13 +315,19 @@ async fn metadata_that_is_too_large_is_refused_before_it_is_sent() {
 #[tokio::test]
 async fn the_handler_knows_who_calls() {
     async fn check<S: CallService>(caller: Caller<S>) {
-        let response: Response<Packet> = caller.unary(&RUN, Request::new(packet(""))).await.expect("the handler answers");
+        let response: Response<Packet> = caller
+            .unary(&RUN, Request::new(packet("")))
+            .await
+            .expect("the handler answers");
         assert_ne!(response.into_inner().number, 0);
     }
     let running = serve(Server::builder().add_service(lab(|request| async move {
         let peer = request.peer().expect("it came through a session");
         let pid = peer.pid().unwrap_or_default();
-        Ok(Response::new(Packet { number: u64::try_from(pid).unwrap_or_default(), ..Packet::default() }))
+        Ok(Response::new(Packet {
+            number: u64::try_from(pid).unwrap_or_default(),
+            ..Packet::default()
+        }))
     })));
     over_both_paths!(running, check);
 }
@@ -241,9 +335,15 @@ async fn the_handler_knows_who_calls() {
 #[tokio::test]
 async fn a_server_can_be_called_without_a_connection() {
     let caller = Caller::new(echo());
-    let response: Response<Packet> = caller.unary(&RUN, Request::new(packet("here"))).await.expect("the service echoes");
+    let response: Response<Packet> = caller
+        .unary(&RUN, Request::new(packet("here")))
+        .await
+        .expect("the service echoes");
     assert_eq!(response.into_inner(), packet("here"));
-    let status = caller.unary::<_, Packet>(&UNKNOWN, Request::new(packet(""))).await.expect_err("nobody knows it");
+    let status = caller
+        .unary::<_, Packet>(&UNKNOWN, Request::new(packet("")))
+        .await
+        .expect_err("nobody knows it");
     assert_eq!(status.code(), Code::Unimplemented);
 }
 

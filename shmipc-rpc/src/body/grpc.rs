@@ -109,7 +109,11 @@ where
         }
         check_size(&pieces, message_len_max)?;
     }
-    let message = if pieces.has_remaining() { Some(take_message(pieces)?) } else { None };
+    let message = if pieces.has_remaining() {
+        Some(take_message(pieces)?)
+    } else {
+        None
+    };
     Ok(Collected { message, trailers })
 }
 
@@ -126,15 +130,21 @@ fn check_size(pieces: &Pieces, max: usize) -> Result<(), Status> {
 /// Takes the framing off the one message that `pieces` consist of.
 fn take_message(mut pieces: Pieces) -> Result<Pieces, Status> {
     let mut prefix = [0; PREFIX_LEN];
-    pieces.try_copy_to_slice(&mut prefix).map_err(|_| Status::internal("the body ends within a prefix"))?;
+    pieces
+        .try_copy_to_slice(&mut prefix)
+        .map_err(|_| Status::internal("the body ends within a prefix"))?;
     let [flags, length @ ..] = prefix;
     if flags != 0 {
-        return Err(Status::unimplemented("the message is compressed, which is not supported"));
+        return Err(Status::unimplemented(
+            "the message is compressed, which is not supported",
+        ));
     }
     let len = u32::from_be_bytes(length) as usize;
     if pieces.remaining() != len {
         let found = pieces.remaining();
-        return Err(Status::internal(format!("the body has {found} bytes for a message of {len}")));
+        return Err(Status::internal(format!(
+            "the body has {found} bytes for a message of {len}"
+        )));
     }
     Ok(pieces)
 }
@@ -143,11 +153,19 @@ fn take_message(mut pieces: Pieces) -> Result<Pieces, Status> {
 pub(crate) fn fuzz(data: &[u8]) {
     const LIMIT: usize = 64;
 
-    let Some((&piece_len, bytes)) = data.split_first() else { return };
+    let Some((&piece_len, bytes)) = data.split_first() else {
+        return;
+    };
     let body = InPieces::new(bytes, usize::from(piece_len).max(1));
     let mut future = pin!(collect(body, LIMIT));
-    let collected = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    if let Poll::Ready(Ok(Collected { message: Some(mut message), .. })) = collected {
+    let collected = future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    if let Poll::Ready(Ok(Collected {
+        message: Some(mut message),
+        ..
+    })) = collected
+    {
         let len = message.remaining();
         assert_eq!(message.copy_to_bytes(len), bytes[PREFIX_LEN..]);
     }
@@ -158,7 +176,12 @@ struct InPieces(VecDeque<Bytes>);
 
 impl InPieces {
     fn new(bytes: &[u8], piece_len: usize) -> Self {
-        Self(bytes.chunks(piece_len).map(Bytes::copy_from_slice).collect())
+        Self(
+            bytes
+                .chunks(piece_len)
+                .map(Bytes::copy_from_slice)
+                .collect(),
+        )
     }
 }
 
@@ -166,7 +189,10 @@ impl http_body::Body for InPieces {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
 }
@@ -180,7 +206,10 @@ mod tests {
     use crate::Code;
 
     fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs no rights").block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime needs no rights")
+            .block_on(future)
     }
 
     proptest! {
@@ -220,7 +249,9 @@ mod tests {
     #[test]
     fn bodies_that_are_not_one_message_are_refused() {
         let code = |bytes: &'static [u8]| {
-            block_on(collect(Full::new(Bytes::from_static(bytes)), 4)).map(|_| ()).map_err(|status| status.code())
+            block_on(collect(Full::new(Bytes::from_static(bytes)), 4))
+                .map(|_| ())
+                .map_err(|status| status.code())
         };
         assert_eq!(code(&[]), Ok(()));
         assert_eq!(code(&[0, 0, 0, 0, 1, 7]), Ok(()));
@@ -228,6 +259,9 @@ mod tests {
         assert_eq!(code(&[0, 0, 0, 0, 2, 7]), Err(Code::Internal));
         assert_eq!(code(&[0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(Code::Internal));
         assert_eq!(code(&[1, 0, 0, 0, 1, 7]), Err(Code::Unimplemented));
-        assert_eq!(code(&[0, 0, 0, 0, 5, 1, 2, 3, 4, 5]), Err(Code::ResourceExhausted));
+        assert_eq!(
+            code(&[0, 0, 0, 0, 5, 1, 2, 3, 4, 5]),
+            Err(Code::ResourceExhausted)
+        );
     }
 }

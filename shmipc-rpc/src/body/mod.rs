@@ -5,8 +5,7 @@ pub(crate) mod grpc;
 
 use std::{
     any::Any,
-    fmt,
-    mem,
+    fmt, mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Instant,
@@ -16,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
-use shmipc_transport::{Peer, RecvBuf};
+use shmipc_transport::{Peer, RecvBuf, Session};
 
 pub(crate) use self::encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned};
 use crate::{Cancellation, Code, Status, context::CallContext, error::BoxError};
@@ -88,12 +87,18 @@ impl Body {
     {
         match downcast::<B, Self>(body) {
             Ok(body) => body,
-            Err(body) => Self::from_payload(Payload::Foreign(Box::pin(Foreign { body })), End::None),
+            Err(body) => {
+                Self::from_payload(Payload::Foreign(Box::pin(Foreign { body })), End::None)
+            }
         }
     }
 
     pub(crate) fn received_request(message: RecvBuf, context: CallContext) -> Self {
-        Self { payload: Payload::Received(message), end: End::None, context }
+        Self {
+            payload: Payload::Received(message),
+            end: End::None,
+            context,
+        }
     }
 
     pub(crate) fn received_response(message: RecvBuf, trailers: Option<HeaderMap>) -> Self {
@@ -106,7 +111,7 @@ impl Body {
     /// `None` on the calling side, and if the body was made by somebody else.
     #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.peer.as_ref()
+        self.context.session.as_ref().map(Session::peer)
     }
 
     /// Returns when the caller stops waiting. `None`: never.
@@ -141,6 +146,7 @@ impl Body {
     /// Decodes the message, if that takes no waiting.
     ///
     /// Gives the body back if it must be [collected](Self::into_message) first.
+    #[expect(clippy::result_large_err, reason = "the body is given back to be used")]
     pub(crate) fn try_into_message<T>(self) -> Result<Result<(T, Option<HeaderMap>), Status>, Self>
     where
         T: prost::Message + Default + 'static,
@@ -156,7 +162,10 @@ impl Body {
     }
 
     /// Decodes the message, and returns it with the trailing metadata.
-    pub(crate) async fn into_message<T>(self, message_len_max: usize) -> Result<(T, Option<HeaderMap>), Status>
+    pub(crate) async fn into_message<T>(
+        self,
+        message_len_max: usize,
+    ) -> Result<(T, Option<HeaderMap>), Status>
     where
         T: prost::Message + Default + 'static,
     {
@@ -172,12 +181,17 @@ impl Body {
     /// Returns the message for sending, if that takes no waiting, and the trailing metadata.
     ///
     /// Gives the body back if it must be [collected](Self::into_encode) first.
+    #[expect(clippy::result_large_err, reason = "the body is given back to be used")]
     pub(crate) fn try_into_encode(self) -> Result<ToEncode, Self> {
         let message: Box<dyn EncodeMessage> = match self.payload {
             Payload::Empty => return Ok(Err(no_message())),
             Payload::Message(message) => message,
             Payload::Received(message) => Box::new(Encoded(message)),
-            Payload::Rest(_) => return Ok(Err(Status::internal("the message was taken by somebody else"))),
+            Payload::Rest(_) => {
+                return Ok(Err(Status::internal(
+                    "the message was taken by somebody else",
+                )));
+            }
             Payload::Foreign(_) => return Err(self),
         };
         Ok(Ok((message, self.end.into_metadata())))
@@ -195,20 +209,32 @@ impl Body {
     }
 
     /// Reads a foreign body to its end, where the trailers must say that all went well.
-    async fn collect(self, message_len_max: usize) -> Result<(grpc::Pieces, Option<HeaderMap>), Status> {
+    async fn collect(
+        self,
+        message_len_max: usize,
+    ) -> Result<(grpc::Pieces, Option<HeaderMap>), Status> {
         let collected = grpc::collect(self, message_len_max).await?;
         let mut trailers = collected.trailers;
         if let Some(trailers) = &mut trailers {
-            if let Some(status) = Status::from_headers(trailers).filter(|status| status.code() != Code::Ok) {
+            if let Some(status) =
+                Status::from_headers(trailers).filter(|status| status.code() != Code::Ok)
+            {
                 return Err(status);
             }
             crate::status::remove_status_headers(trailers);
         }
-        Ok((collected.message.ok_or_else(no_message)?, trailers.filter(|trailers| !trailers.is_empty())))
+        Ok((
+            collected.message.ok_or_else(no_message)?,
+            trailers.filter(|trailers| !trailers.is_empty()),
+        ))
     }
 
     fn from_payload(payload: Payload, end: End) -> Self {
-        Self { payload, end, context: CallContext::default() }
+        Self {
+            payload,
+            end,
+            context: CallContext::default(),
+        }
     }
 }
 
@@ -316,7 +342,10 @@ where
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(self.project().body.poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
     }
@@ -356,7 +385,9 @@ fn no_message() -> Status {
 }
 
 /// Takes a message that never left this process as it is, or through its encoding if it has another type.
-fn typed<T: prost::Message + Default + 'static>(mut message: Box<dyn EncodeMessage>) -> Result<T, Status> {
+fn typed<T: prost::Message + Default + 'static>(
+    mut message: Box<dyn EncodeMessage>,
+) -> Result<T, Status> {
     if !(&*message as &dyn Any).is::<Owned<T>>() {
         let mut encoded = message.encode_to_grpc();
         encoded.advance(grpc::PREFIX_LEN);
@@ -368,14 +399,19 @@ fn typed<T: prost::Message + Default + 'static>(mut message: Box<dyn EncodeMessa
 
 /// Decodes a message, which is all of `message`.
 pub(crate) fn decode<T: prost::Message + Default>(message: impl Buf) -> Result<T, Status> {
-    T::decode(message)
-        .map_err(|error| Status::internal("the message is not what its type demands").with_source(BoxError::from(error)))
+    T::decode(message).map_err(|error| {
+        Status::internal("the message is not what its type demands")
+            .with_source(BoxError::from(error))
+    })
 }
 
 /// Returns `value` as a `U`, if that is what it is.
 pub(crate) fn downcast<T: 'static, U: 'static>(value: T) -> Result<U, T> {
     let mut value = Some(value);
-    match (&mut value as &mut dyn Any).downcast_mut::<Option<U>>().and_then(Option::take) {
+    match (&mut value as &mut dyn Any)
+        .downcast_mut::<Option<U>>()
+        .and_then(Option::take)
+    {
         Some(found) => Ok(found),
         None => Err(value.expect("a value that is not a `U` was not taken")),
     }

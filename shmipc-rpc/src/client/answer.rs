@@ -27,13 +27,20 @@ type ReadHead = Result<(HeaderMap, Option<HeaderMap>), Status>;
 impl Answer {
     /// Reads the frame that ends a call. The inner error is what the server says went wrong, the outer one what went wrong
     /// here.
-    pub(super) fn read(mut frame: RecvBuf, message_len_max: usize) -> Result<Result<Self, Status>, Status> {
+    pub(super) fn read(
+        mut frame: RecvBuf,
+        message_len_max: usize,
+    ) -> Result<Result<Self, Status>, Status> {
         let read = frame::open(&mut frame, read_head);
         match read.map_err(|error| Status::internal(error.to_string()))? {
             Ok(_) if message_len_max < frame.remaining() => {
                 Err(frame::message_too_large(frame.remaining(), message_len_max))
             }
-            Ok((metadata, trailers)) => Ok(Ok(Self { message: frame, metadata, trailers })),
+            Ok((metadata, trailers)) => Ok(Ok(Self {
+                message: frame,
+                metadata,
+                trailers,
+            })),
             Err(status) => Ok(Err(status)),
         }
     }
@@ -74,9 +81,12 @@ pub(super) fn not_sent(error: SendError) -> Status {
         SendError::Reset(code) => given_up(code),
         SendError::SessionLost(lost) => session_lost(lost),
         SendError::TooLarge { .. } => {
-            Status::resource_exhausted("the request is larger than the memory of the session").with_boxed(error)
+            Status::resource_exhausted("the request is larger than the memory of the session")
+                .with_boxed(error)
         }
-        SendError::Memory(_) => Status::resource_exhausted("there is no memory for the request").with_boxed(error),
+        SendError::Memory(_) => {
+            Status::resource_exhausted("there is no memory for the request").with_boxed(error)
+        }
         error => Status::internal("the request could not be sent").with_boxed(error),
     }
 }

@@ -43,7 +43,11 @@ mod tests {
         let mut backoff = Backoff::default();
         let delays: Vec<_> = (0..100).map(|_| backoff.next_delay()).collect();
         assert_eq!(delays[0], DELAY_MIN);
-        assert!(delays.iter().all(|delay| (DELAY_MIN..=DELAY_MAX).contains(delay)));
+        assert!(
+            delays
+                .iter()
+                .all(|delay| (DELAY_MIN..=DELAY_MAX).contains(delay))
+        );
         assert!(delays[10..].iter().all(|delay| DELAY_MAX / 2 <= *delay));
     }
 }

@@ -21,7 +21,10 @@ pub struct Caller<S = Channel> {
 impl<S> Caller<S> {
     /// Makes a caller over `service`.
     pub fn new(service: S) -> Self {
-        Self { service, limits: SizeLimits::default() }
+        Self {
+            service,
+            limits: SizeLimits::default(),
+        }
     }
 
     /// The most bytes that the message of a request may have. Default: 64 MiB.
@@ -60,7 +63,11 @@ impl<S: CallService> Caller<S> {
     ///
     /// A future that is dropped gives the call up: the handler's future is dropped as well. The call may or may not have had
     /// its effect.
-    pub async fn unary<Req, Res>(&self, method: &Method, request: Request<Req>) -> Result<Response<Res>, Status>
+    pub async fn unary<Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<Req>,
+    ) -> Result<Response<Res>, Status>
     where
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,
@@ -96,7 +103,11 @@ impl<S: CallService> Caller<S> {
             let (message, trailers) = body.into_message(self.limits.response_len_max).await?;
             crate::metadata::remove_reserved(&mut parts.headers);
             crate::metadata::merge(&mut parts.headers, trailers);
-            Ok(Response::from_parts(message, parts.headers, parts.extensions))
+            Ok(Response::from_parts(
+                message,
+                parts.headers,
+                parts.extensions,
+            ))
         };
         match deadline::within(deadline, call).await {
             Ok(result) => result,
@@ -110,8 +121,12 @@ impl<S: CallService> Caller<S> {
         request: Request<Req>,
         deadline: Option<std::time::Instant>,
     ) -> Result<http::Request<Body>, Status> {
-        let uri = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()))
-            .map_err(|error| Status::internal("the path of the method is not one").with_source(std::sync::Arc::new(error) as std::sync::Arc<_>))?;
+        let uri = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes())).map_err(
+            |error| {
+                Status::internal("the path of the method is not one")
+                    .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
+            },
+        )?;
         let context = CallContext {
             message_len_max: self.limits.response_len_max,
             wait_for_ready: request.wait_for_ready(),

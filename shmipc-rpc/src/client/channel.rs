@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::HeaderMap;
-use shmipc_transport::{Address, Config, ConnectError, SendError, Stream};
+use shmipc_transport::{ABANDONED, Address, Config, ConnectError, Lent, SendError, Stream};
 use tower_service::Service;
 use tracing::{Instrument as _, Span, field};
 
@@ -62,7 +62,9 @@ pub struct ChannelBuilder {
 
 /// The future of [`Channel`] as a service. Dropping it gives the call up.
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>);
+pub struct ResponseFuture(
+    Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>,
+);
 
 /// How long messages may be.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +83,10 @@ struct Terms {
 
 impl Default for SizeLimits {
     fn default() -> Self {
-        Self { request_len_max: MESSAGE_LEN_MAX_DEFAULT, response_len_max: MESSAGE_LEN_MAX_DEFAULT }
+        Self {
+            request_len_max: MESSAGE_LEN_MAX_DEFAULT,
+            response_len_max: MESSAGE_LEN_MAX_DEFAULT,
+        }
     }
 }
 
@@ -101,13 +106,43 @@ impl Channel {
 
     /// Begins with the default of each setting.
     pub fn builder(address: impl Into<Address>) -> ChannelBuilder {
-        ChannelBuilder { address: address.into(), config: Config::default(), wait_for_ready: false }
+        ChannelBuilder {
+            address: address.into(),
+            config: Config::default(),
+            wait_for_ready: false,
+        }
     }
 
     /// Returns the address of the server.
     #[must_use]
     pub fn address(&self) -> &Address {
         self.connection.address()
+    }
+
+    /// Lends `len` bytes of memory that the server can read, for a `bytes` field of a request: filled and frozen, it is
+    /// sent without being copied. Waits while all of the session's memory is in use.
+    ///
+    /// Should the channel reconnect before the request is sent, the bytes are copied, and nothing else is different.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Code::Unavailable`] if the server cannot be reached, and [`Code::ResourceExhausted`] if the session can
+    /// never have so much memory, or the system has none left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: memory that was found is returned in the same poll.
+    pub async fn alloc(&self, len: usize) -> Result<Lent, Status> {
+        let session = match self.connection.session() {
+            Some(session) => session,
+            None => {
+                // Connects. Nothing is sent on a stream that nobody uses.
+                self.open_stream(self.wait_for_ready).await?;
+                let lost = || Status::unavailable("the session was lost before it was used");
+                self.connection.session().ok_or_else(lost)?
+            }
+        };
+        session.alloc(len).await.map_err(Status::from_alloc)
     }
 
     /// Makes a call without `http` and boxes. [`Service::call`] must behave the same.
@@ -127,10 +162,20 @@ impl Channel {
             limits,
         };
         let mut message = Borrowed(request.get_ref());
-        let answer = self.exchange(method.path(), request.metadata(), &mut message, terms).await??;
-        let Answer { message, mut metadata, trailers } = answer;
+        let answer = self
+            .exchange(method.path(), request.metadata(), &mut message, terms)
+            .await??;
+        let Answer {
+            message,
+            mut metadata,
+            trailers,
+        } = answer;
         metadata::merge(&mut metadata, trailers);
-        Ok(Response::from_parts(decode(message)?, metadata, http::Extensions::new()))
+        Ok(Response::from_parts(
+            decode(message)?,
+            metadata,
+            http::Extensions::new(),
+        ))
     }
 
     /// Sends a request and awaits the answer. The inner error is the server's.
@@ -148,11 +193,19 @@ impl Channel {
             address = %self.connection.address(),
             status = field::Empty,
         );
-        let exchange = deadline::within(terms.deadline, self.exchange_in_time(path, metadata, message, terms));
+        let exchange = deadline::within(
+            terms.deadline,
+            self.exchange_in_time(path, metadata, message, terms),
+        );
         if span.is_disabled() {
-            return exchange.await.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+            return exchange
+                .await
+                .unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
         }
-        let result = exchange.instrument(span.clone()).await.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+        let result = exchange
+            .instrument(span.clone())
+            .await
+            .unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
         record_code(&span, &result);
         result
     }
@@ -164,23 +217,38 @@ impl Channel {
         message: &mut M,
         terms: Terms,
     ) -> Result<Result<Answer, Status>, Status> {
-        let mut stream = self.open_stream(terms.wait_for_ready).await?;
+        let mut call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
         let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
         let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
-        let head = RequestHeadRef { path, timeout_ns, metadata };
-        let mut frame = Outgoing::new(Flags::UNARY, head, Some(message), terms.limits.request_len_max)?;
-        let sent = match frame.try_send(&mut stream) {
+        let head = RequestHeadRef {
+            path,
+            timeout_ns,
+            metadata,
+        };
+        let mut frame = Outgoing::new(
+            Flags::UNARY,
+            head,
+            Some(message),
+            terms.limits.request_len_max,
+        )?;
+        let sent = match frame.try_send(&mut call.0) {
             Err(SendError::SessionLost(_)) => {
                 // It was lost before this call began to use it.
-                stream = self.open_stream(terms.wait_for_ready).await?;
-                frame.try_send(&mut stream)
+                call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
+                frame.try_send(&mut call.0)
             }
             sent => sent,
         };
         if !sent.map_err(not_sent)? {
-            frame.send(&mut stream).await.map_err(not_sent)?;
+            frame.send(&mut call.0).await.map_err(not_sent)?;
         }
-        let answer = stream.recv().await.map_err(not_received)?.ok_or_else(no_answer)?;
+        let answer = call
+            .0
+            .recv()
+            .await
+            .map_err(not_received)?
+            .ok_or_else(no_answer)?;
+        drop(call);
         Answer::read(answer, terms.limits.response_len_max)
     }
 
@@ -191,7 +259,10 @@ impl Channel {
         }
     }
 
-    async fn call_http(self, mut request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    async fn call_http(
+        self,
+        mut request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Status> {
         let context = Body::take_context(&mut request);
         let (parts, body) = request.into_parts();
         let header = parts.headers.get("grpc-timeout");
@@ -201,13 +272,22 @@ impl Channel {
             deadline: deadline::earlier(deadline, deadline::inherited()),
             wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
             // The caller has seen to the size of the request.
-            limits: SizeLimits { request_len_max: usize::MAX, response_len_max: context.message_len_max },
+            limits: SizeLimits {
+                request_len_max: usize::MAX,
+                response_len_max: context.message_len_max,
+            },
         };
         let message = deadline::within(terms.deadline, body.into_encode(usize::MAX)).await;
         let (mut message, _) = message.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
-        let answer = self.exchange(parts.uri.path(), &parts.headers, &mut *message, terms).await?;
+        let answer = self
+            .exchange(parts.uri.path(), &parts.headers, &mut *message, terms)
+            .await?;
         Ok(match answer {
-            Ok(Answer { message, metadata, trailers }) => {
+            Ok(Answer {
+                message,
+                metadata,
+                trailers,
+            }) => {
                 let mut response = http::Response::new(Body::received_response(message, trailers));
                 *response.version_mut() = http::Version::HTTP_2;
                 *response.headers_mut() = metadata;
@@ -252,8 +332,15 @@ impl ChannelBuilder {
     /// Makes a channel that connects when it is first called.
     #[must_use]
     pub fn connect_lazy(self) -> Channel {
-        let Self { address, config, wait_for_ready } = self;
-        Channel { connection: Arc::new(Connection::new(address, config)), wait_for_ready }
+        let Self {
+            address,
+            config,
+            wait_for_ready,
+        } = self;
+        Channel {
+            connection: Arc::new(Connection::new(address, config)),
+            wait_for_ready,
+        }
     }
 }
 
@@ -286,13 +373,26 @@ impl Future for ResponseFuture {
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("address", self.address()).finish_non_exhaustive()
+        f.debug_struct("Channel")
+            .field("address", self.address())
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// The stream of a call. Dropping it gives the call up, unless it is over.
+struct Unanswered(Stream);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        // The request, and with it our half of the stream, may have ended. To the server that says nothing about whether
+        // somebody waits for the answer.
+        self.0.reset(ABANDONED);
     }
 }
 

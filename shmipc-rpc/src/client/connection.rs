@@ -32,7 +32,11 @@ enum State {
     /// The session is usable, as far as is known.
     Ready(Watched),
     /// The last attempt failed. The next may begin at `until`.
-    Failed { error: Arc<ConnectError>, until: Instant, backoff: Backoff },
+    Failed {
+        error: Arc<ConnectError>,
+        until: Instant,
+        backoff: Backoff,
+    },
 }
 
 /// A session, and the task that lets go of it when the server wants no more calls or is gone.
@@ -45,12 +49,20 @@ struct Watched {
 enum Step {
     Proceed(Stream),
     AwaitAttempt,
-    Failed { error: Arc<ConnectError>, until: Instant },
+    Failed {
+        error: Arc<ConnectError>,
+        until: Instant,
+    },
 }
 
 impl Connection {
     pub(super) fn new(address: Address, config: Config) -> Self {
-        Self { address, config, state: RwLock::new(State::Idle), changed: Notify::new() }
+        Self {
+            address,
+            config,
+            state: RwLock::new(State::Idle),
+            changed: Notify::new(),
+        }
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -72,11 +84,22 @@ impl Connection {
         }
     }
 
+    /// Returns the session if there is one.
+    pub(super) fn session(&self) -> Option<Session> {
+        match &*self.read() {
+            State::Ready(watched) if !watched.session.is_closed() => Some(watched.session.clone()),
+            State::Ready(_) | State::Idle | State::Connecting { .. } | State::Failed { .. } => None,
+        }
+    }
+
     /// Opens a stream, and connects first if need be.
     ///
     /// If the server cannot be reached, it fails after one attempt, or at once if the last one is not long ago; or
     /// goes on trying, if `wait_for_ready`.
-    pub(super) async fn open_stream(self: &Arc<Self>, wait_for_ready: bool) -> Result<Stream, Status> {
+    pub(super) async fn open_stream(
+        self: &Arc<Self>,
+        wait_for_ready: bool,
+    ) -> Result<Stream, Status> {
         let mut attempted = false;
         loop {
             // Listen first, look afterwards: an attempt that ends in between is noticed.
@@ -110,16 +133,28 @@ impl Connection {
             },
             State::Idle => Backoff::default(),
             State::Connecting { .. } => return Step::AwaitAttempt,
-            State::Failed { error, until, backoff } => {
+            State::Failed {
+                error,
+                until,
+                backoff,
+            } => {
                 if !may_attempt || Instant::now() < *until {
-                    return Step::Failed { error: Arc::clone(error), until: *until };
+                    return Step::Failed {
+                        error: Arc::clone(error),
+                        until: *until,
+                    };
                 }
                 *backoff
             }
         };
         *state = State::Connecting { backoff };
         drop(state);
-        tokio::spawn(Attempt { connection: Arc::clone(self) }.run());
+        tokio::spawn(
+            Attempt {
+                connection: Arc::clone(self),
+            }
+            .run(),
+        );
         Step::AwaitAttempt
     }
 
@@ -132,14 +167,19 @@ impl Connection {
         let watched = session.clone();
         let watcher = tokio::spawn(async move {
             watched.going_away().await;
-            let Some(connection) = connection.upgrade() else { return };
+            let Some(connection) = connection.upgrade() else {
+                return;
+            };
             let mut state = connection.write();
             // Another session may have taken its place.
             if matches!(&*state, State::Ready(current) if current.open_stream().is_none()) {
                 *state = State::Idle;
             }
         });
-        Watched { session, watcher: watcher.abort_handle() }
+        Watched {
+            session,
+            watcher: watcher.abort_handle(),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -155,7 +195,11 @@ impl Connection {
 impl Watched {
     /// Opens a stream, unless the server wants no more of them or is gone.
     fn open_stream(&self) -> Option<Stream> {
-        if self.session.is_going_away() { None } else { self.session.open_stream().ok() }
+        if self.session.is_going_away() {
+            None
+        } else {
+            self.session.open_stream().ok()
+        }
     }
 }
 
@@ -172,15 +216,23 @@ struct Attempt {
 
 impl Attempt {
     async fn run(self) {
-        let Connection { address, config, .. } = &*self.connection;
+        let Connection {
+            address, config, ..
+        } = &*self.connection;
         let result = Session::connect_with(address.clone(), config.clone()).await;
         let mut state = self.connection.write();
-        let State::Connecting { mut backoff } = *state else { return };
+        let State::Connecting { mut backoff } = *state else {
+            return;
+        };
         *state = match result {
             Ok(session) => State::Ready(self.connection.watch(session)),
             Err(error) => {
                 let until = Instant::now() + backoff.next_delay();
-                State::Failed { error: Arc::new(error), until, backoff }
+                State::Failed {
+                    error: Arc::new(error),
+                    until,
+                    backoff,
+                }
             }
         };
     }

@@ -15,7 +15,9 @@ mod reader;
 use bytes::Buf;
 
 pub(crate) use self::{
-    head::{Head, RequestHead, RequestHeadRef, ResponseHead, ResponseHeadRef, Trailers, TrailersRef},
+    head::{
+        Head, RequestHead, RequestHeadRef, ResponseHead, ResponseHeadRef, Trailers, TrailersRef,
+    },
     outgoing::{FrameTooLarge, Outgoing},
 };
 use crate::Status;
@@ -90,12 +92,17 @@ pub(crate) fn open<R>(
 ) -> Result<R, InvalidFrame> {
     let len = frame.remaining();
     let mut prefix = [0; PREFIX_LEN];
-    frame.try_copy_to_slice(&mut prefix).map_err(|_| InvalidFrame::TooShort { len })?;
+    frame
+        .try_copy_to_slice(&mut prefix)
+        .map_err(|_| InvalidFrame::TooShort { len })?;
     let prefix = Prefix::decode(prefix)?;
     let head_len = usize::from(prefix.head_len);
     // On every supported target a `usize` holds the sum of a `u32` and a `u16`.
     if frame.remaining() != head_len + prefix.message_len as usize {
-        return Err(InvalidFrame::WrongLength { len, prefix_says: head_len + prefix.message_len as usize + PREFIX_LEN });
+        return Err(InvalidFrame::WrongLength {
+            len,
+            prefix_says: head_len + prefix.message_len as usize + PREFIX_LEN,
+        });
     }
     if !prefix.flags.contains(Flags::MESSAGE) && prefix.message_len != 0 {
         return Err(InvalidFrame::UnflaggedMessage);
@@ -158,20 +165,36 @@ mod tests {
 
     #[test]
     fn a_frame_must_be_as_long_as_it_says() {
-        let prefix = Prefix { message_len: 3, head_len: 2, flags: Flags::UNARY }.encode();
+        let prefix = Prefix {
+            message_len: 3,
+            head_len: 2,
+            flags: Flags::UNARY,
+        }
+        .encode();
         for len in 0..8 {
             let read = open(&mut &vec![0; len][..], |_, _| Ok(()));
             assert_eq!(read, Err(InvalidFrame::TooShort { len }));
         }
         for len in (0..8).filter(|&len| len != 5) {
             let read = open(&mut &frame(prefix, &vec![0; len])[..], |_, _| Ok(()));
-            assert_eq!(read, Err(InvalidFrame::WrongLength { len: len + 8, prefix_says: 13 }));
+            assert_eq!(
+                read,
+                Err(InvalidFrame::WrongLength {
+                    len: len + 8,
+                    prefix_says: 13
+                })
+            );
         }
     }
 
     #[test]
     fn the_head_is_seen_whole_even_if_it_lies_in_pieces() {
-        let prefix = Prefix { message_len: 1, head_len: 4, flags: Flags::UNARY }.encode();
+        let prefix = Prefix {
+            message_len: 1,
+            head_len: 4,
+            flags: Flags::UNARY,
+        }
+        .encode();
         let whole = frame(prefix, b"headm");
         for split in 0..whole.len() {
             let (mut first, mut second) = (&whole[..split], &whole[split..]);
@@ -192,8 +215,16 @@ mod tests {
 
     #[test]
     fn a_message_needs_its_flag() {
-        let prefix = Prefix { message_len: 1, head_len: 0, flags: Flags::END }.encode();
-        assert_eq!(open(&mut &frame(prefix, b"m")[..], |_, _| Ok(())), Err(InvalidFrame::UnflaggedMessage));
+        let prefix = Prefix {
+            message_len: 1,
+            head_len: 0,
+            flags: Flags::END,
+        }
+        .encode();
+        assert_eq!(
+            open(&mut &frame(prefix, b"m")[..], |_, _| Ok(())),
+            Err(InvalidFrame::UnflaggedMessage)
+        );
     }
 
     proptest! {

@@ -37,20 +37,41 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
         message_len_max: usize,
     ) -> Result<Self, FrameTooLarge> {
         let head_len_usize = head.encoded_len();
-        let head_len = u16::try_from(head_len_usize).map_err(|_| FrameTooLarge::Head { len: head_len_usize })?;
+        let head_len = u16::try_from(head_len_usize).map_err(|_| FrameTooLarge::Head {
+            len: head_len_usize,
+        })?;
         let message_len_usize = message.as_ref().map_or(0, |message| message.encoded_len());
         let max = message_len_max.min(u32::MAX as usize);
-        let message_len = u32::try_from(message_len_usize).ok().filter(|_| message_len_usize <= max);
-        let message_len = message_len.ok_or(FrameTooLarge::Message { len: message_len_usize, max })?;
-        let prefix = Prefix { message_len, head_len, flags };
-        Ok(Self { prefix, head, message, len: PREFIX_LEN + head_len_usize + message_len_usize })
+        let message_len = u32::try_from(message_len_usize)
+            .ok()
+            .filter(|_| message_len_usize <= max);
+        let message_len = message_len.ok_or(FrameTooLarge::Message {
+            len: message_len_usize,
+            max,
+        })?;
+        let prefix = Prefix {
+            message_len,
+            head_len,
+            flags,
+        };
+        Ok(Self {
+            prefix,
+            head,
+            message,
+            len: PREFIX_LEN + head_len_usize + message_len_usize,
+        })
     }
 
     /// Sends the frame, which ends the stream, if that can be done at once.
     ///
     /// Returns `false`, having done nothing, if it must be [sent](Self::send) instead.
     pub(crate) fn try_send(&mut self, stream: &mut Stream) -> Result<bool, SendError> {
-        let Self { prefix, head, message, len } = self;
+        let Self {
+            prefix,
+            head,
+            message,
+            len,
+        } = self;
         stream.try_send_exact(*len, Flush::End, |out| {
             out.put_slice(&prefix.encode());
             head.write(out);

@@ -30,7 +30,10 @@ impl Key {
         if self.wire_type == wire_type {
             Ok(())
         } else {
-            Err(InvalidFrame::HeadWireType { field: self.field, wire_type: self.wire_type as u8 })
+            Err(InvalidFrame::HeadWireType {
+                field: self.field,
+                wire_type: self.wire_type as u8,
+            })
         }
     }
 }
@@ -84,7 +87,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn str(&mut self, key: Key) -> Result<&'a str, InvalidFrame> {
         key.expect(WireType::Delimited)?;
-        std::str::from_utf8(self.bytes()?).map_err(|_| InvalidFrame::HeadNotUtf8 { field: key.field })
+        std::str::from_utf8(self.bytes()?)
+            .map_err(|_| InvalidFrame::HeadNotUtf8 { field: key.field })
     }
 
     /// Passes over the value of a field that is not known here.
@@ -98,7 +102,10 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], InvalidFrame> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(InvalidFrame::HeadTruncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(InvalidFrame::HeadTruncated)?;
         self.rest = rest;
         Ok(taken)
     }

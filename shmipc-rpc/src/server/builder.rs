@@ -67,7 +67,12 @@ impl<L> Server<L> {
     /// Panics if there is one of that name.
     pub fn add_service<S, B>(mut self, service: S) -> Self
     where
-        S: Service<http::Request<Body>, Response = http::Response<B>> + NamedService + Clone + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<B>>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -82,8 +87,18 @@ impl<L> Server<L> {
     /// The layers wrap a [`Router`]. Each call goes through a clone of the whole, so that a limit must be shared by
     /// clones, as tower's are.
     pub fn layer<N>(self, layer: N) -> Server<Stack<N, L>> {
-        let Self { routes, layer: outer, limits, config } = self;
-        Server { routes, layer: Stack::new(layer, outer), limits, config }
+        let Self {
+            routes,
+            layer: outer,
+            limits,
+            config,
+        } = self;
+        Server {
+            routes,
+            layer: Stack::new(layer, outer),
+            limits,
+            config,
+        }
     }
 
     /// The most bytes that the message of a request may have. Default: 64 MiB.
@@ -153,7 +168,8 @@ where
     ///
     /// As with [`serve`](Self::serve).
     pub async fn serve_with_listener(self, listener: Listener) -> Result<(), ServeError> {
-        self.serve_with_listener_and_shutdown(listener, pending()).await
+        self.serve_with_listener_and_shutdown(listener, pending())
+            .await
     }
 
     /// Listens at `address` and serves until `shutdown` is ready, then drains: accepts nothing new, tells the clients
@@ -174,7 +190,8 @@ where
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let listener = Listener::bind_with(address, self.config.clone())?;
-        self.serve_with_listener_and_shutdown(listener, shutdown).await
+        self.serve_with_listener_and_shutdown(listener, shutdown)
+            .await
     }
 
     /// Serves the sessions that come to `listener` until `shutdown` is ready, then drains as
@@ -192,7 +209,12 @@ where
         listener: Listener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Self { routes, layer, limits, config: _ } = self;
+        let Self {
+            routes,
+            layer,
+            limits,
+            config: _,
+        } = self;
         let (shared, router) = serve::share(routes, limits);
         let dispatch: Box<dyn Dispatch> = dispatch(layer.layer(router), limits.response_len_max);
         serve::serve(listener, shared, dispatch, shutdown).await
@@ -201,6 +223,9 @@ where
 
 impl<L> fmt::Debug for Server<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("routes", &self.routes).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("routes", &self.routes)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     future::poll_fn,
     mem,
-    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -38,7 +37,10 @@ pub(super) struct Call {
 
 /// How far a call has come.
 pub(super) enum Progress {
-    New { request: http::Request<Body>, dispatch: Box<dyn Dispatch> },
+    New {
+        request: Box<http::Request<Body>>,
+        dispatch: Box<dyn Dispatch>,
+    },
     Running(Running),
     Over,
 }
@@ -50,13 +52,20 @@ impl Call {
         let progress = mem::replace(&mut self.progress, Progress::Over);
         // What a destructor of the application panics about does not matter any more.
         let _ = guarded(|| drop(progress));
-        record_code(&self.span, reply.as_ref().map_or(Code::Cancelled, Reply::code));
+        record_code(
+            &self.span,
+            reply.as_ref().map_or(Code::Cancelled, Reply::code),
+        );
         let Some(reply) = reply else { return };
         let message_len_max = self.shared.limits.response_len_max;
-        if let Err(SendError::TooLarge { .. }) = reply.send(&mut self.stream, message_len_max).await {
-            let status = Status::resource_exhausted("the response is larger than the memory of the session");
+        if let Err(SendError::TooLarge { .. }) = reply.send(&mut self.stream, message_len_max).await
+        {
+            let status =
+                Status::resource_exhausted("the response is larger than the memory of the session");
             // A caller that has gone needs no answer.
-            let _ = Reply::Failed(status).send(&mut self.stream, message_len_max).await;
+            let _ = Reply::Failed(status)
+                .send(&mut self.stream, message_len_max)
+                .await;
         }
         drop(self.permit);
     }
@@ -64,23 +73,26 @@ impl Call {
     /// Returns the reply, or `None` if the caller gave the call up.
     async fn reply(&mut self) -> Option<Reply> {
         let watch = self.stream.watch();
-        let mut abandoned = pin!(watch.abandoned());
         let deadline = self.deadline;
         let reply = poll_fn(|cx| match self.poll(cx) {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),
-            Poll::Pending => abandoned.as_mut().poll(cx).map(|_| None),
+            Poll::Pending => watch.poll_abandoned(cx).map(|_| None),
         });
         match deadline::within(deadline, reply).await {
             Ok(reply) => reply,
             Err(Elapsed) => {
-                let status = Status::deadline_exceeded("the deadline passed before the handler was done");
+                let status =
+                    Status::deadline_exceeded("the deadline passed before the handler was done");
                 Some(Reply::Failed(status))
             }
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
-        let timed = self.to_be_timed.take().map(|method| (method, Instant::now()));
+        let timed = self
+            .to_be_timed
+            .take()
+            .map(|method| (method, Instant::now()));
         let polled = {
             let _scope = deadline::Scope::enter(self.deadline);
             let _span = self.span.enter();
@@ -88,7 +100,11 @@ impl Call {
             guarded(|| progress.poll(cx))
         };
         if let Some((method, began)) = timed {
-            self.shared.routes.known(method).pace.record(began.elapsed());
+            self.shared
+                .routes
+                .known(method)
+                .pace
+                .record(began.elapsed());
         }
         match polled {
             Ok(polled) => polled,
@@ -100,7 +116,10 @@ impl Call {
 impl Progress {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
         *self = match mem::replace(self, Self::Over) {
-            Self::New { request, mut dispatch } => Self::Running(dispatch.start(request)),
+            Self::New {
+                request,
+                mut dispatch,
+            } => Self::Running(dispatch.start(*request)),
             progress @ (Self::Running(_) | Self::Over) => progress,
         };
         match self {

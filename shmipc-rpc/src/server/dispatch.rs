@@ -33,15 +33,24 @@ where
     B::Error: Into<BoxError>,
 {
     match downcast::<S, Router>(service) {
-        Ok(router) => Box::new(Direct { router, response_len_max }),
-        Err(service) => Box::new(Layered { service, response_len_max }),
+        Ok(router) => Box::new(Direct {
+            router,
+            response_len_max,
+        }),
+        Err(service) => Box::new(Layered {
+            service,
+            response_len_max,
+        }),
     }
 }
 
 /// A call whose reply is being made.
 pub(super) enum Running {
     /// A router's future, which is as good as there already.
-    Routed { future: ResponseFuture, response_len_max: usize },
+    Routed {
+        future: ResponseFuture,
+        response_len_max: usize,
+    },
     /// Anything else.
     Boxed(Pin<Box<dyn Future<Output = Reply> + Send>>),
 }
@@ -49,11 +58,17 @@ pub(super) enum Running {
 impl Running {
     /// Polls the call. Runs code of the application, which may panic.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
-        if let Self::Routed { future, response_len_max } = self {
+        if let Self::Routed {
+            future,
+            response_len_max,
+        } = self
+        {
             let Ok(response) = ready!(Pin::new(future).poll(cx));
             match Reply::of(response) {
                 Ok(reply) => return Poll::Ready(reply),
-                Err(response) => *self = Self::Boxed(Box::pin(Reply::collect(response, *response_len_max))),
+                Err(response) => {
+                    *self = Self::Boxed(Box::pin(Reply::collect(response, *response_len_max)))
+                }
             }
         }
         match self {
@@ -76,7 +91,10 @@ struct Direct {
 
 impl Dispatch for Direct {
     fn start(&mut self, request: http::Request<Body>) -> Running {
-        Running::Routed { future: self.router.route(request), response_len_max: self.response_len_max }
+        Running::Routed {
+            future: self.router.route(request),
+            response_len_max: self.response_len_max,
+        }
     }
 
     fn is_layered(&self) -> bool {
@@ -84,7 +102,10 @@ impl Dispatch for Direct {
     }
 
     fn boxed_clone(&self) -> Box<dyn Dispatch> {
-        Box::new(Self { router: self.router.clone(), response_len_max: self.response_len_max })
+        Box::new(Self {
+            router: self.router.clone(),
+            response_len_max: self.response_len_max,
+        })
     }
 }
 
@@ -119,6 +140,9 @@ where
     }
 
     fn boxed_clone(&self) -> Box<dyn Dispatch> {
-        Box::new(Self { service: self.service.clone(), response_len_max: self.response_len_max })
+        Box::new(Self {
+            service: self.service.clone(),
+            response_len_max: self.response_len_max,
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, Uri};
-use shmipc_transport::{Peer, RecvBuf, Stream};
+use shmipc_transport::{RecvBuf, Session, Stream};
 use tracing::{Span, field};
 
 use super::{
@@ -40,18 +40,26 @@ impl Incoming {
     /// Reads a frame that begins a call, or returns how to answer it.
     pub(super) fn read(
         shared: &Arc<Shared>,
-        peer: &Peer,
+        session: &Session,
         stream: &Stream,
         mut frame: RecvBuf,
         layered: bool,
     ) -> Result<Self, Status> {
-        let read = frame::open(&mut frame, |prefix, head| read_head(&shared.routes, prefix, head));
-        let Read { message_len, uri, method, deadline, metadata } =
-            read.map_err(|error| Status::internal(error.to_string()))??;
+        let read = frame::open(&mut frame, |prefix, head| {
+            read_head(&shared.routes, prefix, head)
+        });
+        let Read {
+            message_len,
+            uri,
+            method,
+            deadline,
+            metadata,
+        } = read.map_err(|error| Status::internal(error.to_string()))??;
         let limit = shared.limits.request_len_max;
         if limit < message_len {
             return Err(frame::message_too_large(message_len, limit));
         }
+        let peer = session.peer();
         let span = tracing::debug_span!(
             target: "shmipc_rpc::server",
             "call",
@@ -61,7 +69,7 @@ impl Incoming {
             status = field::Empty,
         );
         let context = CallContext {
-            peer: Some(peer.clone()),
+            session: Some(session.clone()),
             cancellation: Cancellation::new(Some(stream.watch()), deadline),
             message_len_max: limit,
             wait_for_ready: None,
@@ -75,27 +83,49 @@ impl Incoming {
         *request.version_mut() = http::Version::HTTP_2;
         *request.uri_mut() = uri;
         *request.headers_mut() = metadata;
-        Ok(Self { request, deadline, method, span })
+        Ok(Self {
+            request,
+            deadline,
+            method,
+            span,
+        })
     }
 }
 
 /// Reads the head. The outer error is the peer's fault, the inner one has other reasons.
-fn read_head(routes: &Routes, prefix: Prefix, head: &[u8]) -> Result<Result<Read, Status>, InvalidFrame> {
+fn read_head(
+    routes: &Routes,
+    prefix: Prefix,
+    head: &[u8],
+) -> Result<Result<Read, Status>, InvalidFrame> {
     if prefix.flags != Flags::UNARY {
         return Err(InvalidFrame::UnexpectedFlags(prefix.flags));
     }
-    let RequestHead { path, timeout, metadata } = RequestHead::decode(head)?;
+    let RequestHead {
+        path,
+        timeout,
+        metadata,
+    } = RequestHead::decode(head)?;
     let method = routes.method(path);
     let uri = match method {
         Some(method) => routes.known(method).uri.clone(),
         None => match path.parse() {
-            Ok(uri) => uri,
-            Err(_) => return Ok(Err(no_method(path))),
+            // A URI may also be one with a host, which means nothing here.
+            Ok(uri) if path.starts_with('/') => uri,
+            Ok(_) | Err(_) => return Ok(Err(no_method(path))),
         },
     };
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Ok(Err(Status::deadline_exceeded("the deadline had passed when the call arrived")));
+        return Ok(Err(Status::deadline_exceeded(
+            "the deadline had passed when the call arrived",
+        )));
     }
     let deadline = timeout.and_then(deadline::after);
-    Ok(Ok(Read { message_len: prefix.message_len as usize, uri, method, deadline, metadata }))
+    Ok(Ok(Read {
+        message_len: prefix.message_len as usize,
+        uri,
+        method,
+        deadline,
+        metadata,
+    }))
 }

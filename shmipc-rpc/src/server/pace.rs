@@ -35,7 +35,8 @@ impl Pace {
     /// Records how long a first poll took.
     pub(super) fn record(&self, first_poll: Duration) {
         if SHORT_MAX < first_poll {
-            self.probation.store(PROBATION_AFTER_LONG, Ordering::Relaxed);
+            self.probation
+                .store(PROBATION_AFTER_LONG, Ordering::Relaxed);
             return;
         }
         let probation = self.probation.load(Ordering::Relaxed);
@@ -47,7 +48,9 @@ impl Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { probation: AtomicU8::new(PROBATION_AT_FIRST) }
+        Self {
+            probation: AtomicU8::new(PROBATION_AT_FIRST),
+        }
     }
 }
 

@@ -11,7 +11,11 @@ use crate::{
 
 /// The answer to a call, ready to be sent.
 pub(super) enum Reply {
-    Message { metadata: HeaderMap, message: Box<dyn EncodeMessage>, trailers: Option<HeaderMap> },
+    Message {
+        metadata: HeaderMap,
+        message: Box<dyn EncodeMessage>,
+        trailers: Option<HeaderMap>,
+    },
     Failed(Status),
 }
 
@@ -22,6 +26,10 @@ impl Reply {
     /// Makes a reply of a response, if that takes no waiting.
     ///
     /// Gives the response back if its body must be collected first: see [`collect`](Self::collect).
+    #[expect(
+        clippy::result_large_err,
+        reason = "the response is given back to be used"
+    )]
     pub(super) fn of(response: http::Response<Body>) -> Result<Self, http::Response<Body>> {
         let (parts, body) = response.into_parts();
         let mut metadata = parts.headers;
@@ -29,7 +37,11 @@ impl Reply {
             return Ok(Self::Failed(status));
         }
         match body.try_into_encode() {
-            Ok(Ok((message, trailers))) => Ok(Self::Message { metadata, message, trailers }),
+            Ok(Ok((message, trailers))) => Ok(Self::Message {
+                metadata,
+                message,
+                trailers,
+            }),
             Ok(Err(status)) => Ok(Self::Failed(status)),
             Err(body) => {
                 let mut response = http::Response::new(body);
@@ -43,7 +55,11 @@ impl Reply {
     pub(super) async fn collect(response: http::Response<Body>, message_len_max: usize) -> Self {
         let (parts, body) = response.into_parts();
         match body.into_encode(message_len_max).await {
-            Ok((message, trailers)) => Self::Message { metadata: parts.headers, message, trailers },
+            Ok((message, trailers)) => Self::Message {
+                metadata: parts.headers,
+                message,
+                trailers,
+            },
             Err(status) => Self::Failed(status),
         }
     }
@@ -59,11 +75,24 @@ impl Reply {
     /// Sends the reply if that can be done at once. Returns `false`, having sent nothing, if it takes waiting.
     ///
     /// A reply that is too large becomes one that says so.
-    pub(super) fn try_send(&mut self, stream: &mut Stream, message_len_max: usize) -> Result<bool, SendError> {
+    pub(super) fn try_send(
+        &mut self,
+        stream: &mut Stream,
+        message_len_max: usize,
+    ) -> Result<bool, SendError> {
         loop {
             *self = match self {
-                Self::Message { metadata, message, trailers } => {
-                    match response_frame(metadata, &mut **message, trailers.as_ref(), message_len_max) {
+                Self::Message {
+                    metadata,
+                    message,
+                    trailers,
+                } => {
+                    match response_frame(
+                        metadata,
+                        &mut **message,
+                        trailers.as_ref(),
+                        message_len_max,
+                    ) {
                         Ok(mut frame) => return frame.try_send(stream),
                         Err(error) => Self::Failed(error.into()),
                     }
@@ -77,13 +106,21 @@ impl Reply {
     }
 
     /// Sends the reply.
-    pub(super) async fn send(mut self, stream: &mut Stream, message_len_max: usize) -> Result<(), SendError> {
+    pub(super) async fn send(
+        mut self,
+        stream: &mut Stream,
+        message_len_max: usize,
+    ) -> Result<(), SendError> {
         if self.try_send(stream, message_len_max)? {
             return Ok(());
         }
         // That was not for its size, which was mended if need be.
         match &mut self {
-            Self::Message { metadata, message, trailers } => {
+            Self::Message {
+                metadata,
+                message,
+                trailers,
+            } => {
                 match response_frame(metadata, &mut **message, trailers.as_ref(), message_len_max) {
                     Ok(frame) => frame.send(stream).await,
                     Err(_) => Ok(()),
@@ -103,13 +140,31 @@ fn response_frame<'a>(
     trailers: Option<&'a HeaderMap>,
     message_len_max: usize,
 ) -> Result<Outgoing<'a, ResponseHeadRef<'a>, dyn EncodeMessage + 'static>, FrameTooLarge> {
-    let trailers = trailers.filter(|trailers| !trailers.is_empty()).map(TrailersRef::ok);
-    let flags = if trailers.is_some() { Flags::UNARY.with(Flags::TRAILERS) } else { Flags::UNARY };
-    Outgoing::new(flags, ResponseHeadRef { metadata, trailers }, Some(message), message_len_max)
+    let trailers = trailers
+        .filter(|trailers| !trailers.is_empty())
+        .map(TrailersRef::ok);
+    let flags = if trailers.is_some() {
+        Flags::UNARY.with(Flags::TRAILERS)
+    } else {
+        Flags::UNARY
+    };
+    Outgoing::new(
+        flags,
+        ResponseHeadRef { metadata, trailers },
+        Some(message),
+        message_len_max,
+    )
 }
 
-fn failure_frame(status: &Status) -> Result<Outgoing<'_, TrailersRef<'_>, NoMessage>, FrameTooLarge> {
-    Outgoing::new(Flags::TRAILERS.with(Flags::END), TrailersRef::failed(status), None, 0)
+fn failure_frame(
+    status: &Status,
+) -> Result<Outgoing<'_, TrailersRef<'_>, NoMessage>, FrameTooLarge> {
+    Outgoing::new(
+        Flags::TRAILERS.with(Flags::END),
+        TrailersRef::failed(status),
+        None,
+        0,
+    )
 }
 
 /// Returns the status without what made it too large to be sent.
@@ -118,7 +173,8 @@ fn shortened(status: &Status) -> Status {
 
     let mut message = Cow::Borrowed(status.message());
     if MESSAGE_LEN_MAX < message.len() {
-        let end = message.floor_char_boundary(MESSAGE_LEN_MAX);
+        let fits = |&end: &usize| message.is_char_boundary(end);
+        let end = (0..=MESSAGE_LEN_MAX).rev().find(fits).unwrap_or(0);
         message = Cow::Owned(format!("{}…", &message[..end]));
     }
     Status::new(status.code(), message)

@@ -11,11 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::Uri;
 
-use super::{
-    NamedService, ResponseFuture, Service,
-    pace::Pace,
-    service::no_method,
-};
+use super::{NamedService, ResponseFuture, Service, pace::Pace, service::no_method};
 use crate::{Body, Status, body::downcast, error::BoxError};
 
 /// The services of a [`Server`](super::Server): what its layers wrap.
@@ -61,7 +57,12 @@ impl Routes {
     /// Panics if there is one of that name.
     pub(super) fn add<S, B>(&mut self, service: S)
     where
-        S: Service<http::Request<Body>, Response = http::Response<B>> + NamedService + Clone + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<B>>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -69,13 +70,22 @@ impl Routes {
     {
         let index = self.services.len();
         let replaced = self.names.insert(S::NAME, index);
-        assert!(replaced.is_none(), "a server cannot have two services with the name {:?}", S::NAME);
+        assert!(
+            replaced.is_none(),
+            "a server cannot have two services with the name {:?}",
+            S::NAME
+        );
         self.services.push(Box::new(Routed(service)));
         for method in S::METHODS {
             // What is no URI cannot be called.
             if let Ok(uri) = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes())) {
-                self.paths.insert(method.path(), MethodId(self.methods.len()));
-                self.methods.push(KnownMethod { service: index, uri, pace: Pace::default() });
+                self.paths
+                    .insert(method.path(), MethodId(self.methods.len()));
+                self.methods.push(KnownMethod {
+                    service: index,
+                    uri,
+                    pace: Pace::default(),
+                });
             }
         }
     }
@@ -178,14 +188,19 @@ where
 }
 
 /// Waits for a service and calls it.
-pub(super) async fn call_when_ready<S, B>(mut service: S, request: http::Request<Body>) -> http::Response<Body>
+pub(super) async fn call_when_ready<S, B>(
+    mut service: S,
+    request: http::Request<Body>,
+) -> http::Response<Body>
 where
     S: Service<http::Request<Body>, Response = http::Response<B>>,
     S::Error: Into<BoxError>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let ready = poll_fn(|cx| service.poll_ready(cx)).await.map_err(|error| Status::from_error(error.into()));
+    let ready = poll_fn(|cx| service.poll_ready(cx))
+        .await
+        .map_err(|error| Status::from_error(error.into()));
     match ready {
         Ok(()) => respond(service.call(request).await),
         Err(status) => status.into_http(),

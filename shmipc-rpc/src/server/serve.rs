@@ -16,7 +16,13 @@ use crate::ServeError;
 /// Splits a server into what sessions share and what layers wrap.
 pub(super) fn share(routes: Routes, limits: Limits) -> (Arc<Shared>, Router) {
     let routes = Arc::new(routes);
-    (Arc::new(Shared { routes: Arc::clone(&routes), limits }), Router::new(routes))
+    (
+        Arc::new(Shared {
+            routes: Arc::clone(&routes),
+            limits,
+        }),
+        Router::new(routes),
+    )
 }
 
 /// Serves until `shutdown` is ready, and drains.
@@ -65,7 +71,12 @@ impl Sessions {
         let peer = session.peer();
         tracing::debug!(target: "shmipc_rpc::server", pid = peer.pid(), uid = peer.uid(), "session began");
         let calls = CallCount::default();
-        let task = SessionTask::new(session.clone(), Arc::clone(shared), dispatch.boxed_clone(), calls.clone());
+        let task = SessionTask::new(
+            session.clone(),
+            Arc::clone(shared),
+            dispatch.boxed_clone(),
+            calls.clone(),
+        );
         let handle = self.tasks.spawn(async move {
             let lost = task.run().await;
             tracing::debug!(target: "shmipc_rpc::server", reason = %lost, "session ended");
@@ -97,7 +108,10 @@ impl Live {
     /// Waits until the client has hung up, as it does when its last call is done. A client that does not, although none of
     /// its calls runs, is hung up on.
     async fn drain(&self) {
-        while tokio::time::timeout(HANG_UP_TIMEOUT, self.session.closed()).await.is_err() {
+        while tokio::time::timeout(HANG_UP_TIMEOUT, self.session.closed())
+            .await
+            .is_err()
+        {
             if self.calls.get() == 0 {
                 self.session.close();
             }

@@ -53,7 +53,11 @@ impl fmt::Debug for ResponseFuture {
 /// Answers a unary call with what `handler` makes of the decoded request. Generated servers call this.
 ///
 /// A request that cannot be decoded is answered with [`Code::Internal`](crate::Code::Internal), as gRPC does.
-pub fn unary<S, Req, Res, F, Fut>(service: Arc<S>, mut request: http::Request<Body>, handler: F) -> ResponseFuture
+pub fn unary<S, Req, Res, F, Fut>(
+    service: Arc<S>,
+    mut request: http::Request<Body>,
+    handler: F,
+) -> ResponseFuture
 where
     S: Send + Sync + 'static,
     Req: prost::Message + Default + 'static,
@@ -67,12 +71,16 @@ where
     match body.try_into_message() {
         Ok(Ok((message, _))) => {
             let request = received(message, metadata, extensions, context);
-            ResponseFuture::new(Responding { handler: handler(service, request) })
+            ResponseFuture::new(Responding {
+                handler: handler(service, request),
+            })
         }
         Ok(Err(status)) => ResponseFuture::failed(status),
         Err(body) => ResponseFuture::new(async move {
             let handled = match body.into_message(context.message_len_max).await {
-                Ok((message, _)) => handler(service, received(message, metadata, extensions, context)).await,
+                Ok((message, _)) => {
+                    handler(service, received(message, metadata, extensions, context)).await
+                }
                 Err(status) => Err(status),
             };
             into_http(handled)
@@ -90,12 +98,19 @@ pub(super) fn no_method(path: &str) -> Status {
     Status::unimplemented(format!("there is no method at {path:?}"))
 }
 
-fn received<T>(message: T, mut metadata: HeaderMap, extensions: Extensions, context: CallContext) -> Request<T> {
+fn received<T>(
+    message: T,
+    mut metadata: HeaderMap,
+    extensions: Extensions,
+    context: CallContext,
+) -> Request<T> {
     metadata::remove_reserved(&mut metadata);
     Request::from_parts(message, metadata, extensions, context)
 }
 
-fn into_http<T: prost::Message + 'static>(handled: Result<Response<T>, Status>) -> http::Response<Body> {
+fn into_http<T: prost::Message + 'static>(
+    handled: Result<Response<T>, Status>,
+) -> http::Response<Body> {
     match handled {
         Ok(response) => {
             let (message, metadata, extensions) = response.into_parts();

@@ -49,8 +49,19 @@ pub(super) struct SessionTask {
 }
 
 impl SessionTask {
-    pub(super) fn new(session: Session, shared: Arc<Shared>, dispatch: Box<dyn Dispatch>, running: CallCount) -> Self {
-        Self { session, shared, dispatch, running, until_timed: 0 }
+    pub(super) fn new(
+        session: Session,
+        shared: Arc<Shared>,
+        dispatch: Box<dyn Dispatch>,
+        running: CallCount,
+    ) -> Self {
+        Self {
+            session,
+            shared,
+            dispatch,
+            running,
+            until_timed: 0,
+        }
     }
 
     /// Serves until the session ends. If the future is dropped, the session is closed.
@@ -80,22 +91,38 @@ impl SessionTask {
     fn on_frame(&mut self, stream: Stream, frame: RecvBuf, cx: &mut Context<'_>) {
         let calls_max = self.shared.limits.calls_per_session_max;
         if calls_max <= self.running.get() {
-            let status = Status::resource_exhausted(format!("{calls_max} calls run in this session, which is the limit"));
+            let status = Status::resource_exhausted(format!(
+                "{calls_max} calls run in this session, which is the limit"
+            ));
             return self.answer(stream, Reply::Failed(status));
         }
         let layered = self.dispatch.is_layered();
-        let incoming = match Incoming::read(&self.shared, self.session.peer(), &stream, frame, layered) {
+        let incoming = match Incoming::read(&self.shared, &self.session, &stream, frame, layered) {
             Ok(incoming) => incoming,
             Err(status) => return self.answer(stream, Reply::Failed(status)),
         };
-        let Incoming { request, deadline, method, span } = incoming;
-        let Some(proven) = method.map(|method| self.shared.routes.known(method)).filter(|known| known.pace.is_proven())
+        let Incoming {
+            request,
+            deadline,
+            method,
+            span,
+        } = incoming;
+        let Some(proven) = method
+            .map(|method| self.shared.routes.known(method))
+            .filter(|known| known.pace.is_proven())
         else {
-            let progress = Progress::New { request, dispatch: self.dispatch.boxed_clone() };
+            let progress = Progress::New {
+                request: Box::new(request),
+                dispatch: self.dispatch.boxed_clone(),
+            };
             return self.spawn(stream, progress, deadline, method, span);
         };
 
-        let timed = if turn(&mut self.until_timed) { Some(Instant::now()) } else { None };
+        let timed = if turn(&mut self.until_timed) {
+            Some(Instant::now())
+        } else {
+            None
+        };
         let polled = {
             let _scope = deadline::Scope::enter(deadline);
             let _span = span.enter();
@@ -112,7 +139,9 @@ impl SessionTask {
         }
         let reply = match polled {
             Ok(Ok(reply)) => reply,
-            Ok(Err(running)) => return self.spawn(stream, Progress::Running(running), deadline, None, span),
+            Ok(Err(running)) => {
+                return self.spawn(stream, Progress::Running(running), deadline, None, span);
+            }
             Err(status) => Reply::Failed(status),
         };
         record_code(&span, reply.code());
@@ -129,7 +158,18 @@ impl SessionTask {
         span: Span,
     ) {
         let (shared, permit) = (Arc::clone(&self.shared), self.running.permit());
-        tokio::spawn(Call { stream, progress, deadline, to_be_timed, span, shared, permit }.run());
+        tokio::spawn(
+            Call {
+                stream,
+                progress,
+                deadline,
+                to_be_timed,
+                span,
+                shared,
+                permit,
+            }
+            .run(),
+        );
     }
 
     /// Sends a reply; in a task of its own if that takes waiting.

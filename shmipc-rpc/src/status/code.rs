@@ -69,7 +69,11 @@ impl Code {
     /// Returns the code with this number, or [`Code::Unknown`] if there is none.
     #[must_use]
     pub const fn from_u32(number: u32) -> Self {
-        if (number as usize) < Self::ALL.len() { Self::ALL[number as usize] } else { Self::Unknown }
+        if (number as usize) < Self::ALL.len() {
+            Self::ALL[number as usize]
+        } else {
+            Self::Unknown
+        }
     }
 
     /// Returns the number of this code, as it is sent.
@@ -105,7 +109,8 @@ impl Code {
     /// Returns the value of the header `grpc-status` for this code.
     pub(super) const fn as_header(self) -> &'static str {
         const NUMBERS: [&str; 17] = [
-            "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+            "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15",
+            "16",
         ];
         NUMBERS[self as usize]
     }

@@ -1,11 +1,12 @@
 //! A status from other errors, and from and to the headers of gRPC.
 
-use std::{borrow::Cow, error::Error};
+use std::{borrow::Cow, error::Error, sync::Arc};
 
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
+use shmipc_transport::AllocError;
 
 use super::{Code, Status};
 use crate::{
@@ -43,6 +44,15 @@ impl Status {
         Self::new(code, message).with_source(error)
     }
 
+    /// Makes a status of why no memory is lent.
+    pub(crate) fn from_alloc(error: AllocError) -> Self {
+        let code = match error {
+            AllocError::SessionLost(_) => Code::Unavailable,
+            _ => Code::ResourceExhausted,
+        };
+        Self::new(code, error.to_string()).with_source(Arc::new(error) as Arc<_>)
+    }
+
     /// Reads the status out of the headers, or trailers, of a gRPC response.
     ///
     /// Everything else in `headers` becomes the metadata of the status. Returns `None` if there is no
@@ -51,10 +61,18 @@ impl Status {
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let code = headers.get(GRPC_STATUS)?;
-        let code = code.to_str().ok().and_then(|code| code.parse().ok()).map_or(Code::Unknown, Code::from_u32);
+        let code = code
+            .to_str()
+            .ok()
+            .and_then(|code| code.parse().ok())
+            .map_or(Code::Unknown, Code::from_u32);
         let message = headers
             .get(GRPC_MESSAGE)
-            .map(|message| percent_decode(message.as_bytes()).decode_utf8_lossy().into_owned())
+            .map(|message| {
+                percent_decode(message.as_bytes())
+                    .decode_utf8_lossy()
+                    .into_owned()
+            })
             .unwrap_or_default();
         let details = headers
             .get(GRPC_STATUS_DETAILS)
@@ -78,7 +96,10 @@ impl Status {
         if http == http::StatusCode::OK {
             return None;
         }
-        Some(Self::new(Code::from_http(http), format!("the response has the HTTP status {http}")))
+        Some(Self::new(
+            Code::from_http(http),
+            format!("the response has the HTTP status {http}"),
+        ))
     }
 
     /// Returns this status as the headers, or trailers, of a gRPC response.
@@ -86,9 +107,13 @@ impl Status {
     pub fn to_headers(&self) -> HeaderMap {
         let mut headers = self.metadata().clone();
         metadata::remove_reserved(&mut headers);
-        headers.insert(GRPC_STATUS, HeaderValue::from_static(self.code().as_header()));
+        headers.insert(
+            GRPC_STATUS,
+            HeaderValue::from_static(self.code().as_header()),
+        );
         if !self.message().is_empty() {
-            let message: Cow<'_, str> = percent_encode(self.message().as_bytes(), MESSAGE_ENCODED).into();
+            let message: Cow<'_, str> =
+                percent_encode(self.message().as_bytes(), MESSAGE_ENCODED).into();
             // Percent-encoding leaves visible ASCII and spaces only, which a value may hold.
             if let Ok(message) = HeaderValue::try_from(message.as_ref()) {
                 headers.insert(GRPC_MESSAGE, message);
@@ -150,9 +175,15 @@ fn recognise(error: &(dyn Error + 'static)) -> Option<Recognised> {
         if let Some(status) = error.downcast_ref::<Status>() {
             Some(Recognised::Status(status.clone()))
         } else if error.is::<tower::timeout::error::Elapsed>() {
-            Some(Recognised::Code(Code::DeadlineExceeded, "the time allowed by a layer has passed"))
+            Some(Recognised::Code(
+                Code::DeadlineExceeded,
+                "the time allowed by a layer has passed",
+            ))
         } else if error.is::<tower::load_shed::error::Overloaded>() {
-            Some(Recognised::Code(Code::ResourceExhausted, "the service is overloaded"))
+            Some(Recognised::Code(
+                Code::ResourceExhausted,
+                "the service is overloaded",
+            ))
         } else {
             None
         }
@@ -174,7 +205,9 @@ mod tests {
         let status = Status::from_error(Box::new(Outer(Box::new(Status::aborted("inner")))));
         assert_eq!((status.code(), status.message()), (Code::Aborted, "inner"));
 
-        let status = Status::from_error(Box::new(Outer(Box::new(tower::timeout::error::Elapsed::new()))));
+        let status = Status::from_error(Box::new(Outer(Box::new(
+            tower::timeout::error::Elapsed::new(),
+        ))));
         assert_eq!(status.code(), Code::DeadlineExceeded);
 
         let status = Status::from_error(Box::new(tower::load_shed::error::Overloaded::new()));

@@ -152,7 +152,9 @@ constructors! {
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut status = f.debug_struct("Status");
-        status.field("code", &self.0.code).field("message", &self.0.message);
+        status
+            .field("code", &self.0.code)
+            .field("message", &self.0.message);
         if !self.0.details.is_empty() {
             status.field("details", &self.0.details);
         }
@@ -178,7 +180,10 @@ impl fmt::Display for Status {
 
 impl Error for Status {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
+        self.0
+            .source
+            .as_ref()
+            .map(|source| &**source as &(dyn Error + 'static))
     }
 }
 
@@ -194,9 +199,18 @@ mod tests {
 
     #[test]
     fn display_does_not_repeat_the_source() {
-        let status = Status::unavailable("the server cannot be reached")
-            .with_source(Arc::new(std::io::Error::other("refused")) as Arc<dyn Error + Send + Sync>);
-        assert_eq!(status.to_string(), "UNAVAILABLE: the server cannot be reached");
-        assert_eq!(status.source().expect("just attached").to_string(), "refused");
+        let status =
+            Status::unavailable("the server cannot be reached")
+                .with_source(
+                    Arc::new(std::io::Error::other("refused")) as Arc<dyn Error + Send + Sync>
+                );
+        assert_eq!(
+            status.to_string(),
+            "UNAVAILABLE: the server cannot be reached"
+        );
+        assert_eq!(
+            status.source().expect("just attached").to_string(),
+            "refused"
+        );
     }
 }

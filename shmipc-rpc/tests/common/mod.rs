@@ -12,8 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use shmipc_rpc::{
-    Address, Body, Channel, Listener, Method, Request, Response, Server, Status, http,
+    Address, Body, Channel, Listener, Method, Request, Response, Server, Status,
     client::Caller,
+    http,
     server::{self, NamedService, ResponseFuture, Router, Service},
 };
 use tempfile::TempDir;
@@ -22,53 +23,60 @@ use tower_layer::Layer;
 
 /// The message of all requests and responses.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Packet {
+pub(crate) struct Packet {
     #[prost(string, tag = "1")]
-    pub text: String,
+    pub(crate) text: String,
     #[prost(bytes = "bytes", tag = "2")]
-    pub payload: Bytes,
+    pub(crate) payload: Bytes,
     #[prost(uint64, tag = "3")]
-    pub number: u64,
+    pub(crate) number: u64,
 }
 
-pub fn packet(text: &str) -> Packet {
-    Packet { text: text.to_owned(), ..Packet::default() }
+pub(crate) fn packet(text: &str) -> Packet {
+    Packet {
+        text: text.to_owned(),
+        ..Packet::default()
+    }
 }
 
 /// The method that the service announces.
-pub const RUN: Method = Method::unary("lab.v1.Lab", "Run", "/lab.v1.Lab/Run");
+pub(crate) const RUN: Method = Method::unary("lab.v1.Lab", "Run", "/lab.v1.Lab/Run");
 /// A method that the service knows, but does not announce.
-pub const SECRET: Method = Method::unary("lab.v1.Lab", "Secret", "/lab.v1.Lab/Secret");
+pub(crate) const SECRET: Method = Method::unary("lab.v1.Lab", "Secret", "/lab.v1.Lab/Secret");
 /// A method that the service does not know.
-pub const UNKNOWN: Method = Method::unary("lab.v1.Lab", "Unknown", "/lab.v1.Lab/Unknown");
+pub(crate) const UNKNOWN: Method = Method::unary("lab.v1.Lab", "Unknown", "/lab.v1.Lab/Unknown");
 /// A method of a service that no server has.
-pub const ELSEWHERE: Method = Method::unary("lab.v1.Elsewhere", "Run", "/lab.v1.Elsewhere/Run");
+pub(crate) const ELSEWHERE: Method =
+    Method::unary("lab.v1.Elsewhere", "Run", "/lab.v1.Elsewhere/Run");
 
-pub type Handled = Result<Response<Packet>, Status>;
-type Handler = dyn Fn(Request<Packet>) -> Pin<Box<dyn Future<Output = Handled> + Send>> + Send + Sync;
+pub(crate) type Handled = Result<Response<Packet>, Status>;
+type Handler =
+    dyn Fn(Request<Packet>) -> Pin<Box<dyn Future<Output = Handled> + Send>> + Send + Sync;
 
 /// A server as the generator makes them.
 #[derive(Clone)]
-pub struct Lab {
+pub(crate) struct Lab {
     handler: Arc<Box<Handler>>,
 }
 
 /// Makes the service that answers with `handler`.
-pub fn lab<F, Fut>(handler: F) -> Lab
+pub(crate) fn lab<F, Fut>(handler: F) -> Lab
 where
     F: Fn(Request<Packet>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Handled> + Send + 'static,
 {
-    Lab { handler: Arc::new(Box::new(move |request| Box::pin(handler(request)))) }
+    Lab {
+        handler: Arc::new(Box::new(move |request| Box::pin(handler(request)))),
+    }
 }
 
 /// Makes the service that answers with the message it gets.
-pub fn echo() -> Lab {
+pub(crate) fn echo() -> Lab {
     lab(|request| async move { Ok(Response::new(request.into_inner())) })
 }
 
 /// Makes the service that never answers.
-pub fn hang() -> Lab {
+pub(crate) fn hang() -> Lab {
     lab(|_| pending())
 }
 
@@ -89,7 +97,9 @@ impl Service<http::Request<Body>> for Lab {
     fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
         match request.uri().path() {
             "/lab.v1.Lab/Run" | "/lab.v1.Lab/Secret" => {
-                server::unary(Arc::clone(&self.handler), request, |handler, request| handler(request))
+                server::unary(Arc::clone(&self.handler), request, |handler, request| {
+                    handler(request)
+                })
             }
             _ => server::unimplemented(request),
         }
@@ -97,14 +107,14 @@ impl Service<http::Request<Body>> for Lab {
 }
 
 /// A server that runs in a task.
-pub struct Running {
+pub(crate) struct Running {
     directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
-    pub task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 /// Serves in a new directory.
-pub fn serve<L, B>(server: Server<L>) -> Running
+pub(crate) fn serve<L, B>(server: Server<L>) -> Running
 where
     L: Layer<Router> + Send + 'static,
     L::Service: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
@@ -113,11 +123,14 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<shmipc_rpc::BoxError>,
 {
-    serve_in(tempfile::tempdir().expect("a directory for the socket"), server)
+    serve_in(
+        tempfile::tempdir().expect("a directory for the socket"),
+        server,
+    )
 }
 
 /// Serves in `directory`, where another server may have been.
-pub fn serve_in<L, B>(directory: TempDir, server: Server<L>) -> Running
+pub(crate) fn serve_in<L, B>(directory: TempDir, server: Server<L>) -> Running
 where
     L: Layer<Router> + Send + 'static,
     L::Service: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
@@ -134,40 +147,48 @@ where
                 pending().await
             }
         };
-        let served = server.serve_with_listener_and_shutdown(listener, shutdown).await;
+        let served = server
+            .serve_with_listener_and_shutdown(listener, shutdown)
+            .await;
         served.expect("nothing prevents it");
     });
-    Running { directory, stop: Some(stop), task }
+    Running {
+        directory,
+        stop: Some(stop),
+        task,
+    }
 }
 
 impl Running {
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         self.directory.path().join("lab.sock").into()
     }
 
-    pub async fn channel(&self) -> Channel {
-        Channel::connect(self.address()).await.expect("the server listens")
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::connect(self.address())
+            .await
+            .expect("the server listens")
     }
 
     /// A caller over the channel itself, which takes the short path.
-    pub async fn caller(&self) -> Caller {
+    pub(crate) async fn caller(&self) -> Caller {
         Caller::new(self.channel().await)
     }
 
     /// A caller over a service that is not a channel, so that calls take the path through `http`.
-    pub async fn caller_over_http(&self) -> Caller<Plain<Channel>> {
+    pub(crate) async fn caller_over_http(&self) -> Caller<Plain<Channel>> {
         Caller::new(Plain(self.channel().await))
     }
 
     /// Tells the server to drain.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send(()).expect("the server runs");
         }
     }
 
     /// Ends the server as if its process had died, and returns the directory of its socket.
-    pub async fn kill(self) -> TempDir {
+    pub(crate) async fn kill(self) -> TempDir {
         self.task.abort();
         assert!(self.task.await.is_err_and(|error| error.is_cancelled()));
         self.directory
@@ -176,7 +197,7 @@ impl Running {
 
 /// A tower service that adds nothing.
 #[derive(Clone, Debug)]
-pub struct Plain<S>(pub S);
+pub(crate) struct Plain<S>(pub(crate) S);
 
 impl<S, R> Service<R> for Plain<S>
 where
@@ -196,10 +217,10 @@ where
 }
 
 /// Longer than anything here takes, unless it hangs.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Fails instead of hanging.
-pub async fn in_time<F: Future>(future: F) -> F::Output {
+pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(LONG, future).await.expect("it hangs")
 }
 
@@ -214,7 +235,7 @@ macro_rules! over_both_paths {
 
 /// Sends when it is dropped.
 #[derive(Debug)]
-pub struct OnDrop(pub Option<oneshot::Sender<()>>);
+pub(crate) struct OnDrop(pub(crate) Option<oneshot::Sender<()>>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {

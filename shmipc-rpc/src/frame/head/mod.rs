@@ -30,7 +30,11 @@ pub(crate) struct RequestHeadRef<'a> {
 
 impl Head for RequestHeadRef<'_> {
     fn encoded_len(&self) -> usize {
-        let path = if self.path.is_empty() { 0 } else { field_len(self.path.len()) };
+        let path = if self.path.is_empty() {
+            0
+        } else {
+            field_len(self.path.len())
+        };
         path + self.timeout_ns.map_or(0, |ns| 1 + varint_len(ns)) + metadata_len(self.metadata)
     }
 
@@ -56,7 +60,11 @@ pub(crate) struct RequestHead<'a> {
 impl<'a> RequestHead<'a> {
     pub(crate) fn decode(head: &'a [u8]) -> Result<Self, InvalidFrame> {
         let mut reader = Reader::new(head);
-        let mut decoded = Self { path: "", timeout: None, metadata: HeaderMap::new() };
+        let mut decoded = Self {
+            path: "",
+            timeout: None,
+            metadata: HeaderMap::new(),
+        };
         while let Some(key) = reader.key()? {
             match key.field {
                 1 => decoded.path = reader.str(key)?,
@@ -84,7 +92,10 @@ pub(crate) struct ResponseHeadRef<'a> {
 
 impl Head for ResponseHeadRef<'_> {
     fn encoded_len(&self) -> usize {
-        let trailers = self.trailers.as_ref().map_or(0, |trailers| field_len(trailers.encoded_len()));
+        let trailers = self
+            .trailers
+            .as_ref()
+            .map_or(0, |trailers| field_len(trailers.encoded_len()));
         metadata_len(self.metadata) + trailers
     }
 
@@ -117,7 +128,10 @@ impl ResponseHead {
                 }
                 2 => {
                     key.expect(WireType::Delimited)?;
-                    decoded.trailers.get_or_insert_default().merge(reader.bytes()?)?;
+                    decoded
+                        .trailers
+                        .get_or_insert_default()
+                        .merge(reader.bytes()?)?;
                 }
                 _ => reader.skip(key)?,
             }
@@ -138,7 +152,12 @@ pub(crate) struct TrailersRef<'a> {
 impl<'a> TrailersRef<'a> {
     /// The end of a call that went well.
     pub(crate) fn ok(metadata: &'a HeaderMap) -> Self {
-        Self { code: Code::Ok, message: "", details: &[], metadata }
+        Self {
+            code: Code::Ok,
+            message: "",
+            details: &[],
+            metadata,
+        }
     }
 
     /// The end of a call that failed.
@@ -154,9 +173,15 @@ impl<'a> TrailersRef<'a> {
 
 impl Head for TrailersRef<'_> {
     fn encoded_len(&self) -> usize {
-        let code = if self.code == Code::Ok { 0 } else { 1 + varint_len(self.code.as_u32().into()) };
+        let code = if self.code == Code::Ok {
+            0
+        } else {
+            1 + varint_len(self.code.as_u32().into())
+        };
         let present = |len| if len == 0 { 0 } else { field_len(len) };
-        code + present(self.message.len()) + present(self.details.len()) + metadata_len(self.metadata)
+        code + present(self.message.len())
+            + present(self.details.len())
+            + metadata_len(self.metadata)
     }
 
     fn write(&self, out: &mut impl BufMut) {
@@ -193,7 +218,10 @@ impl Trailers {
     pub(crate) fn into_result(self) -> Result<HeaderMap, Status> {
         match Code::from_u32(self.code) {
             Code::Ok => Ok(self.metadata),
-            code => Err(Status::with_details(code, self.message, self.details).with_metadata(self.metadata)),
+            code => {
+                Err(Status::with_details(code, self.message, self.details)
+                    .with_metadata(self.metadata))
+            }
         }
     }
 
@@ -245,25 +273,35 @@ fn read_metadata(bytes: &[u8], map: &mut HeaderMap) -> Result<(), InvalidFrame> 
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| InvalidFrame::MetadataKey)?;
     let value = HeaderValue::from_bytes(value).map_err(|_| InvalidFrame::MetadataValue)?;
     if !metadata::is_reserved(&name) {
-        map.try_append(name, value).map_err(|_| InvalidFrame::MetadataTooMany)?;
+        map.try_append(name, value)
+            .map_err(|_| InvalidFrame::MetadataTooMany)?;
     }
     Ok(())
 }
 
 /// The values that are sent: all but the reserved ones.
 fn sent(metadata: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    metadata.iter().filter(|(name, _)| !metadata::is_reserved(name))
+    metadata
+        .iter()
+        .filter(|(name, _)| !metadata::is_reserved(name))
 }
 
 fn entry_len(name: &HeaderName, value: &HeaderValue) -> usize {
-    field_len(name.as_str().len()) + if value.is_empty() { 0 } else { field_len(value.len()) }
+    field_len(name.as_str().len())
+        + if value.is_empty() {
+            0
+        } else {
+            field_len(value.len())
+        }
 }
 
 fn metadata_len(metadata: &HeaderMap) -> usize {
     if metadata.is_empty() {
         return 0;
     }
-    sent(metadata).map(|(name, value)| field_len(entry_len(name, value))).sum()
+    sent(metadata)
+        .map(|(name, value)| field_len(entry_len(name, value)))
+        .sum()
 }
 
 fn put_metadata(out: &mut impl BufMut, field: u8, metadata: &HeaderMap) {

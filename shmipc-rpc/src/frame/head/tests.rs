@@ -1,7 +1,7 @@
 //! Compares the heads with what prost makes of the same messages.
 
-use prost::Message;
 use proptest::{collection::vec, option, prelude::*, string::string_regex};
+use prost::Message;
 
 use super::*;
 
@@ -52,7 +52,8 @@ fn any_metadata() -> impl Strategy<Value = HeaderMap> {
     vec((key, value), 0..6).prop_map(|entries| {
         let mut map = HeaderMap::new();
         for (key, value) in entries {
-            let name = HeaderName::from_bytes(key.as_bytes()).expect("the pattern makes header names");
+            let name =
+                HeaderName::from_bytes(key.as_bytes()).expect("the pattern makes header names");
             let value = HeaderValue::from_bytes(&value).expect("visible bytes only");
             map.append(name, value);
         }
@@ -62,9 +63,11 @@ fn any_metadata() -> impl Strategy<Value = HeaderMap> {
 }
 
 fn any_status() -> impl Strategy<Value = Status> {
-    (0u32..17, any::<String>(), any::<Vec<u8>>(), any_metadata()).prop_map(|(code, message, details, metadata)| {
-        Status::with_details(Code::from_u32(code), message, details).with_metadata(metadata)
-    })
+    (0u32..17, any::<String>(), any::<Vec<u8>>(), any_metadata()).prop_map(
+        |(code, message, details, metadata)| {
+            Status::with_details(Code::from_u32(code), message, details).with_metadata(metadata)
+        },
+    )
 }
 
 fn to_prost(map: &HeaderMap) -> Vec<pb::Metadata> {
@@ -184,17 +187,32 @@ proptest! {
 
 /// A valid head with a few bytes changed, or nothing but noise.
 fn almost_a_head() -> impl Strategy<Value = Vec<u8>> {
-    let valid = (any::<String>(), option::of(any::<u64>()), any_metadata(), any_status()).prop_map(
-        |(path, timeout_ns, metadata, status)| {
-            let request = written(&RequestHeadRef { path: &path, timeout_ns, metadata: &metadata });
+    let valid = (
+        any::<String>(),
+        option::of(any::<u64>()),
+        any_metadata(),
+        any_status(),
+    )
+        .prop_map(|(path, timeout_ns, metadata, status)| {
+            let request = written(&RequestHeadRef {
+                path: &path,
+                timeout_ns,
+                metadata: &metadata,
+            });
             let trailers = TrailersRef::failed(&status);
-            let response = written(&ResponseHeadRef { metadata: &metadata, trailers: Some(trailers) });
+            let response = written(&ResponseHeadRef {
+                metadata: &metadata,
+                trailers: Some(trailers),
+            });
             let trailers = written(&trailers);
             [request, response, trailers]
-        },
-    );
-    let mutated = (valid, 0usize..3, vec((any::<prop::sample::Index>(), any::<u8>()), 0..3)).prop_map(
-        |(mut heads, which, changes)| {
+        });
+    let mutated = (
+        valid,
+        0usize..3,
+        vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    )
+        .prop_map(|(mut heads, which, changes)| {
             let mut bytes = std::mem::take(&mut heads[which]);
             for (index, value) in changes {
                 if !bytes.is_empty() {
@@ -203,14 +221,20 @@ fn almost_a_head() -> impl Strategy<Value = Vec<u8>> {
                 }
             }
             bytes
-        },
-    );
+        });
     prop_oneof![mutated, vec(any::<u8>(), 0..40)]
 }
 
 #[test]
 fn lengths_of_varints() {
-    for (value, len) in [(0, 1), (0x7f, 1), (0x80, 2), (0x3fff, 2), (0x4000, 3), (u64::MAX, 10)] {
+    for (value, len) in [
+        (0, 1),
+        (0x7f, 1),
+        (0x80, 2),
+        (0x3fff, 2),
+        (0x4000, 3),
+        (u64::MAX, 10),
+    ] {
         assert_eq!(varint_len(value), len);
         let mut out = Vec::new();
         put_varint(&mut out, value);
@@ -221,8 +245,14 @@ fn lengths_of_varints() {
 
 #[test]
 fn groups_and_field_zero_are_refused() {
-    assert_eq!(RequestHead::decode(&[0x4b]), Err(InvalidFrame::HeadKey(0x4b)));
-    assert_eq!(RequestHead::decode(&[0x02, 0]), Err(InvalidFrame::HeadKey(2)));
+    assert_eq!(
+        RequestHead::decode(&[0x4b]),
+        Err(InvalidFrame::HeadKey(0x4b))
+    );
+    assert_eq!(
+        RequestHead::decode(&[0x02, 0]),
+        Err(InvalidFrame::HeadKey(2))
+    );
 }
 
 #[test]
@@ -230,23 +260,58 @@ fn reserved_metadata_is_neither_sent_nor_believed() {
     let mut metadata = HeaderMap::new();
     metadata.insert("grpc-status", HeaderValue::from_static("0"));
     metadata.insert("x", HeaderValue::from_static("y"));
-    let bytes = written(&ResponseHeadRef { metadata: &metadata, trailers: None });
+    let bytes = written(&ResponseHeadRef {
+        metadata: &metadata,
+        trailers: None,
+    });
     let read = ResponseHead::decode(&bytes).expect("just written");
     assert_eq!(read.metadata.len(), 1);
 
-    let entry = pb::Metadata { key: "grpc-status".to_owned(), value: b"0".to_vec() };
-    let forged = pb::ResponseHead { metadata: vec![entry], trailers: None }.encode_to_vec();
-    assert!(ResponseHead::decode(&forged).expect("it is well-formed").metadata.is_empty());
+    let entry = pb::Metadata {
+        key: "grpc-status".to_owned(),
+        value: b"0".to_vec(),
+    };
+    let forged = pb::ResponseHead {
+        metadata: vec![entry],
+        trailers: None,
+    }
+    .encode_to_vec();
+    assert!(
+        ResponseHead::decode(&forged)
+            .expect("it is well-formed")
+            .metadata
+            .is_empty()
+    );
 }
 
 #[test]
 fn metadata_must_be_made_of_header_names_and_values() {
     let head = |key: &str, value: &[u8]| {
-        let entry = pb::Metadata { key: key.to_owned(), value: value.to_owned() };
-        pb::RequestHead { path: "/a/b".to_owned(), timeout_ns: None, metadata: vec![entry] }.encode_to_vec()
+        let entry = pb::Metadata {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        pb::RequestHead {
+            path: "/a/b".to_owned(),
+            timeout_ns: None,
+            metadata: vec![entry],
+        }
+        .encode_to_vec()
     };
-    assert_eq!(RequestHead::decode(&head("", b"")), Err(InvalidFrame::MetadataKey));
-    assert_eq!(RequestHead::decode(&head("Upper", b"")), Err(InvalidFrame::MetadataKey));
-    assert_eq!(RequestHead::decode(&head("\"quoted", b"")), Err(InvalidFrame::MetadataKey));
-    assert_eq!(RequestHead::decode(&head("key", b"a\nb")), Err(InvalidFrame::MetadataValue));
+    assert_eq!(
+        RequestHead::decode(&head("", b"")),
+        Err(InvalidFrame::MetadataKey)
+    );
+    assert_eq!(
+        RequestHead::decode(&head("Upper", b"")),
+        Err(InvalidFrame::MetadataKey)
+    );
+    assert_eq!(
+        RequestHead::decode(&head("\"quoted", b"")),
+        Err(InvalidFrame::MetadataKey)
+    );
+    assert_eq!(
+        RequestHead::decode(&head("key", b"a\nb")),
+        Err(InvalidFrame::MetadataValue)
+    );
 }
