@@ -1,1 +1,69 @@
-//! shmipc-transport.
+//! Sessions and streams between processes of one host, over shared memory.
+//!
+//! Each process writes only memory that it owns, and the other maps that memory read-only: a peer can neither corrupt our
+//! queues nor our payloads, and its death leaves nothing to repair. Messages are encoded straight into shared memory
+//! ([`SendBuf`]) and read in place ([`RecvBuf`]); `Bytes` of the session's own memory travel by reference.
+//!
+//! ```no_run
+//! use bytes::BufMut;
+//! use shmipc_transport::{Flush, Listener, Session};
+//!
+//! # async fn server() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = Listener::bind("/run/echo.sock")?;
+//! let session = listener.accept().await?;
+//! while let Ok(mut stream) = session.accept_stream().await {
+//!     if let Some(message) = stream.recv().await? {
+//!         let mut reply = stream.buffer(message.len());
+//!         reply.put(message); // By reference, if it is long.
+//!         stream.send(reply, Flush::End).await?;
+//!     }
+//! }
+//! # Ok(()) }
+//! # async fn client() -> Result<(), Box<dyn std::error::Error>> {
+//! let session = Session::connect("/run/echo.sock").await?;
+//! let mut stream = session.open_stream()?;
+//! let mut request = stream.buffer(5);
+//! request.put_slice(b"hello");
+//! stream.send(request, Flush::End).await?;
+//! let reply = stream.recv().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! `docs/protocol.md` describes the bytes, `ARCHITECTURE.md` the code, `SECURITY.md` what a hostile peer can and cannot do.
+
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!(
+    "shmipc needs Linux on x86_64 or aarch64: it rests on sealed memory files, eventfds and a 64-bit address space"
+);
+
+mod address;
+mod config;
+mod core;
+mod error;
+mod link;
+mod listener;
+mod peer;
+mod session;
+mod stats;
+mod stream;
+mod sys;
+mod wait;
+
+pub use address::Address;
+pub use config::{Config, ConfigBuilder, InvalidConfig, Payloads, Wait};
+pub use core::{
+    mem::OutOfRegion,
+    outbox::{HeadOverrun, InvalidGeometry, InvalidRecord, ReturnsOverrun},
+    wire::InvalidMessage,
+};
+pub use error::*;
+pub use listener::Listener;
+pub use peer::Peer;
+pub use session::{Lent, Session};
+pub use stats::Stats;
+pub use stream::{
+    ABANDONED, Abandoned, Flush, RecvBuf, RecvHalf, SendBuf, SendHalf, Stream, StreamWatch,
+};

@@ -1,0 +1,291 @@
+//! The arena: every block of one side's outbox, over regions that are added on demand and retired when idle.
+//!
+//! The heap decides; the session acts. When no region has room, [`Heap::alloc`] says which region [it needs](Exhausted::NeedsRegion);
+//! the session makes a sealed memfd, passes it to the peer, and [adds](Heap::add_region) it.
+//!
+//! Blocks of up to [`REGION_LEN`] are buddies within regions of that size. A larger block has a region to itself, so that
+//! it wastes nothing by rounding and goes as soon as it is idle.
+
+#![expect(
+    unsafe_code,
+    reason = "makes blocks of ranges that the buddy allocator has just handed out"
+)]
+
+use std::{
+    fmt, mem,
+    sync::{Arc, Mutex},
+    task::Waker,
+};
+
+use super::{Block, OwnedRegion, buddy};
+use crate::core::{
+    mem::buddy::Buddy,
+    num::{RegionId, u32_len},
+    sync::lock,
+};
+
+/// The length of a region that is shared by many blocks. Sparse: only touched pages cost memory.
+const REGION_LEN: u32 = 16 << 20;
+
+/// Why there is no block.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Exhausted {
+    /// No region has room; one of `len` bytes, whose budget is now set aside, would.
+    NeedsRegion { id: RegionId, len: u32 },
+    /// The configured maximum is in use. Blocks will come back.
+    Full,
+    /// Not even an empty heap could hold it.
+    TooLarge,
+}
+
+/// A region that is gone from the heap and must be announced as such to the peer.
+#[derive(Debug)]
+#[must_use = "the peer keeps its mapping until it is told"]
+pub(crate) struct RetiredRegion {
+    pub(crate) id: RegionId,
+    pub(crate) len: u32,
+}
+
+/// What the heap holds at the moment, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeapFigures {
+    pub(crate) mapped: u64,
+    pub(crate) used: u64,
+    pub(crate) used_max: u64,
+}
+
+/// All memory of one outbox.
+pub(crate) struct Heap {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    regions: Vec<Entry>,
+    next_id: u32,
+    max: u64,
+    figures: HeapFigures,
+    waiters: Vec<Waker>,
+}
+
+struct Entry {
+    id: RegionId,
+    region: OwnedRegion,
+    space: Space,
+}
+
+enum Space {
+    Shared(Buddy),
+    Whole { used: bool },
+}
+
+impl Heap {
+    /// An empty heap that may grow to `max` bytes.
+    pub(crate) fn new(max: u32) -> Self {
+        let inner = Inner {
+            regions: Vec::new(),
+            next_id: 0,
+            max: u64::from(max),
+            figures: HeapFigures::default(),
+            waiters: Vec::new(),
+        };
+        Self {
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Takes out a block of exactly `len` bytes (at least one).
+    ///
+    /// # Errors
+    ///
+    /// See [`Exhausted`]. After `NeedsRegion` the caller adds that region or [gives it up](Self::cancel_region).
+    pub(crate) fn alloc(self: &Arc<Self>, len: u32) -> Result<Block, Exhausted> {
+        let mut inner = lock(&self.inner);
+        for entry in &mut inner.regions {
+            let Some((start, size)) = entry.space.alloc(len, u32_len(entry.region.len())) else {
+                continue;
+            };
+            let (region, id) = (entry.region.clone(), entry.id);
+            inner.figures.used += u64::from(size);
+            inner.figures.used_max = inner.figures.used_max.max(inner.figures.used);
+            // SAFETY: the region's allocator has just handed out `start..start + size`, and takes it back only when
+            // the block's drop calls `free`.
+            let mut block =
+                unsafe { Block::new(Arc::clone(self), region, id, start..start + size) };
+            block.truncate(crate::core::num::index(len));
+            return Ok(block);
+        }
+        inner.wanted_region(len)
+    }
+
+    /// Adds a region that [`alloc`](Self::alloc) asked for.
+    pub(crate) fn add_region(&self, id: RegionId, region: OwnedRegion) {
+        let len = u32_len(region.len());
+        let space = if REGION_LEN < len {
+            Space::Whole { used: false }
+        } else {
+            Space::Shared(Buddy::new(len))
+        };
+        let waiters = {
+            let mut inner = lock(&self.inner);
+            inner.regions.push(Entry { id, region, space });
+            mem::take(&mut inner.waiters)
+        };
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    /// Gives back the budget of a region that could not be made.
+    pub(crate) fn cancel_region(&self, len: u32) {
+        lock(&self.inner).figures.mapped -= u64::from(len);
+    }
+
+    /// Removes every region in which no block is in use.
+    pub(crate) fn retire_idle(&self) -> Vec<RetiredRegion> {
+        let mut gone = Vec::new();
+        let mut inner = lock(&self.inner);
+        inner.regions.retain(|entry| {
+            let idle = entry.space.is_idle();
+            if idle {
+                gone.push(RetiredRegion {
+                    id: entry.id,
+                    len: u32_len(entry.region.len()),
+                });
+            }
+            !idle
+        });
+        inner.figures.mapped -= gone.iter().map(|region| u64::from(region.len)).sum::<u64>();
+        gone
+    }
+
+    /// Whether a block of `len` bytes could be had now.
+    pub(crate) fn has_room(&self, len: u32) -> bool {
+        let mut inner = lock(&self.inner);
+        let found = inner.regions.iter_mut().find_map(|entry| {
+            let (start, size) = entry.space.alloc(len, u32_len(entry.region.len()))?;
+            entry.space.free(start, size);
+            Some(())
+        });
+        found.is_some() || region_for(len, inner.max - inner.figures.mapped).is_some()
+    }
+
+    /// Whether [`retire_idle`](Self::retire_idle) would find something.
+    pub(crate) fn has_idle_region(&self) -> bool {
+        lock(&self.inner)
+            .regions
+            .iter()
+            .any(|entry| entry.space.is_idle())
+    }
+
+    /// Whether any region exists.
+    pub(crate) fn has_regions(&self) -> bool {
+        !lock(&self.inner).regions.is_empty()
+    }
+
+    /// Where `bytes` lies, if it lies in this heap.
+    pub(crate) fn locate(&self, bytes: &[u8]) -> Option<(RegionId, u32)> {
+        let inner = lock(&self.inner);
+        inner
+            .regions
+            .iter()
+            .find_map(|entry| Some((entry.id, entry.region.offset_of(bytes)?)))
+    }
+
+    /// Has `waker` called when a block comes back or a region is added.
+    pub(crate) fn wait(&self, waker: &Waker) {
+        let mut inner = lock(&self.inner);
+        if !inner.waiters.iter().any(|known| known.will_wake(waker)) {
+            inner.waiters.push(waker.clone());
+        }
+    }
+
+    /// Wakes all who wait, because what they wait for may never come.
+    pub(crate) fn wake_all(&self) {
+        let waiters = mem::take(&mut lock(&self.inner).waiters);
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn figures(&self) -> HeapFigures {
+        lock(&self.inner).figures
+    }
+
+    /// The bytes that the heap may grow to.
+    pub(crate) fn max(&self) -> u64 {
+        lock(&self.inner).max
+    }
+
+    /// Takes back a block; called by its drop.
+    pub(super) fn free(&self, id: RegionId, offset: u32, size: u32) {
+        let waiters = {
+            let mut inner = lock(&self.inner);
+            inner.figures.used -= u64::from(size);
+            if let Some(entry) = inner.regions.iter_mut().find(|entry| entry.id == id) {
+                entry.space.free(offset, size);
+            }
+            mem::take(&mut inner.waiters)
+        };
+        waiters.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Inner {
+    /// Sets aside the budget for a region in which a block of `len` bytes fits.
+    fn wanted_region(&mut self, len: u32) -> Result<Block, Exhausted> {
+        let fits = |room| region_for(len, room);
+        fits(self.max).ok_or(Exhausted::TooLarge)?;
+        let region_len = fits(self.max - self.figures.mapped).ok_or(Exhausted::Full)?;
+        self.figures.mapped += u64::from(region_len);
+        let id = RegionId(self.next_id);
+        self.next_id += 1;
+        Err(Exhausted::NeedsRegion {
+            id,
+            len: region_len,
+        })
+    }
+}
+
+/// The length of a new region for a block of `len` bytes, of at most `room` bytes.
+fn region_for(len: u32, room: u64) -> Option<u32> {
+    let room = u32::try_from(room).unwrap_or(u32::MAX) / buddy::UNIT * buddy::UNIT;
+    if REGION_LEN < len {
+        let exact = len.div_ceil(buddy::UNIT).checked_mul(buddy::UNIT)?;
+        return (exact <= room).then_some(exact);
+    }
+    let region_len = REGION_LEN.min(room);
+    (0 < region_len && Buddy::new(region_len).alloc(len).is_some()).then_some(region_len)
+}
+
+impl Space {
+    /// Returns offset and size of a block.
+    fn alloc(&mut self, len: u32, region_len: u32) -> Option<(u32, u32)> {
+        match self {
+            Self::Shared(buddy) => Some((buddy.alloc(len)?, Buddy::size_class(len))),
+            Self::Whole { used } => {
+                // A block that fits into a shared region must not pin down a region of a gigabyte.
+                let fits = REGION_LEN < len && len <= region_len && !*used;
+                *used |= fits;
+                fits.then_some((0, region_len))
+            }
+        }
+    }
+
+    fn free(&mut self, offset: u32, size: u32) {
+        match self {
+            Self::Shared(buddy) => buddy.free(offset, size),
+            Self::Whole { used } => *used = false,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Shared(buddy) => buddy.is_idle(),
+            Self::Whole { used } => !used,
+        }
+    }
+}
+
+impl fmt::Debug for Heap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heap")
+            .field("figures", &self.figures())
+            .finish_non_exhaustive()
+    }
+}

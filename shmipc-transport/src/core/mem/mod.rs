@@ -1,0 +1,29 @@
+//! Memory that two processes see. The only folder of the core that holds pointers into a mapping.
+//!
+//! # Who may write what
+//!
+//! A mapping is either *ours* ([`OwnedRegion`]: mapped writable here, sealed so that the peer can only ever map it
+//! read-only) or the *peer's* ([`PeerRegion`]: mapped read-only here). The kernel enforces both.
+//!
+//! # Torn payloads
+//!
+//! What we read from a peer's region may change while we read it, because its owner may write at any time. Words are
+//! therefore read as atomics, once. Bytes are copied out by `ptr::copy_nonoverlapping`, in one function: a peer that
+//! writes meanwhile makes the *copy* arbitrary, which is what the bytes of a lying peer are anyhow. By the letter of the
+//! memory model such a race between processes is outside what the language describes; in practice the copy is a
+//! `memcpy`, and no reference into the peer's memory exists while it runs.
+//!
+//! The exception is *lending* ([`PeerRegion::lend`]): it forms `&[u8]` over memory that its owner could still write. It is
+//! only used for peers that the trust policy names ([`Payloads`](crate::Payloads)); the contract is stated there.
+
+mod block;
+mod buddy;
+mod heap;
+mod region;
+mod ring;
+
+pub(crate) use block::Block;
+pub(crate) use heap::{Exhausted, Heap, HeapFigures, RetiredRegion};
+pub use region::OutOfRegion;
+pub(crate) use region::{OwnedRegion, PeerRegion, Trust};
+pub(crate) use ring::{OwnRing, PeerRing};

@@ -1,0 +1,338 @@
+//! Bounds-checked views of a mapping.
+#![expect(
+    unsafe_code,
+    reason = "the one place that dereferences pointers into mappings; see the essay in `mem`"
+)]
+
+use std::{fmt, ops::Range, ptr, slice, sync::Arc};
+
+use bytes::Bytes;
+use memmap2::MmapRaw;
+
+use crate::core::{
+    num::{index, u32_len},
+    outbox::Header,
+    sync::{AtomicU32, Ordering},
+};
+
+/// A type that may be laid over shared memory.
+///
+/// # Safety
+///
+/// Implementors are `repr(C)` and consist of `AtomicU32` and padding only, so that every bit pattern is a value and no
+/// access can race.
+pub(crate) unsafe trait SharedLayout {}
+
+// SAFETY: `Header` is `repr(C)` and consists of `AtomicU32` and padding only.
+unsafe impl SharedLayout for Header {}
+
+/// A range that does not lie inside its region.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{len} bytes at {offset} do not lie inside a region of {region_len} bytes")]
+pub struct OutOfRegion {
+    /// Where the range was said to begin.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+    /// The length of the region in bytes.
+    pub region_len: usize,
+}
+
+/// What both kinds of region share: a mapping and the arithmetic of its bounds.
+#[derive(Clone)]
+struct View {
+    map: Arc<MmapRaw>,
+}
+
+impl View {
+    /// Returns the address of a range, or says that it is not inside.
+    fn range(&self, offset: u32, len: u32) -> Result<*mut u8, OutOfRegion> {
+        let region_len = self.map.len();
+        // Neither sum nor comparison can wrap: both are u32 and usize has 64 bits.
+        if region_len < index(offset) + index(len) {
+            return Err(OutOfRegion {
+                offset,
+                len,
+                region_len,
+            });
+        }
+        Ok(self.map.as_mut_ptr().wrapping_add(index(offset)))
+    }
+
+    fn word(&self, offset: u32) -> Result<&AtomicU32, OutOfRegion> {
+        let word = self.range(offset, 4)?.cast::<AtomicU32>();
+        assert!(
+            word.is_aligned(),
+            "words of the layout lie at multiples of four"
+        );
+        // SAFETY: `range` says that four mapped bytes lie there, `self` keeps the mapping alive for the borrow, the
+        // address is aligned, and shared words are only ever accessed as atomics.
+        Ok(unsafe { &*word })
+    }
+
+    fn layout<T: SharedLayout>(&self, offset: u32) -> Result<&T, OutOfRegion> {
+        let header = self.range(offset, u32_len(size_of::<T>()))?.cast::<T>();
+        assert!(
+            header.is_aligned(),
+            "mappings begin at a page, and layouts at a multiple of their alignment"
+        );
+        // SAFETY: in bounds, aligned and alive as in `word`; `SharedLayout` promises that any bytes are a value and that
+        // all of it is atomic.
+        Ok(unsafe { &*header })
+    }
+
+    fn contains(&self, bytes: &[u8]) -> Option<u32> {
+        let start = self.map.as_mut_ptr().addr();
+        let offset = bytes.as_ptr().addr().checked_sub(start)?;
+        (offset + bytes.len() <= self.map.len())
+            .then(|| u32::try_from(offset).ok())
+            .flatten()
+    }
+}
+
+/// A region of our own: writable here, read-only for the peer.
+#[derive(Clone)]
+pub(crate) struct OwnedRegion(View);
+
+impl OwnedRegion {
+    /// Takes a writable, shared mapping that no other process can map writable.
+    pub(crate) fn new(map: MmapRaw) -> Self {
+        Self(View { map: Arc::new(map) })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.map.len()
+    }
+
+    /// The header of type `T` at `offset`.
+    pub(crate) fn layout<T: SharedLayout>(&self, offset: u32) -> &T {
+        self.0
+            .layout(offset)
+            .expect("our own layout fits our own region")
+    }
+
+    /// The word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it lies outside: offsets into our own region come from our own cursors.
+    pub(crate) fn word(&self, offset: u32) -> &AtomicU32 {
+        self.0
+            .word(offset)
+            .expect("our own cursors stay inside our own region")
+    }
+
+    /// Copies `source` to `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    pub(crate) fn write(&self, offset: u32, source: &[u8]) {
+        let len = u32_len(source.len());
+        let target = self
+            .0
+            .range(offset, len)
+            .expect("our own cursors stay inside our own region");
+        // SAFETY:
+        // - In bounds and mapped writable: `range`, and the mapping's kind.
+        // - Disjoint: `source` is a live reference, and none exists into the parts of the region that are written this
+        //   way (rings); blocks are written through `exclusive`.
+        unsafe { ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) };
+    }
+
+    /// Lends a range for writing.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the slice lives, nobody else in this process may access the range.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "exclusiveness is the caller's duty, and stated as such"
+    )]
+    pub(crate) unsafe fn exclusive(&self, range: Range<u32>) -> &mut [u8] {
+        let len = range.end - range.start;
+        let start = self
+            .0
+            .range(range.start, len)
+            .expect("our own cursors stay inside our own region");
+        // SAFETY: mapped, writable and initialised (fresh pages are zero); exclusive within this process by the
+        // caller's promise, and the peer has no writable mapping. The mapping lives as long as `self`.
+        unsafe { slice::from_raw_parts_mut(start, index(len)) }
+    }
+
+    /// Lends a range for reading.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the slice lives, nobody in this process may write to the range.
+    pub(crate) unsafe fn shared(&self, range: Range<u32>) -> &[u8] {
+        let len = range.end - range.start;
+        let start = self
+            .0
+            .range(range.start, len)
+            .expect("our own cursors stay inside our own region");
+        // SAFETY: as in `exclusive`, with "no writer" for "exclusive".
+        unsafe { slice::from_raw_parts(start, index(len)) }
+    }
+
+    /// Where `bytes` begins, if all of it lies in this region.
+    pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<u32> {
+        self.0.contains(bytes)
+    }
+}
+
+impl fmt::Debug for OwnedRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedRegion")
+            .field("len", &self.len())
+            .finish()
+    }
+}
+
+/// The decision to rely on a peer leaving its sent blocks alone. Made in one place, by [`Payloads`](crate::Payloads):
+/// for our own user id, or under the contract of its `unsafe` constructor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trust(());
+
+impl Trust {
+    /// Makes the decision.
+    ///
+    /// # Safety
+    ///
+    /// The peer must not write to a block between sending it and getting it back, or must be able to change this
+    /// process's memory anyhow.
+    pub(crate) const unsafe fn in_the_peer() -> Self {
+        Self(())
+    }
+}
+
+/// A region of the peer's: read-only here, and never believed.
+#[derive(Clone)]
+pub(crate) struct PeerRegion(View);
+
+impl PeerRegion {
+    /// Takes a read-only, shared mapping of a file that is sealed against shrinking.
+    pub(crate) fn new(map: MmapRaw) -> Self {
+        Self(View { map: Arc::new(map) })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.map.len()
+    }
+
+    /// The header of type `T` at `offset`, for `Relaxed` loads.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`OutOfRegion`] if it does not fit.
+    pub(crate) fn layout<T: SharedLayout>(&self, offset: u32) -> Result<&T, OutOfRegion> {
+        self.0.layout(offset)
+    }
+
+    /// Reads the word at `offset` with a `Relaxed` load: all that `std` promises for pages that are read-only to us.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`OutOfRegion`] if it lies outside.
+    pub(crate) fn load(&self, offset: u32) -> Result<u32, OutOfRegion> {
+        Ok(self.0.word(offset)?.load(Ordering::Relaxed))
+    }
+
+    /// Copies the bytes at `offset` into private memory.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`OutOfRegion`] if the range is not inside the region.
+    pub(crate) fn copy_out(&self, offset: u32, target: &mut [u8]) -> Result<(), OutOfRegion> {
+        let source = self.0.range(offset, u32_len(target.len()))?;
+        // SAFETY:
+        // - In bounds: `range` returned the address of `target.len()` mapped bytes, and `self` keeps the mapping
+        //   (sealed against shrinking) alive for this call.
+        // - Disjoint: `target` is private memory, so it cannot overlap a shared mapping.
+        // - Racing peer: see "Torn payloads" in `mem`. No reference is formed.
+        unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), target.len()) };
+        Ok(())
+    }
+
+    /// Copies the bytes at `offset` into a new vector.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`OutOfRegion`], before anything is allocated, if the range is not inside the region.
+    pub(crate) fn copy_to_vec(&self, offset: u32, len: u32) -> Result<Vec<u8>, OutOfRegion> {
+        let source = self.0.range(offset, len)?;
+        let mut target = Vec::with_capacity(index(len));
+        // SAFETY: as in `copy_out`; the vector has room for `len` bytes.
+        unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), index(len)) };
+        // SAFETY: the line above has initialised the first `len` bytes.
+        unsafe { target.set_len(index(len)) };
+        Ok(target)
+    }
+
+    /// The address of a range, by which a lease on it is known.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`OutOfRegion`] if the range is not inside the region.
+    pub(crate) fn address(&self, offset: u32, len: u32) -> Result<usize, OutOfRegion> {
+        Ok(self.0.range(offset, len)?.addr())
+    }
+
+    /// Lends the bytes at `offset` in place; `release` is dropped with the last of the returned `Bytes`.
+    ///
+    /// Sound while the peer does not write to the range until `release` is dropped, which nothing on this side can check:
+    /// `_trust` shows that somebody has decided to rely on it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`OutOfRegion`] if the range is not inside the region.
+    pub(crate) fn lend<R: Send + 'static>(
+        &self,
+        offset: u32,
+        len: u32,
+        release: R,
+        _trust: Trust,
+    ) -> Result<Bytes, OutOfRegion> {
+        let start = SendPtr(self.0.range(offset, len)?);
+        Ok(Bytes::from_owner(Lent {
+            start,
+            len: index(len),
+            _release: release,
+            _region: self.clone(),
+        }))
+    }
+}
+
+impl fmt::Debug for PeerRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerRegion")
+            .field("len", &self.len())
+            .finish()
+    }
+}
+
+/// An address inside a mapping that the holder keeps alive.
+struct SendPtr(*const u8);
+
+// SAFETY: the address is only read through, by a holder that owns a share of the mapping; mappings belong to no thread.
+unsafe impl Send for SendPtr {}
+
+/// The owner behind a lent `Bytes`. The release comes first, so that it runs while the mapping still stands.
+struct Lent<R> {
+    start: SendPtr,
+    len: usize,
+    _release: R,
+    _region: PeerRegion,
+}
+
+impl<R> AsRef<[u8]> for Lent<R> {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `lend` checked the bounds, `_region` keeps the mapping alive, and `Trust` carries the decision that
+        // nobody writes here until `_release` is dropped.
+        unsafe { slice::from_raw_parts(self.start.0, self.len) }
+    }
+}

@@ -1,0 +1,347 @@
+//! What a session knows of its streams: credit in both directions, ends, and which ids may still be opened.
+//!
+//! Credit is counted twice, in messages and in bytes. A message may be sent while both are above zero and then takes all
+//! of its length, so that a message longer than the window can still be sent; the debt holds up the next one. The
+//! receiver counts along, which is how it catches a peer that sends without credit.
+
+use std::{collections::HashMap, sync::Arc};
+
+use foldhash::fast::RandomState;
+
+use super::{num::StreamId, outbox::Windows};
+use crate::error::PeerMisbehaved;
+
+/// What we may still send on a stream.
+#[derive(Debug)]
+pub(crate) struct SendCredit {
+    messages: u32,
+    bytes: i64,
+    window: Windows,
+}
+
+impl SendCredit {
+    pub(crate) fn new(window: Windows) -> Self {
+        Self {
+            messages: window.messages,
+            bytes: i64::from(window.bytes),
+            window,
+        }
+    }
+
+    /// Whether a message may be sent now.
+    pub(crate) fn is_open(&self) -> bool {
+        0 < self.messages && 0 < self.bytes
+    }
+
+    /// Spends credit for a message of `len` bytes.
+    pub(crate) fn spend(&mut self, len: u32) {
+        debug_assert!(self.is_open(), "asked before");
+        self.messages -= 1;
+        self.bytes -= i64::from(len);
+    }
+
+    /// Undoes [`spend`](Self::spend), because the message could not be sent after all.
+    pub(crate) fn refund(&mut self, len: u32) {
+        self.messages += 1;
+        self.bytes += i64::from(len);
+    }
+
+    /// Takes what the peer grants; `false` if that is more than its window ever allowed.
+    #[must_use]
+    pub(crate) fn grant(&mut self, messages: u32, bytes: u32) -> bool {
+        let total = (
+            u64::from(self.messages) + u64::from(messages),
+            self.bytes + i64::from(bytes),
+        );
+        if u64::from(self.window.messages) < total.0 || i64::from(self.window.bytes) < total.1 {
+            return false;
+        }
+        self.messages += messages;
+        self.bytes = total.1;
+        true
+    }
+}
+
+/// What the peer may still send on a stream, and what we owe it.
+#[derive(Debug)]
+pub(crate) struct RecvCredit {
+    messages: u32,
+    bytes: i64,
+    owed_messages: u32,
+    owed_bytes: u64,
+    window: Windows,
+}
+
+impl RecvCredit {
+    pub(crate) fn new(window: Windows) -> Self {
+        Self {
+            messages: window.messages,
+            bytes: i64::from(window.bytes),
+            owed_messages: 0,
+            owed_bytes: 0,
+            window,
+        }
+    }
+
+    /// A message has arrived; `false` if there was no credit for it.
+    #[must_use]
+    pub(crate) fn arrive(&mut self, len: usize) -> bool {
+        if self.messages == 0 || self.bytes <= 0 {
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes -= i64::try_from(len).unwrap_or(i64::MAX);
+        true
+    }
+
+    /// The application has taken a message. Returns the credit that should be granted now: not for each message, but
+    /// once it is half a window, so that credit costs little and the sender never runs dry.
+    pub(crate) fn consume(&mut self, len: usize) -> Option<(u32, u32)> {
+        self.owed_messages += 1;
+        self.owed_bytes += len as u64;
+        if self.owed_messages * 2 < self.window.messages
+            && self.owed_bytes * 2 < u64::from(self.window.bytes)
+        {
+            return None;
+        }
+        let bytes = u32::try_from(self.owed_bytes).unwrap_or(u32::MAX);
+        let messages = std::mem::take(&mut self.owed_messages);
+        self.owed_bytes -= u64::from(bytes);
+        self.messages += messages;
+        self.bytes += i64::from(bytes);
+        Some((messages, bytes))
+    }
+}
+
+/// The streams of a session, by id.
+#[derive(Debug)]
+pub(crate) struct StreamTable<S> {
+    open: HashMap<u64, Arc<S>, RandomState>,
+    /// The next id that we open; its parity is that of our side.
+    next_local: u64,
+    /// The highest id that the peer has opened, or the number before its first.
+    last_remote: u64,
+    /// Streams opened by us, or by the peer, that are not over yet.
+    local: u32,
+    remote: u32,
+    /// How many of ours the peer accepts, and how many of the peer's we do.
+    local_max: u32,
+    remote_max: u32,
+}
+
+/// What an id in a record stands for.
+#[derive(Debug)]
+pub(crate) enum Lookup<S> {
+    /// A stream that is open.
+    Open(Arc<S>),
+    /// A stream that the peer opens hereby.
+    New,
+    /// A stream that is over. What still arrives for it has crossed our reset, and is dropped.
+    Over,
+}
+
+impl<S> StreamTable<S> {
+    pub(crate) fn new(connecting: bool, local_max: u32, remote_max: u32) -> Self {
+        Self {
+            open: HashMap::default(),
+            next_local: if connecting { 1 } else { 2 },
+            last_remote: if connecting { 0 } else { u64::MAX }, // u64::MAX + 2 = 1.
+            local: 0,
+            remote: 0,
+            local_max,
+            remote_max,
+        }
+    }
+
+    /// Whether the peer would accept one more stream of ours.
+    pub(crate) fn may_open(&self) -> bool {
+        self.local < self.local_max
+    }
+
+    /// Opens a stream of ours. The caller has asked [`may_open`](Self::may_open).
+    pub(crate) fn open_local(&mut self, stream: Arc<S>) -> StreamId {
+        let id = StreamId(self.next_local);
+        self.next_local += 2;
+        self.local += 1;
+        self.open.insert(id.0, stream);
+        id
+    }
+
+    /// Undoes [`open_local`](Self::open_local) for the stream that was opened last and of which the peer has not heard.
+    pub(crate) fn unopen_local(&mut self, id: StreamId) {
+        debug_assert_eq!(id.0 + 2, self.next_local, "nothing was opened in between");
+        if self.open.remove(&id.0).is_some() {
+            self.next_local = id.0;
+            self.local -= 1;
+        }
+    }
+
+    /// Says what the id of a record stands for. A stream may be opened by the record that carries its first message.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved::StreamId`] for a stream of ours that we never opened, and for one of the peer's that is
+    /// named without having been opened, where `opens` is false.
+    pub(crate) fn look_up(&self, id: StreamId, opens: bool) -> Result<Lookup<S>, PeerMisbehaved> {
+        if let Some(stream) = self.open.get(&id.0) {
+            return Ok(Lookup::Open(Arc::clone(stream)));
+        }
+        let ours = id.0 % 2 == self.next_local % 2;
+        let known = if ours {
+            id.0 < self.next_local
+        } else {
+            !self.is_after_last_remote(id)
+        };
+        match (known && id.0 != 0, !ours && opens && id.0 != 0) {
+            (true, _) => Ok(Lookup::Over),
+            (false, true) => Ok(Lookup::New),
+            (false, false) => Err(PeerMisbehaved::StreamId { stream: id.0 }),
+        }
+    }
+
+    /// Opens a stream of the peer's that [`look_up`](Self::look_up) called new.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved::TooManyStreams`] if it has no more to open.
+    pub(crate) fn open_remote(
+        &mut self,
+        id: StreamId,
+        stream: Arc<S>,
+    ) -> Result<(), PeerMisbehaved> {
+        if self.remote_max <= self.remote {
+            return Err(PeerMisbehaved::TooManyStreams {
+                max: self.remote_max,
+            });
+        }
+        self.last_remote = id.0;
+        self.remote += 1;
+        self.open.insert(id.0, stream);
+        Ok(())
+    }
+
+    /// Forgets a stream that is over on the wire. Returns whether one of ours may now be opened that had to wait.
+    pub(crate) fn close(&mut self, id: StreamId) -> bool {
+        if self.open.remove(&id.0).is_none() {
+            return false;
+        }
+        if id.0 % 2 == self.next_local % 2 {
+            self.local -= 1;
+            return self.local + 1 == self.local_max;
+        }
+        self.remote -= 1;
+        false
+    }
+
+    /// Whether no stream is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes out all streams, because the session is over.
+    pub(crate) fn clear(&mut self) -> Vec<Arc<S>> {
+        (self.local, self.remote) = (0, 0);
+        self.open.drain().map(|(_, stream)| stream).collect()
+    }
+
+    fn is_after_last_remote(&self, id: StreamId) -> bool {
+        self.last_remote == u64::MAX || self.last_remote < id.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: Windows = Windows {
+        streams_max: 2,
+        messages: 4,
+        bytes: 100,
+    };
+
+    #[test]
+    fn ids_are_opened_once_and_by_their_side() {
+        let mut table: StreamTable<()> = StreamTable::new(false, 2, 2);
+        assert_eq!(table.open_local(Arc::new(())), StreamId(2));
+        assert!(matches!(
+            table.look_up(StreamId(2), false),
+            Ok(Lookup::Open(_))
+        ));
+        assert!(table.look_up(StreamId(4), true).is_err(), "ours to open");
+        assert!(table.look_up(StreamId(0), true).is_err(), "nobody's");
+        assert!(matches!(table.look_up(StreamId(1), true), Ok(Lookup::New)));
+        assert!(
+            table.look_up(StreamId(1), false).is_err(),
+            "credit for a stream that does not exist"
+        );
+        table.open_remote(StreamId(5), Arc::new(())).unwrap();
+        assert!(
+            matches!(table.look_up(StreamId(3), true), Ok(Lookup::Over)),
+            "ids count up"
+        );
+        table.open_remote(StreamId(7), Arc::new(())).unwrap();
+        assert!(
+            table.open_remote(StreamId(9), Arc::new(())).is_err(),
+            "more than two"
+        );
+        table.close(StreamId(5));
+        assert!(matches!(table.look_up(StreamId(5), true), Ok(Lookup::Over)));
+        table.open_remote(StreamId(9), Arc::new(())).unwrap();
+    }
+
+    #[test]
+    fn closing_says_when_a_waiting_stream_may_open() {
+        let mut table: StreamTable<()> = StreamTable::new(true, 2, 2);
+        table.open_local(Arc::new(()));
+        assert!(!table.close(StreamId(1)), "nobody had to wait");
+        table.open_local(Arc::new(()));
+        table.open_local(Arc::new(()));
+        assert!(!table.may_open());
+        assert!(table.close(StreamId(3)));
+        assert!(table.may_open());
+    }
+
+    #[test]
+    fn impossible_grants_are_refused() {
+        let mut credit = SendCredit::new(WINDOW);
+        assert!(!credit.grant(1, 0));
+        assert!(!credit.grant(0, 1));
+        credit.spend(30);
+        assert!(!credit.grant(2, 30));
+        assert!(!credit.grant(u32::MAX, u32::MAX));
+        assert!(credit.grant(1, 30));
+    }
+
+    proptest! {
+        /// Sender and receiver agree at every moment: the oracle is a count of what is under way or waits to be taken.
+        #[test]
+        fn both_sides_count_alike(ops: Vec<(bool, u16)>) {
+            let (mut sender, mut receiver) = (SendCredit::new(WINDOW), RecvCredit::new(WINDOW));
+            let mut waiting = std::collections::VecDeque::new();
+            for (send, len) in ops {
+                if send && sender.is_open() {
+                    sender.spend(u32::from(len));
+                    prop_assert!(receiver.arrive(usize::from(len)), "what the sender may send the receiver accepts");
+                    waiting.push_back(usize::from(len));
+                    prop_assert!(waiting.len() <= 4);
+                } else if let Some(len) = waiting.pop_front()
+                    && let Some((messages, bytes)) = receiver.consume(len)
+                {
+                    prop_assert!(sender.grant(messages, bytes));
+                }
+            }
+            for len in waiting.drain(..) {
+                if let Some((messages, bytes)) = receiver.consume(len) {
+                    prop_assert!(sender.grant(messages, bytes));
+                }
+            }
+            prop_assert!(sender.is_open(), "with nothing under way, the sender is not stuck");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The only module that names an atomic type. Loom replaces them when we ask it to.
+
+#[cfg(not(shmipc_loom))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(shmipc_loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+// Statistics and one-way flags carry no synchronisation of their own, so loom need not see them.
+#[cfg(shmipc_loom)]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// Locks `mutex`, whether or not a thread panicked while it held it.
+///
+/// No code of users runs under our locks and every critical section leaves its data consistent at each step, so a
+/// poisoned lock tells of a bug elsewhere and not of broken data.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks `mutex` if nobody else holds it.
+pub(crate) fn try_lock<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Runs `scenario` under every interleaving, or just once when loom is off.
+#[cfg(test)]
+pub(crate) fn model(scenario: impl Fn() + Send + Sync + 'static) {
+    #[cfg(shmipc_loom)]
+    loom::model(scenario);
+    #[cfg(not(shmipc_loom))]
+    scenario();
+}
+
+/// Threads for scenarios of [`model`].
+#[cfg(test)]
+pub(crate) mod thread {
+    #[cfg(shmipc_loom)]
+    pub(crate) use loom::thread::{spawn, yield_now};
+    #[cfg(not(shmipc_loom))]
+    pub(crate) use std::thread::{spawn, yield_now};
+}

@@ -1,0 +1,297 @@
+//! The receiving half of a link.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+
+use super::Link;
+use crate::{
+    core::{
+        mem::PeerRegion,
+        num::{Capacity, RegionId, StreamId, index},
+        outbox::{
+            Consumer, InvalidRecord, Kind, Part, RECORD_BODY_MAX, ReadRing, RecordHead, Segment,
+            SleepWord, flags,
+        },
+        wire::Region,
+    },
+    error::PeerMisbehaved,
+    stream::RecvBuf,
+    sys::{
+        memfd,
+        socket::{ReceiveError, SocketState},
+    },
+};
+
+/// The most regions that a peer may have at once. With those of 16 MiB and up, more than `memory_max` ever takes.
+const REGIONS_MAX: usize = 1024;
+
+/// What only whoever drains the ring may touch.
+#[derive(Debug)]
+pub(crate) struct Rx {
+    consumer: Consumer,
+    sleep: SleepWord,
+    regions: HashMap<RegionId, PeerRegion, RandomState>,
+    /// Regions whose memory has come over the socket, and whose announcement has not been read yet.
+    passed: VecDeque<(RegionId, PeerRegion)>,
+    scratch: Vec<u8>,
+}
+
+/// Something that the peer said.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Message {
+        stream: StreamId,
+        message: Option<RecvBuf>,
+        end: bool,
+    },
+    Reset {
+        stream: StreamId,
+        code: u32,
+    },
+    Credit {
+        stream: StreamId,
+        messages: u32,
+        bytes: u32,
+    },
+    GoAway,
+    Bye,
+}
+
+impl Rx {
+    pub(super) fn new(ring: Capacity) -> Self {
+        Self {
+            consumer: Consumer::new(ring),
+            sleep: SleepWord::default(),
+            regions: HashMap::default(),
+            passed: VecDeque::new(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
+impl Link {
+    /// Whether a record is waiting. One load.
+    pub(crate) fn is_ready(&self, rx: &Rx) -> bool {
+        rx.consumer.is_ready(&self.peer_ring)
+    }
+
+    /// Says that we are about to sleep. Returns `false` if a record arrived in the meantime; then we must not.
+    pub(crate) fn arm(&self, rx: &mut Rx) -> bool {
+        rx.sleep.arm(&self.own_header().sleep.0);
+        !self.is_ready(rx)
+    }
+
+    /// Says that we are awake.
+    pub(crate) fn disarm(&self, rx: &mut Rx) {
+        rx.sleep.disarm(&self.own_header().sleep.0);
+    }
+
+    /// Takes the next arrival, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the peer broke the protocol. The session must end then.
+    pub(crate) fn take(self: &Arc<Self>, rx: &mut Rx) -> Result<Option<Arrival>, PeerMisbehaved> {
+        loop {
+            let Some((head, body)) = rx.consumer.peek(&self.peer_ring)? else {
+                if rx.consumer.announce(&self.own_header().head.0) {
+                    self.offer_space();
+                }
+                return Ok(None);
+            };
+            let arrival = self.arrival(rx, &head, body)?;
+            rx.consumer.consume(&head);
+            if rx.consumer.is_announcement_due() && rx.consumer.announce(&self.own_header().head.0)
+            {
+                self.offer_space();
+            }
+            if arrival.is_some() {
+                return Ok(arrival);
+            }
+        }
+    }
+
+    /// Reads one record. What concerns the link alone is done here, and yields nothing.
+    fn arrival(
+        self: &Arc<Self>,
+        rx: &mut Rx,
+        head: &RecordHead,
+        body: u32,
+    ) -> Result<Option<Arrival>, PeerMisbehaved> {
+        let stream = head.stream;
+        let word = |i: u32| {
+            let mut bytes = [0; 4];
+            self.peer_ring.read(body + 4 * i, &mut bytes);
+            u32::from_ne_bytes(bytes)
+        };
+        Ok(match head.kind {
+            Kind::Pad => None,
+            Kind::Data => Some(Arrival::Message {
+                stream,
+                message: self.message(rx, head, body)?,
+                end: head.flags & flags::END != 0,
+            }),
+            Kind::Reset => Some(Arrival::Reset {
+                stream,
+                code: word(0),
+            }),
+            Kind::Credit => Some(Arrival::Credit {
+                stream,
+                messages: word(0),
+                bytes: word(1),
+            }),
+            Kind::GoAway => Some(Arrival::GoAway),
+            Kind::Bye => Some(Arrival::Bye),
+            Kind::RegionAdded => {
+                self.admit_region(rx, RegionId(word(0)), word(1))?;
+                None
+            }
+            Kind::RegionDropped => {
+                let id = RegionId(word(0));
+                rx.regions
+                    .remove(&id)
+                    .ok_or(PeerMisbehaved::UnknownRegion { region: id.0 })?;
+                None
+            }
+            Kind::Return => {
+                let token = word(0);
+                self.tx()
+                    .flights()
+                    .land(token)
+                    .ok_or(PeerMisbehaved::UnknownToken { token })?;
+                None
+            }
+        })
+    }
+
+    fn message(
+        self: &Arc<Self>,
+        rx: &mut Rx,
+        head: &RecordHead,
+        body: u32,
+    ) -> Result<Option<RecvBuf>, PeerMisbehaved> {
+        if head.flags & flags::MESSAGE == 0 {
+            return Ok(None);
+        }
+        self.counters.messages_received.add(1);
+        if head.segments == 0 {
+            self.counters.bytes_received.add(u64::from(head.body_len));
+            let bytes = self.peer_ring.copy_body(body, head.body_len);
+            return Ok(Some(RecvBuf::from_bytes(Bytes::from(bytes))));
+        }
+        // The one look at the body; what follows works on the copy.
+        let mut scratch = std::mem::take(&mut rx.scratch);
+        scratch.resize(index(RECORD_BODY_MAX), 0);
+        let copy = &mut scratch[..index(head.body_len)];
+        self.peer_ring.read(body, copy);
+        let message = self.assemble(rx, head.segments, copy);
+        rx.scratch = scratch;
+        let message = message?;
+        self.counters.bytes_received.add(message.len() as u64);
+        Ok(Some(message))
+    }
+
+    /// Puts a message together from its segments.
+    fn assemble(
+        self: &Arc<Self>,
+        rx: &Rx,
+        segments: u16,
+        body: &[u8],
+    ) -> Result<RecvBuf, PeerMisbehaved> {
+        let mut inline = &body[usize::from(segments) * 16..];
+        let mut message = RecvBuf::default();
+        for i in 0..segments {
+            let segment = Segment::of_body(body, i).ok_or(InvalidRecord::Segments(segments))?;
+            let bytes = match segment {
+                Segment::Inline { len } => {
+                    let (bytes, rest) = inline
+                        .split_at_checked(index(len))
+                        .ok_or(InvalidRecord::InlineBytes)?;
+                    inline = rest;
+                    Bytes::copy_from_slice(bytes)
+                }
+                Segment::Theirs(part) => self.receive_part(rx, &part)?,
+                Segment::Yours(part) => {
+                    let Part {
+                        region,
+                        token,
+                        offset,
+                        len,
+                    } = part;
+                    let shared = self.tx().flights().share(token, region, offset, len);
+                    shared.ok_or(PeerMisbehaved::UnknownToken { token })?
+                }
+            };
+            message.push(bytes);
+            if u32::try_from(message.len()).is_err() {
+                return Err(PeerMisbehaved::MessageLength {
+                    len: message.len() as u64,
+                });
+            }
+        }
+        if !inline.is_empty() {
+            return Err(InvalidRecord::InlineBytes.into());
+        }
+        Ok(message)
+    }
+
+    /// Lends or copies a range of the peer's memory.
+    fn receive_part(self: &Arc<Self>, rx: &Rx, part: &Part) -> Result<Bytes, PeerMisbehaved> {
+        let unknown = PeerMisbehaved::UnknownRegion {
+            region: part.region.0,
+        };
+        let region = rx.regions.get(&part.region).ok_or(unknown)?;
+        let Some(trust) = self.trust.filter(|_| part.len != 0) else {
+            let copy = region.copy_to_vec(part.offset, part.len)?;
+            self.give_back(part.token);
+            return Ok(copy.into());
+        };
+        let address = region.address(part.offset, part.len)?;
+        let too_many = PeerMisbehaved::TooManySegments {
+            max: crate::core::outbox::RETURNS_MAX,
+        };
+        let lease = self.begin_lease(address, part).ok_or(too_many)?;
+        Ok(region.lend(part.offset, part.len, lease, trust)?)
+    }
+
+    /// Admits a region whose memory must have come over the socket by now (O12).
+    fn admit_region(&self, rx: &mut Rx, id: RegionId, len: u32) -> Result<(), PeerMisbehaved> {
+        let wrong = || PeerMisbehaved::RegionAnnouncement { region: id.0 };
+        if rx.passed.is_empty() {
+            self.receive_regions(rx)?;
+        }
+        let (passed, region) = rx.passed.pop_front().ok_or_else(wrong)?;
+        let known = rx.regions.contains_key(&id) || REGIONS_MAX <= rx.regions.len();
+        if passed != id || region.len() != index(len) || known {
+            return Err(wrong());
+        }
+        rx.regions.insert(id, region);
+        Ok(())
+    }
+
+    /// Takes what has come over the socket. Returns whether it is still open.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the peer broke the protocol.
+    pub(crate) fn receive_regions(&self, rx: &mut Rx) -> Result<bool, PeerMisbehaved> {
+        let state = self.socket.recv_pending(|Region { id, len, memory }| {
+            if REGIONS_MAX <= rx.passed.len() {
+                return Err(PeerMisbehaved::RegionAnnouncement { region: id.0 });
+            }
+            rx.passed.push_back((id, memfd::open_sealed(&memory, len)?));
+            Ok(())
+        });
+        match state {
+            Ok(SocketState::Drained | SocketState::More) => Ok(true),
+            // An error of the socket means that the peer is gone, as its closing does.
+            Ok(SocketState::Closed) | Err(ReceiveError::Io(_)) => Ok(false),
+            Err(ReceiveError::Misbehaved(misbehaved)) => Err(misbehaved),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The seam between a session and the memory that carries its records.
+//!
+//! Above it there are streams and messages, below it rings, blocks and cursors. A session asks a link to
+//! [compose](Link::compose) a message in a reserved record and to [commit](Reservation::commit) it, to [take](Link::take) the next arrival, to [arm](Link::arm) and
+//! [disarm](Link::disarm) the sleep flag, and leaves to it who needs a ring of the doorbell.
+//!
+//! # Locks
+//!
+//! In this order, where one is taken inside another: `Inbound` (the session's, holds [`Rx`]), `tx`, the session's
+//! streams, `back`, the heap's. None is held while code of users runs, or across an `await`.
+
+mod inbound;
+mod lease;
+mod outbound;
+mod outgoing;
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard},
+    task::Waker,
+};
+
+pub(crate) use inbound::{Arrival, Rx};
+use lease::Back;
+pub(crate) use outbound::{AllocFailure, Control, Reservation, Tx};
+pub(crate) use outgoing::{Outgoing, OutgoingPart};
+
+use crate::{
+    core::{
+        mem::{Heap, HeapFigures, OwnRing, OwnedRegion, PeerRegion, PeerRing, Trust},
+        outbox::{Bell, Geometry, Header, Windows},
+        sync::{AtomicBool, Ordering, lock},
+    },
+    error::PeerMisbehaved,
+    stats::Counters,
+    sys::{doorbell, memfd, socket::ControlSocket},
+};
+
+/// The outbox link: our outbox, the peer's, and the way between them.
+#[derive(Debug)]
+pub(crate) struct Link {
+    own: OwnedRegion,
+    own_layout: Geometry,
+    own_ring: OwnRing,
+    peer: PeerRegion,
+    peer_layout: Geometry,
+    peer_ring: PeerRing,
+    heap: Arc<Heap>,
+    tx: Mutex<Tx>,
+    back: Mutex<Back>,
+    /// Whether anybody waits for progress of the peer's: ring space, returned blocks.
+    starving: AtomicBool,
+    bell: Bell,
+    space_bell: Bell,
+    /// The peer's doorbell, until the session ends.
+    doorbell: Mutex<Option<OwnedFd>>,
+    socket: Arc<ControlSocket>,
+    /// Set if payloads may be lent in place.
+    trust: Option<Trust>,
+    pub(crate) counters: Counters,
+}
+
+/// Our own outbox, before there is a peer.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    region: OwnedRegion,
+    fd: OwnedFd,
+}
+
+impl Outbox {
+    /// Makes a sealed outbox that describes itself.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel says.
+    pub(crate) fn create(windows: Windows) -> std::io::Result<Self> {
+        let (region, fd) = memfd::create_sealed(crate::core::outbox::OUTBOX_LEN)?;
+        region.layout::<Header>(0).constants.0.describe(windows);
+        Ok(Self { region, fd })
+    }
+
+    /// The descriptor to pass to the peer.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// The length in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.region.len() as u64
+    }
+}
+
+/// The peer's outbox, verified.
+#[derive(Debug)]
+pub(crate) struct PeerOutbox {
+    region: PeerRegion,
+    layout: Geometry,
+    pub(crate) windows: Windows,
+}
+
+impl PeerOutbox {
+    /// Maps and verifies what the peer passed.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong with it.
+    pub(crate) fn open(fd: &OwnedFd, len: u64) -> Result<Self, PeerMisbehaved> {
+        let region = memfd::open_sealed(fd, len)?;
+        let (layout, windows) = Geometry::read(&region)?;
+        Ok(Self {
+            region,
+            layout,
+            windows,
+        })
+    }
+}
+
+impl Link {
+    /// Joins two outboxes. `memory_max` bounds our arena; `trust` is the policy's verdict on the peer.
+    pub(crate) fn new(
+        own: Outbox,
+        peer: PeerOutbox,
+        doorbell: OwnedFd,
+        socket: Arc<ControlSocket>,
+        memory_max: u32,
+        trust: Option<Trust>,
+    ) -> (Self, Rx) {
+        let own_layout = Geometry::ours();
+        let link = Self {
+            own_ring: OwnRing::new(own.region.clone(), &own_layout),
+            own: own.region,
+            own_layout,
+            peer_ring: PeerRing::new(peer.region.clone(), &peer.layout),
+            heap: Arc::new(Heap::new(memory_max)),
+            tx: Mutex::new(Tx::new(own_layout.ring, peer.layout.returns)),
+            back: Mutex::new(Back::new(own_layout.returns)),
+            starving: AtomicBool::new(false),
+            bell: Bell::default(),
+            space_bell: Bell::default(),
+            doorbell: Mutex::new(Some(doorbell)),
+            socket,
+            trust,
+            counters: Counters::default(),
+            peer_layout: peer.layout,
+            peer: peer.region,
+        };
+        let rx = Rx::new(peer.layout.ring);
+        (link, rx)
+    }
+
+    /// What the arena holds.
+    pub(crate) fn heap_figures(&self) -> HeapFigures {
+        self.heap.figures()
+    }
+
+    /// The longest message there can be.
+    pub(crate) fn message_max(&self) -> usize {
+        usize::try_from(self.heap.max()).unwrap_or(usize::MAX)
+    }
+
+    /// Ends the link: nobody is rung any more, nothing is kept for the peer, and all who wait are woken.
+    pub(crate) fn sever(&self) {
+        lock(&self.doorbell).take();
+        let (flights, waiters) = self.tx().sever();
+        drop(flights);
+        waiters.into_iter().for_each(Waker::wake);
+        self.heap.wake_all();
+    }
+
+    fn own_header(&self) -> &Header {
+        self.own.layout(0)
+    }
+
+    fn peer_header(&self) -> &Header {
+        self.peer
+            .layout(0)
+            .expect("verified when the peer's outbox was opened")
+    }
+
+    pub(crate) fn tx(&self) -> MutexGuard<'_, Tx> {
+        lock(&self.tx)
+    }
+
+    /// Wakes the peer if it sleeps and a record has been published (O10).
+    pub(crate) fn wake_peer(&self) {
+        Bell::fence();
+        let sleep = self.peer_header().sleep.0.load(Ordering::Relaxed);
+        if self.bell.must_ring(sleep) {
+            self.ring();
+        }
+    }
+
+    /// Wakes the peer if it waits for space that we have just given it (O11).
+    fn offer_space(&self) {
+        Bell::fence();
+        let starved = self.peer_header().starved.0.load(Ordering::Relaxed);
+        if self.space_bell.must_ring(starved) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(fd) = &*lock(&self.doorbell) {
+            self.counters.doorbells_rung.add(1);
+            doorbell::ring(fd);
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The sending half of a link.
+
+use std::{collections::VecDeque, io, mem, os::fd::AsFd, task::Waker};
+
+use bytes::Bytes;
+
+use super::{Link, Outgoing, OutgoingPart};
+use crate::{
+    core::{
+        mem::{Block, Exhausted, RetiredRegion},
+        num::{Capacity, RegionId, StreamId, index},
+        outbox::{
+            Flight, Flights, Kind, Part, Producer, RecordHead, ReturnReader, Segment, SleepWord,
+            Slot, flags,
+        },
+        sync::{Ordering, lock},
+    },
+    error::PeerMisbehaved,
+    sys::memfd,
+};
+
+/// More control records than ever wait for a peer that consumes at all.
+const CONTROL_MAX: usize = 1 << 17;
+
+/// What only one sender at a time may touch.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    producer: Producer,
+    flights: Flights,
+    returns: ReturnReader,
+    starved: SleepWord,
+    /// Records that wait for space. While there are any, no message overtakes them.
+    control: VecDeque<Control>,
+    waiters: Vec<Waker>,
+}
+
+/// A record that is not a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Control {
+    Reset {
+        stream: StreamId,
+        code: u32,
+    },
+    Credit {
+        stream: StreamId,
+        messages: u32,
+        bytes: u32,
+    },
+    GoAway,
+    Bye,
+    RegionAdded {
+        id: RegionId,
+        len: u32,
+    },
+    RegionDropped {
+        id: RegionId,
+    },
+    Return {
+        token: u32,
+    },
+}
+
+/// Why there is no block.
+#[derive(Debug)]
+pub(crate) enum AllocFailure {
+    /// All memory is in use; some will come back.
+    Full,
+    /// It could never be had.
+    TooLarge,
+    /// The system refused.
+    Io(io::Error),
+    /// The peer broke the protocol, which shows when its returns are collected.
+    Misbehaved(PeerMisbehaved),
+}
+
+/// A reserved record in our ring. Dropped without being committed, it becomes a pad.
+#[derive(Debug)]
+pub(crate) struct Reservation<'l> {
+    link: &'l Link,
+    slot: Option<Slot>,
+    segments: u16,
+    /// Bytes of the message.
+    len: usize,
+    /// Memory of the peer's that the message names. Our shares in it may only go once the record is there, and with no
+    /// lock held, since the last of them sends a record of its own.
+    sent_back: Vec<Bytes>,
+}
+
+impl Reservation<'_> {
+    /// The body, to be written.
+    pub(crate) fn body(&mut self) -> &mut [u8] {
+        self.slot
+            .as_mut()
+            .map_or(&mut [], |slot| self.link.own_ring.body(slot))
+    }
+
+    /// Publishes the record, and wakes the peer if it must be woken.
+    pub(crate) fn commit(mut self, stream: StreamId, record_flags: u16) {
+        if let Some(slot) = self.slot.take() {
+            let (body_len, segments) = (slot.body_len(), self.segments);
+            let head = RecordHead {
+                kind: Kind::Data,
+                body_len,
+                flags: record_flags,
+                segments,
+                stream,
+            };
+            slot.commit(&self.link.own_ring, &head);
+            self.link
+                .counters
+                .messages_sent
+                .add(u64::from(record_flags & flags::MESSAGE));
+            self.link.counters.bytes_sent.add(self.len as u64);
+            self.link.wake_peer();
+        }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            slot.abandon(&self.link.own_ring);
+        }
+    }
+}
+
+impl Tx {
+    pub(super) fn new(ring: Capacity, returns: Capacity) -> Self {
+        Self {
+            producer: Producer::new(ring),
+            flights: Flights::default(),
+            returns: ReturnReader::new(returns),
+            starved: SleepWord::default(),
+            control: VecDeque::new(),
+            waiters: Vec::new(),
+        }
+    }
+
+    /// Bytes of the ring that are in use, as far as we know.
+    pub(crate) fn ring_fill(&self) -> u32 {
+        self.producer.fill()
+    }
+
+    /// Segments that the peer has not given back.
+    pub(crate) fn segments_under_way(&self) -> u32 {
+        self.flights.count()
+    }
+
+    pub(super) fn sever(&mut self) -> (Vec<Flight>, Vec<Waker>) {
+        self.control.clear();
+        (self.flights.clear(), mem::take(&mut self.waiters))
+    }
+
+    /// A flight of ours that the peer sends back; see [`Flights::share`].
+    pub(super) fn flights(&mut self) -> &mut Flights {
+        &mut self.flights
+    }
+}
+
+impl Link {
+    /// Reserves a record with a body of `body_len` bytes, or says that there is no room now.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursor is impossible.
+    pub(crate) fn reserve(
+        &self,
+        tx: &mut Tx,
+        body_len: u32,
+    ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
+        if !tx.control.is_empty() && !self.flush_control(tx)? {
+            return Ok(None);
+        }
+        let slot = self.slot(tx, body_len)?;
+        Ok(slot.map(|slot| Reservation {
+            link: self,
+            slot: Some(slot),
+            segments: 0,
+            len: index(body_len),
+            sent_back: Vec::new(),
+        }))
+    }
+
+    /// Writes a composed message into a reserved record, or says that there is no room now; then `message` is as it was.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn compose(
+        &self,
+        tx: &mut Tx,
+        message: &mut Outgoing,
+    ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
+        let segments = if message.is_inline() {
+            0
+        } else {
+            message.parts.len()
+        };
+        if !tx.flights.has_room(segments)
+            && (!self.collect_returns(tx)? || !tx.flights.has_room(segments))
+        {
+            return Ok(None);
+        }
+        let Some(mut reservation) = self.reserve(tx, message.body_len())? else {
+            return Ok(None);
+        };
+        reservation.len = message.len();
+        reservation.segments = u16::try_from(segments).expect("bounded as parts are added");
+        let mut sent_back = Vec::new();
+        let (head, tail) = reservation.body().split_at_mut(segments * 16);
+        tail.copy_from_slice(&message.inline);
+        if segments != 0 {
+            for (target, part) in head.chunks_exact_mut(16).zip(message.parts.drain(..)) {
+                target.copy_from_slice(&self.depart(tx, part, &mut sent_back).encode());
+            }
+        }
+        reservation.sent_back = sent_back;
+        Ok(Some(reservation))
+    }
+
+    /// Sends a control record, now or as soon as there is room.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursor is impossible, or if it has long stopped consuming.
+    pub(crate) fn control(&self, control: Control) -> Result<(), PeerMisbehaved> {
+        {
+            let mut tx = self.tx();
+            if CONTROL_MAX <= tx.control.len() {
+                return Err(PeerMisbehaved::NotConsuming {
+                    waiting: CONTROL_MAX,
+                });
+            }
+            tx.control.push_back(control);
+            if !self.flush_control(&mut tx)? {
+                self.starve(&mut tx)?;
+            }
+        }
+        self.wake_peer();
+        Ok(())
+    }
+
+    /// Has `waker` called when the peer has made progress. Returns `true` if it just did, so that a retry is due.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn wait_for_space(&self, waker: &Waker) -> Result<bool, PeerMisbehaved> {
+        self.heap.wait(waker);
+        let mut tx = self.tx();
+        if !tx.waiters.iter().any(|known| known.will_wake(waker)) {
+            tx.waiters.push(waker.clone());
+        }
+        self.starve(&mut tx)
+    }
+
+    /// Looks for progress of the peer's on behalf of those who wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn relieve(&self) -> Result<(), PeerMisbehaved> {
+        if !self.starving.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (waiters, flushed) = {
+            let mut tx = self.tx();
+            if !self.refresh(&mut tx)? {
+                return Ok(());
+            }
+            let had_control = !tx.control.is_empty();
+            if self.flush_control(&mut tx)? {
+                tx.starved.disarm(&self.own_header().starved.0);
+                self.starving.store(false, Ordering::Release);
+            } else {
+                self.starve(&mut tx)?;
+            }
+            (mem::take(&mut tx.waiters), had_control)
+        };
+        if flushed {
+            self.wake_peer();
+        }
+        waiters.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    /// Takes out a block of `len` bytes, adding a region if none has room.
+    ///
+    /// # Errors
+    ///
+    /// See [`AllocFailure`].
+    pub(crate) fn alloc(&self, len: u32) -> Result<Block, AllocFailure> {
+        let mut retired = false;
+        loop {
+            // First what has come back: it is still in the caches.
+            self.collect_returns(&mut self.tx())
+                .map_err(AllocFailure::Misbehaved)?;
+            match self.heap.alloc(len) {
+                Ok(block) => {
+                    self.counters.blocks_taken.add(1);
+                    return Ok(block);
+                }
+                Err(Exhausted::TooLarge) => return Err(AllocFailure::TooLarge),
+                Err(Exhausted::Full) if !retired && self.heap.has_idle_region() => {
+                    retired = true;
+                    self.retire_idle().map_err(AllocFailure::Misbehaved)?;
+                }
+                Err(Exhausted::Full) => return Err(AllocFailure::Full),
+                Err(Exhausted::NeedsRegion { id, len }) => {
+                    if let Err(failure) = self.add_region(id, len) {
+                        self.heap.cancel_region(len);
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether [`alloc`](Self::alloc) might succeed now, where it just failed.
+    pub(crate) fn may_alloc(&self, len: u32) -> bool {
+        self.heap.has_room(len)
+    }
+
+    /// Gives regions that are not in use back to the system. Returns whether any is left.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn retire_idle(&self) -> Result<bool, PeerMisbehaved> {
+        self.collect_returns(&mut self.tx())?;
+        for RetiredRegion { id, .. } in self.heap.retire_idle() {
+            self.control(Control::RegionDropped { id })?;
+        }
+        Ok(self.heap.has_regions())
+    }
+
+    /// Where `bytes` lies in our arena, if it does.
+    pub(crate) fn locate_own(&self, bytes: &[u8]) -> Option<(RegionId, u32)> {
+        self.heap.locate(bytes)
+    }
+
+    /// Makes a region, passes it to the peer over the socket, and announces it in the ring (O12).
+    fn add_region(&self, id: RegionId, len: u32) -> Result<(), AllocFailure> {
+        let (region, fd) = memfd::create_sealed(len).map_err(AllocFailure::Io)?;
+        if !self
+            .socket
+            .send_region(id, u64::from(len), fd.as_fd())
+            .map_err(AllocFailure::Io)?
+        {
+            return Err(AllocFailure::Io(io::ErrorKind::WouldBlock.into()));
+        }
+        // The descriptor is under way before the announcement is, so the peer finds it when it reads the record.
+        self.control(Control::RegionAdded { id, len })
+            .map_err(AllocFailure::Misbehaved)?;
+        self.heap.add_region(id, region);
+        self.counters.regions_added.add(1);
+        Ok(())
+    }
+
+    /// Registers a part as under way and returns the segment that names it.
+    fn depart(&self, tx: &mut Tx, part: OutgoingPart, sent_back: &mut Vec<Bytes>) -> Segment {
+        let flight = match part {
+            OutgoingPart::Inline(len) => return Segment::Inline { len },
+            OutgoingPart::Theirs { part, bytes } => {
+                lock(&self.back).forwarded(bytes.as_ptr().addr(), part.token);
+                sent_back.push(bytes);
+                return Segment::Yours(part);
+            }
+            OutgoingPart::Block(block) => Flight::block(block),
+            OutgoingPart::Own {
+                region,
+                offset,
+                bytes,
+            } => Flight::shared(region, offset, bytes),
+            OutgoingPart::Spilled(_) => {
+                unreachable!("spilled parts are moved into blocks before a message is published")
+            }
+        };
+        let (region, offset, len) = (flight.region, flight.offset, flight.len);
+        let token = tx.flights.depart(flight);
+        Segment::Theirs(Part {
+            region,
+            token,
+            offset,
+            len,
+        })
+    }
+
+    fn slot(&self, tx: &mut Tx, body_len: u32) -> Result<Option<Slot>, PeerMisbehaved> {
+        if let Some(slot) = tx.producer.reserve(&self.own_ring, body_len) {
+            return Ok(Some(slot));
+        }
+        if !tx.producer.refresh(&self.peer_header().head.0)? {
+            return Ok(None);
+        }
+        Ok(tx.producer.reserve(&self.own_ring, body_len))
+    }
+
+    /// Publishes waiting control records. Returns whether none is left.
+    fn flush_control(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
+        while let Some(&control) = tx.control.front() {
+            let (head, body) = control.encode();
+            let Some(mut slot) = self.slot(tx, head.body_len)? else {
+                return Ok(false);
+            };
+            self.own_ring
+                .body(&mut slot)
+                .copy_from_slice(&body[..index(head.body_len)]);
+            slot.commit(&self.own_ring, &head);
+            tx.control.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Says that we wait for progress, and looks once more. Returns whether there was some.
+    fn starve(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
+        self.starving.store(true, Ordering::Release);
+        let word = &self.own_header().starved.0;
+        // A new value each time, so that the peer rings again even if it rang for the last one.
+        tx.starved.disarm(word);
+        tx.starved.arm(word);
+        self.refresh(tx)
+    }
+
+    fn refresh(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
+        let consumed = tx.producer.refresh(&self.peer_header().head.0)?;
+        let returned = self.collect_returns(tx)?;
+        Ok(consumed || returned)
+    }
+
+    /// Takes back what the peer has returned. Returns whether there was anything.
+    fn collect_returns(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
+        if tx.flights.count() == 0 {
+            return Ok(false);
+        }
+        let returned = self.peer_header().returned.0.load(Ordering::Relaxed);
+        let count = tx.returns.refresh(returned, tx.flights.count())?;
+        let entries = self.peer_layout.returns_offset;
+        while let Some(token) = tx.returns.pop(|slot| self.peer.load(entries + 4 * slot))? {
+            // Dropping the flight gives its block back to the heap, which wakes those who wait for one.
+            tx.flights
+                .land(token)
+                .ok_or(PeerMisbehaved::UnknownToken { token })?;
+        }
+        Ok(count != 0)
+    }
+}
+
+impl Control {
+    fn encode(self) -> (RecordHead, [u8; 8]) {
+        let none = StreamId(0);
+        let (kind, stream, words, len) = match self {
+            Self::Reset { stream, code } => (Kind::Reset, stream, [code, 0], 4),
+            Self::Credit {
+                stream,
+                messages,
+                bytes,
+            } => (Kind::Credit, stream, [messages, bytes], 8),
+            Self::GoAway => (Kind::GoAway, none, [0, 0], 0),
+            Self::Bye => (Kind::Bye, none, [0, 0], 0),
+            Self::RegionAdded { id, len } => (Kind::RegionAdded, none, [id.0, len], 8),
+            Self::RegionDropped { id } => (Kind::RegionDropped, none, [id.0, 0], 4),
+            Self::Return { token } => (Kind::Return, none, [token, 0], 4),
+        };
+        let mut body = [0; 8];
+        body[..4].copy_from_slice(&words[0].to_ne_bytes());
+        body[4..].copy_from_slice(&words[1].to_ne_bytes());
+        (RecordHead::control(kind, stream, len), body)
+    }
+}

@@ -1,0 +1,155 @@
+//! A message on its way out: what is copied into the record, and what is only named in it.
+
+use bytes::Bytes;
+
+use super::{AllocFailure, Link};
+use crate::core::{
+    mem::Block,
+    num::{RegionId, u32_len},
+    outbox::{INLINE_MAX, Part, RECORD_BODY_MAX, SEGMENTS_MAX},
+};
+
+/// One part of a message, in order.
+#[derive(Debug)]
+pub(crate) enum OutgoingPart {
+    /// The next `len` of the inline bytes.
+    Inline(u32),
+    /// A block that was written for this message.
+    Block(Block),
+    /// Memory of ours that the application shares.
+    Own {
+        region: RegionId,
+        offset: u32,
+        bytes: Bytes,
+    },
+    /// Memory of the peer's that it lent us and now gets back.
+    Theirs { part: Part, bytes: Bytes },
+    /// Bytes for which there was no block; they need one before the message can go.
+    Spilled(Vec<u8>),
+}
+
+/// A message, composed part by part.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    pub(super) inline: Vec<u8>,
+    pub(super) parts: Vec<OutgoingPart>,
+    len: usize,
+}
+
+impl Outgoing {
+    /// An empty message that will probably have `inline_hint` inline bytes.
+    pub(crate) fn with_inline_capacity(inline_hint: usize) -> Self {
+        Self {
+            inline: Vec::with_capacity(inline_hint),
+            ..Self::default()
+        }
+    }
+
+    /// The length of the message in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many more inline bytes it may have.
+    pub(crate) fn inline_room(&self) -> usize {
+        // The last part must have a segment left, whatever it is.
+        if usize::from(SEGMENTS_MAX) <= self.parts.len() + 1 && !self.ends_inline() {
+            return 0;
+        }
+        INLINE_MAX as usize - self.inline.len()
+    }
+
+    /// Whether one more part may be linked, with one to spare for what comes after it.
+    pub(crate) fn may_link(&self) -> bool {
+        self.parts.len() + 2 < usize::from(SEGMENTS_MAX)
+    }
+
+    /// The inline bytes, for writing at most [`inline_room`](Self::inline_room) more.
+    pub(crate) fn inline_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.inline
+    }
+
+    /// Says that `len` bytes were appended to the inline bytes.
+    pub(crate) fn wrote_inline(&mut self, len: usize) {
+        let len = u32_len(len);
+        self.len += len as usize;
+        match self.parts.last_mut() {
+            Some(OutgoingPart::Inline(last)) => *last += len,
+            _ => self.parts.push(OutgoingPart::Inline(len)),
+        }
+    }
+
+    /// Appends a part.
+    pub(crate) fn push(&mut self, part: OutgoingPart) {
+        self.len += match &part {
+            OutgoingPart::Inline(len) => *len as usize,
+            OutgoingPart::Block(block) => block.len(),
+            OutgoingPart::Own { bytes, .. } | OutgoingPart::Theirs { bytes, .. } => bytes.len(),
+            OutgoingPart::Spilled(bytes) => bytes.len(),
+        };
+        self.parts.push(part);
+    }
+
+    /// Moves what was spilled into blocks.
+    ///
+    /// # Errors
+    ///
+    /// Returns why one of them could not be had. The message then holds no blocks at all, so that two of them never
+    /// wait for each other, and none for itself.
+    pub(crate) fn unspill(&mut self, link: &Link) -> Result<(), AllocFailure> {
+        let outcome = self.parts.iter_mut().try_for_each(|part| {
+            if let OutgoingPart::Spilled(bytes) = part {
+                let mut block = link.alloc(u32_len(bytes.len()))?;
+                block.as_mut_slice().copy_from_slice(bytes);
+                *part = OutgoingPart::Block(block);
+            }
+            Ok(())
+        });
+        if outcome.is_err() {
+            self.retreat();
+        }
+        outcome
+    }
+
+    /// Gives all blocks back and keeps their content in private memory, neighbours in one piece.
+    fn retreat(&mut self) {
+        let mut parts: Vec<OutgoingPart> = Vec::with_capacity(self.parts.len());
+        for part in self.parts.drain(..) {
+            let part = match part {
+                OutgoingPart::Block(block) => OutgoingPart::Spilled(block.as_ref().to_vec()),
+                other => other,
+            };
+            match (parts.last_mut(), part) {
+                (Some(OutgoingPart::Spilled(last)), OutgoingPart::Spilled(bytes)) => {
+                    last.extend_from_slice(&bytes)
+                }
+                (_, part) => parts.push(part),
+            }
+        }
+        self.parts = parts;
+    }
+
+    /// Whether the message consists of inline bytes alone, and so needs no segments.
+    pub(super) fn is_inline(&self) -> bool {
+        matches!(self.parts[..], [] | [OutgoingPart::Inline(_)])
+    }
+
+    /// The length of the record's body.
+    pub(super) fn body_len(&self) -> u32 {
+        let segments = if self.is_inline() {
+            0
+        } else {
+            self.parts.len()
+        };
+        let len = u32_len(segments * 16 + self.inline.len());
+        debug_assert!(
+            len <= RECORD_BODY_MAX,
+            "parts and inline bytes are bounded as they are added"
+        );
+        len
+    }
+
+    fn ends_inline(&self) -> bool {
+        matches!(self.parts.last(), Some(OutgoingPart::Inline(_)))
+    }
+}

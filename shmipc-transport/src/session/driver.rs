@@ -1,0 +1,241 @@
+//! The task that looks after a session when nobody else does.
+//!
+//! It sleeps on the doorbell, on the socket (whose closing is the peer's end) and on the peer's process; it drains the ring
+//! for those who wait while no caller drains it itself; and it gives idle memory back.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{Handle, RuntimeFlavor},
+    time::{Sleep, sleep},
+};
+
+use super::shared::{Inbound, Shared};
+use crate::{
+    error::SessionLost,
+    sys::{doorbell, socket::ControlSocket},
+    wait::BURST,
+};
+
+/// Drives one session until it is over.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    socket: Arc<ControlSocket>,
+    doorbell: AsyncFd<OwnedFd>,
+    /// Becomes readable when the peer's process ends.
+    process: Option<AsyncFd<OwnedFd>>,
+    /// Runs while there is memory that may be given back.
+    idle: Option<Pin<Box<Sleep>>>,
+    /// Regions and messages that there had been when the timer was set.
+    activity: u64,
+    spin: Option<Spin>,
+    /// Whether a task may requeue itself without waking another worker.
+    is_current_thread: bool,
+}
+
+/// A wait that is being spun for.
+struct Spin {
+    until: Option<Instant>,
+}
+
+/// What one look at the ring calls for.
+enum Next {
+    /// Sleep until somebody rings.
+    Sleep,
+    /// Look again, after those who were woken have run.
+    AfterOthers,
+    /// Look again, after everything else has run, including what waits for the kernel.
+    AfterAll,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        socket: Arc<ControlSocket>,
+        doorbell: OwnedFd,
+        process: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            doorbell: doorbell::watch(doorbell)?,
+            process: process.map(doorbell::watch).transpose()?,
+            socket,
+            shared,
+            idle: None,
+            activity: 0,
+            spin: None,
+            is_current_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+        })
+    }
+
+    /// Whether the peer is gone.
+    fn poll_peer_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(process) = &self.process
+            && process.poll_read_ready(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        while self.socket.poll_readable(cx).is_ready() {
+            let mut inbound = self.shared.inbound();
+            match self.shared.link.receive_regions(&mut inbound.rx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(()),
+                Err(misbehaved) => {
+                    self.shared.blame(misbehaved);
+                    return Poll::Ready(());
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Takes what the peer has left in its ring, and ends the session.
+    fn bury(&self) {
+        {
+            let mut inbound = self.shared.inbound();
+            while self.shared.drain(&mut inbound) != 0 {}
+        }
+        self.shared.lose(SessionLost::PeerDied);
+    }
+
+    /// Gives memory back that has not been used for a while.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        let link = &self.shared.link;
+        loop {
+            let activity = link.counters.blocks_taken.get();
+            let Some(timer) = &mut self.idle else {
+                if link.heap_figures().mapped == 0 {
+                    return;
+                }
+                self.activity = activity;
+                self.idle = Some(Box::pin(sleep(self.shared.config.memory_idle())));
+                continue;
+            };
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.idle = None;
+            if activity == self.activity
+                && let Err(misbehaved) = link.retire_idle()
+            {
+                self.shared.blame(misbehaved);
+                return;
+            }
+        }
+    }
+
+    /// Looks at the ring, for as long as that seems to pay.
+    fn look(&mut self) -> Next {
+        let shared = Arc::clone(&self.shared);
+        // Whoever holds this looks at the ring now, and makes sure that we are woken when they stop.
+        let Some(mut inbound) = shared.try_inbound() else {
+            return Next::Sleep;
+        };
+        let inbound = &mut *inbound;
+        shared.link.disarm(&mut inbound.rx);
+        let found = shared.drain(inbound) != 0;
+        if found {
+            self.found(inbound);
+        }
+        let next = self.decide(inbound, found);
+        inbound.driver_is_hot = !matches!(next, Next::Sleep);
+        if !inbound.driver_is_hot {
+            self.spin = None;
+            inbound.inherited = None;
+            shared.rest(inbound);
+        }
+        next
+    }
+
+    fn decide(&mut self, inbound: &mut Inbound, found: bool) -> Next {
+        if !self.shared.is_anyone_waiting() || self.shared.lost().is_some() {
+            return Next::Sleep;
+        }
+        let now = Instant::now();
+        if self.spin.is_none() {
+            let Some(budget) = inbound.inherited.take().or_else(|| inbound.policy.begin()) else {
+                return Next::Sleep;
+            };
+            self.spin = Some(Spin {
+                until: now.checked_add(budget).filter(|_| budget != Duration::MAX),
+            });
+        }
+        if found {
+            return Next::AfterOthers;
+        }
+        if self.shared.look_until(inbound, now + BURST) {
+            self.shared.drain(inbound);
+            self.found(inbound);
+            return if self.shared.is_anyone_waiting() {
+                Next::AfterOthers
+            } else {
+                Next::Sleep
+            };
+        }
+        let until = self.spin.as_ref().and_then(|spin| spin.until);
+        if until.is_some_and(|until| until <= Instant::now()) {
+            inbound.policy.miss();
+            self.shared.link.counters.spins_missed.add(1);
+            return Next::Sleep;
+        }
+        Next::AfterAll
+    }
+
+    /// A look has paid: the next one begins a new wait.
+    fn found(&mut self, inbound: &mut Inbound) {
+        if self.spin.take().is_some() {
+            inbound.policy.hit();
+            self.shared.link.counters.spins_hit.add(1);
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.shared.register_driver(cx.waker());
+        while let Poll::Ready(Ok(mut rung)) = this.doorbell.poll_read_ready(cx) {
+            // Each write to an eventfd is an edge of its own, so its counter need never be read.
+            rung.clear_ready();
+            this.shared.link.counters.doorbells_heard.add(1);
+        }
+        if this.poll_peer_gone(cx).is_ready() {
+            this.bury();
+            return Poll::Ready(());
+        }
+        this.poll_idle(cx);
+        let next = this.look();
+        if this.shared.lost().is_some() {
+            return Poll::Ready(());
+        }
+        match next {
+            Next::Sleep => {}
+            Next::AfterOthers if this.is_current_thread => cx.waker().wake_by_ref(),
+            // On a runtime with several workers, a task that wakes itself also wakes an idle worker to steal it; a
+            // yield does not.
+            Next::AfterOthers | Next::AfterAll => {
+                if pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The session is over, or the runtime is: without a driver nobody would learn of the peer's end.
+        self.shared.lose(SessionLost::ClosedHere);
+        self.socket.hang_up();
+    }
+}

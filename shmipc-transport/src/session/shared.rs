@@ -1,0 +1,432 @@
+//! What the handles, the streams and the driver of a session share.
+
+use std::{
+    collections::VecDeque,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    Config, Peer,
+    core::{
+        num::StreamId,
+        outbox::Windows,
+        streams::{Lookup, StreamTable},
+        sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
+    },
+    error::{PeerMisbehaved, SessionLost},
+    link::{Arrival, Control, Link, Rx},
+    stream::StreamShared,
+    wait::{BURST, LOOKS_PER_CLOCK, WaitPolicy},
+};
+
+/// Arrivals taken before whoever drains lets others run.
+///
+/// Keeps one busy session from starving its neighbours on a shared runtime, and is more than a ring of small messages
+/// brings while they are being handled.
+const ARRIVALS_PER_DRAIN: usize = 256;
+
+/// Waits in a row that may end at once before one of them yields to the runtime, for the same reason.
+const READY_IN_A_ROW: u32 = 256;
+
+/// The state of a session.
+pub(crate) struct Shared {
+    pub(crate) link: Arc<Link>,
+    pub(crate) config: Config,
+    pub(crate) peer: Peer,
+    /// How much the peer is ready to receive.
+    pub(crate) peer_windows: Windows,
+    pub(crate) streams: Mutex<StreamTable<StreamShared>>,
+    inbound: Mutex<Inbound>,
+    accept: Mutex<AcceptQueue>,
+    /// Streams of ours that wait until the peer accepts one more.
+    open_waiters: Mutex<Vec<Waker>>,
+    lost: OnceLock<SessionLost>,
+    /// Told when the session is lost, when the peer goes away, and when the last stream is over.
+    pub(crate) changed: Notify,
+    peer_goes_away: AtomicBool,
+    /// Tasks that wait for something to arrive. While there are none, nobody needs to look.
+    waiting: AtomicU32,
+    driver: DriverSignal,
+}
+
+/// Held by whoever drains the ring.
+pub(crate) struct Inbound {
+    pub(crate) rx: Rx,
+    pub(crate) policy: WaitPolicy,
+    /// Whether the driver is going to look again without being woken, so that nobody else needs to arm the sleep word.
+    pub(crate) driver_is_hot: bool,
+    /// What is left of a wait that a caller began to spin for and leaves to the driver.
+    pub(crate) inherited: Option<Duration>,
+    ready_in_a_row: u32,
+}
+
+#[derive(Default)]
+struct AcceptQueue {
+    streams: VecDeque<Arc<StreamShared>>,
+    wakers: Vec<Waker>,
+}
+
+/// How the driver is woken from within the process.
+#[derive(Default)]
+struct DriverSignal {
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        link: Link,
+        rx: Rx,
+        config: Config,
+        peer: Peer,
+        peer_windows: Windows,
+        connecting: bool,
+    ) -> Self {
+        // Looking at memory keeps everybody else from running where there is only one CPU to run on.
+        let single_cpu = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+        let policy = WaitPolicy::new(config.wait(), config.spin_budget(), single_cpu);
+        let streams = StreamTable::new(
+            connecting,
+            peer_windows.streams_max,
+            config.windows().streams_max,
+        );
+        Self {
+            link: Arc::new(link),
+            config,
+            peer,
+            peer_windows,
+            streams: Mutex::new(streams),
+            inbound: Mutex::new(Inbound {
+                rx,
+                policy,
+                driver_is_hot: false,
+                inherited: None,
+                ready_in_a_row: 0,
+            }),
+            accept: Mutex::default(),
+            open_waiters: Mutex::default(),
+            lost: OnceLock::new(),
+            changed: Notify::new(),
+            peer_goes_away: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
+            driver: DriverSignal::default(),
+        }
+    }
+
+    /// Why the session is over, if it is.
+    pub(crate) fn lost(&self) -> Option<&SessionLost> {
+        self.lost.get()
+    }
+
+    pub(crate) fn peer_goes_away(&self) -> bool {
+        self.peer_goes_away.load(Ordering::Relaxed)
+    }
+
+    /// Ends the session. The first reason stands.
+    pub(crate) fn lose(&self, reason: SessionLost) {
+        if self.lost.set(reason.clone()).is_err() {
+            return;
+        }
+        if let SessionLost::PeerMisbehaved(misbehaviour) = &reason {
+            tracing::warn!(peer = %self.peer, %misbehaviour, "ended a session, because the peer broke the protocol");
+        }
+        self.link.sever();
+        for stream in lock(&self.streams).clear() {
+            stream.lose(self, &reason);
+        }
+        for waker in mem::take(&mut *lock(&self.open_waiters)) {
+            waker.wake();
+        }
+        self.wake_acceptors();
+        self.changed.notify_waiters();
+        self.kick_driver();
+    }
+
+    /// Ends the session because of the peer, and returns the reason.
+    pub(crate) fn blame(&self, misbehaved: PeerMisbehaved) -> SessionLost {
+        self.lose(SessionLost::PeerMisbehaved(misbehaved));
+        self.reason()
+    }
+
+    /// Why the session is over.
+    pub(crate) fn reason(&self) -> SessionLost {
+        self.lost().cloned().unwrap_or(SessionLost::ClosedHere)
+    }
+
+    /// Sends a control record, unless the session is over.
+    pub(crate) fn control(&self, control: Control) {
+        if self.lost().is_none()
+            && let Err(misbehaved) = self.link.control(control)
+        {
+            self.blame(misbehaved);
+        }
+    }
+
+    /// Counts a task that waits for an arrival, or one that no longer does.
+    pub(crate) fn count_waiting(&self, waits: bool) {
+        // Relaxed: a hint that only decides about spinning.
+        if waits {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_anyone_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// Registers the waker of the driver's task.
+    pub(crate) fn register_driver(&self, waker: &Waker) {
+        let mut known = lock(&self.driver.waker);
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    /// Has the driver polled.
+    pub(crate) fn kick_driver(&self) {
+        let waker = lock(&self.driver.waker).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn inbound(&self) -> MutexGuard<'_, Inbound> {
+        lock(&self.inbound)
+    }
+
+    pub(crate) fn try_inbound(&self) -> Option<MutexGuard<'_, Inbound>> {
+        try_lock(&self.inbound)
+    }
+
+    /// Waits for something to arrive, draining the ring while nobody else does.
+    ///
+    /// `check` says whether it has arrived; `register` has the waker called when it does.
+    pub(crate) fn poll_wait<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut check: impl FnMut() -> Option<T>,
+        register: impl FnOnce(&Waker),
+    ) -> Poll<T> {
+        if let Some(ready) = check() {
+            return Poll::Ready(ready);
+        }
+        let Some(mut inbound) = self.try_inbound() else {
+            // Somebody else drains: what they have delivered before we registered, we see now; the rest wakes us.
+            register(cx.waker());
+            return check().map_or(Poll::Pending, Poll::Ready);
+        };
+        if READY_IN_A_ROW <= inbound.ready_in_a_row {
+            inbound.ready_in_a_row = 0;
+            self.rest(&mut inbound);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.link.disarm(&mut inbound.rx);
+        self.drain(&mut inbound);
+        let mut arrived = check();
+        if arrived.is_none() && !self.is_anyone_waiting() {
+            arrived = self.spin_as_caller(&mut inbound, &mut check);
+        }
+        if arrived.is_none() {
+            register(cx.waker());
+        }
+        self.rest(&mut inbound);
+        // Going to rest may have found more.
+        let arrived = arrived.or_else(check);
+        inbound.ready_in_a_row = if arrived.is_some() {
+            inbound.ready_in_a_row + 1
+        } else {
+            0
+        };
+        arrived.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Looks for arrivals within one poll. What is left of the budget afterwards is for the driver, which lets other
+    /// tasks run between its looks.
+    fn spin_as_caller<T>(
+        &self,
+        inbound: &mut Inbound,
+        check: &mut impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let budget = inbound.policy.begin()?;
+        let until = Instant::now() + budget.min(BURST);
+        loop {
+            if !self.look_until(inbound, until) {
+                break;
+            }
+            self.drain(inbound);
+            if let Some(arrived) = check() {
+                inbound.policy.hit();
+                self.link.counters.spins_hit.add(1);
+                return Some(arrived);
+            }
+        }
+        if budget <= BURST {
+            inbound.policy.miss();
+            self.link.counters.spins_missed.add(1);
+        } else {
+            inbound.inherited = Some(budget - BURST);
+            inbound.driver_is_hot = true;
+            self.kick_driver();
+        }
+        None
+    }
+
+    /// Looks at the ring until a record is there (`true`) or `until` has passed.
+    pub(crate) fn look_until(&self, inbound: &Inbound, until: Instant) -> bool {
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if self.link.is_ready(&inbound.rx) {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if until <= Instant::now() || self.lost().is_some() {
+                return false;
+            }
+        }
+    }
+
+    /// Delivers what has arrived. Returns how many records that were.
+    pub(crate) fn drain(&self, inbound: &mut Inbound) -> usize {
+        let mut count = 0;
+        while count < ARRIVALS_PER_DRAIN && self.lost().is_none() {
+            let outcome = match self.link.take(&mut inbound.rx) {
+                Ok(Some(arrival)) => self.dispatch(arrival),
+                Ok(None) => break,
+                Err(misbehaved) => Err(misbehaved),
+            };
+            if let Err(misbehaved) = outcome {
+                self.blame(misbehaved);
+                break;
+            }
+            count += 1;
+        }
+        if let Err(misbehaved) = self.link.relieve() {
+            self.blame(misbehaved);
+        }
+        count
+    }
+
+    /// Makes sure that the peer's next record is noticed, now that we stop looking.
+    pub(crate) fn rest(&self, inbound: &mut Inbound) {
+        while !inbound.driver_is_hot && self.lost().is_none() && !self.link.arm(&mut inbound.rx) {
+            self.link.disarm(&mut inbound.rx);
+            self.drain(inbound);
+        }
+    }
+
+    fn dispatch(&self, arrival: Arrival) -> Result<(), PeerMisbehaved> {
+        match arrival {
+            Arrival::Message {
+                stream: id,
+                message,
+                end,
+            } => {
+                let lookup = lock(&self.streams).look_up(id, true)?;
+                match lookup {
+                    Lookup::Open(stream) => stream.receive(self, message, end),
+                    Lookup::Over => Ok(()),
+                    Lookup::New => {
+                        let stream = Arc::new(StreamShared::opened_by_peer(id, self));
+                        lock(&self.streams).open_remote(id, Arc::clone(&stream))?;
+                        stream.receive(self, message, end)?;
+                        lock(&self.accept).streams.push_back(stream);
+                        self.wake_acceptors();
+                        Ok(())
+                    }
+                }
+            }
+            Arrival::Reset { stream: id, code } => {
+                let lookup = lock(&self.streams).look_up(id, false)?;
+                if let Lookup::Open(stream) = lookup {
+                    stream.reset_by_peer(self, code);
+                }
+                Ok(())
+            }
+            Arrival::Credit {
+                stream: id,
+                messages,
+                bytes,
+            } => {
+                let lookup = lock(&self.streams).look_up(id, false)?;
+                match lookup {
+                    Lookup::Open(stream) => stream.granted(self, messages, bytes),
+                    _ => Ok(()),
+                }
+            }
+            Arrival::GoAway => {
+                self.peer_goes_away.store(true, Ordering::Relaxed);
+                self.changed.notify_waiters();
+                Ok(())
+            }
+            Arrival::Bye => {
+                self.lose(SessionLost::ClosedByPeer);
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets a stream that is over on the wire.
+    pub(crate) fn close_stream(&self, id: StreamId) {
+        let (may_open, is_empty) = {
+            let mut streams = lock(&self.streams);
+            (streams.close(id), streams.is_empty())
+        };
+        if may_open {
+            for waker in mem::take(&mut *lock(&self.open_waiters)) {
+                waker.wake();
+            }
+        }
+        if is_empty && self.peer_goes_away() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Has `waker` called when the peer accepts one more stream.
+    pub(crate) fn wait_to_open(&self, waker: &Waker) {
+        lock(&self.open_waiters).push(waker.clone());
+    }
+
+    /// Waits for a stream that the peer opens.
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Arc<StreamShared>, SessionLost>> {
+        let check = || match lock(&self.accept).streams.pop_front() {
+            Some(stream) => Some(Ok(stream)),
+            None => self.lost().cloned().map(Err),
+        };
+        let register = |waker: &Waker| {
+            let mut accept = lock(&self.accept);
+            if !accept.wakers.iter().any(|known| known.will_wake(waker)) {
+                accept.wakers.push(waker.clone());
+                self.count_waiting(true);
+            }
+        };
+        self.poll_wait(cx, check, register)
+    }
+
+    fn wake_acceptors(&self) {
+        let wakers = mem::take(&mut lock(&self.accept).wakers);
+        for waker in wakers {
+            self.count_waiting(false);
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("peer", &self.peer)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
+}

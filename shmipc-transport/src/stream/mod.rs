@@ -1,0 +1,498 @@
+//! Streams: sequences of messages in both directions, many to a session.
+
+mod recv_buf;
+mod send_buf;
+mod shared;
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+pub use recv_buf::RecvBuf;
+pub use send_buf::SendBuf;
+pub(crate) use shared::StreamShared;
+use shared::{Clearance, StreamRef};
+
+use crate::{
+    core::{
+        num::{StreamId, u32_len},
+        outbox::{INLINE_MAX, flags},
+        sync::lock,
+    },
+    error::{PeerMisbehaved, RecvError, SendError, SessionLost},
+    link::{AllocFailure, Link, Outgoing, Reservation, Tx},
+    session::{Owner, Shared},
+};
+
+/// The code of a reset when a stream is dropped unfinished.
+pub const ABANDONED: u32 = 0;
+
+/// Whether more follows a message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Flush {
+    /// More messages may follow.
+    More,
+    /// This is the last message. The peer's side of the stream stays open.
+    End,
+}
+
+/// How a stream ended. See [`StreamWatch`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Abandoned {
+    /// The peer gave it up, with this code.
+    Reset(u32),
+    /// The session is over.
+    SessionLost(SessionLost),
+    /// Both sides have sent their end, or this side has given it up.
+    Closed,
+}
+
+/// A sequence of messages in each direction.
+///
+/// Each direction ends by itself ([`Flush::End`], [`finish`](Self::finish)); either side may give up both at any time
+/// ([`reset`](Self::reset)). Dropping a stream that has not ended in both directions resets it with code [`ABANDONED`].
+#[derive(Debug)]
+pub struct Stream {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+/// The sending half of a [`Stream`]. Dropping it before the end was sent resets the stream.
+#[derive(Debug)]
+pub struct SendHalf {
+    handle: Handle,
+}
+
+/// The receiving half of a [`Stream`]. Dropping it drops what still arrives; the sending half goes on. Once both halves are
+/// dropped, a stream that has not ended is reset.
+#[derive(Debug)]
+pub struct RecvHalf {
+    handle: Handle,
+}
+
+/// Tells when a stream has ended, without taking part in it.
+#[derive(Clone, Debug)]
+pub struct StreamWatch {
+    stream: StreamRef,
+}
+
+#[derive(Clone, Debug)]
+struct Handle {
+    owner: Arc<Owner>,
+    stream: StreamRef,
+}
+
+impl Handle {
+    fn session(&self) -> &Shared {
+        &self.owner.shared
+    }
+}
+
+impl Stream {
+    /// A stream of ours.
+    pub(crate) fn open(owner: Arc<Owner>) -> Self {
+        let stream = Arc::new(StreamShared::unopened(&owner.shared));
+        Self::accepted(owner, stream)
+    }
+
+    /// A stream that the peer has opened.
+    pub(crate) fn accepted(owner: Arc<Owner>, stream: StreamRef) -> Self {
+        let handle = Handle { owner, stream };
+        Self {
+            send: SendHalf {
+                handle: handle.clone(),
+            },
+            recv: RecvHalf { handle },
+        }
+    }
+
+    /// The number of the stream within its session; `None` until the first message was sent.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        self.send.handle.stream.id().map(|id| id.0)
+    }
+
+    /// Separates the directions, so that two tasks can use them.
+    #[must_use]
+    pub fn split(self) -> (SendHalf, RecvHalf) {
+        (self.send, self.recv)
+    }
+
+    /// Begins a message; see [`SendHalf::buffer`].
+    #[must_use]
+    pub fn buffer(&self, size_hint: usize) -> SendBuf {
+        self.send.buffer(size_hint)
+    }
+
+    /// Sends a message; see [`SendHalf::send`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The message is sent in the poll that returns, or not at all.
+    pub async fn send(&mut self, message: SendBuf, flush: Flush) -> Result<(), SendError> {
+        self.send.send(message, flush).await
+    }
+
+    /// Sends a short message at once; see [`SendHalf::try_send_exact`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    pub fn try_send_exact(
+        &mut self,
+        len: usize,
+        flush: Flush,
+        write: impl FnOnce(&mut &mut [u8]),
+    ) -> Result<bool, SendError> {
+        self.send.try_send_exact(len, flush, write)
+    }
+
+    /// Ends the sending direction without a message; see [`SendHalf::finish`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The end is sent in the poll that returns, or not at all.
+    pub async fn finish(&mut self) -> Result<(), SendError> {
+        self.send.finish().await
+    }
+
+    /// Receives the next message; see [`RecvHalf::recv`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a message is taken in the poll that returns it.
+    pub async fn recv(&mut self) -> Result<Option<RecvBuf>, RecvError> {
+        self.recv.recv().await
+    }
+
+    /// Polls for the next message; see [`RecvHalf::recv`].
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, RecvError>> {
+        self.recv.poll_recv(cx)
+    }
+
+    /// Takes the next message if it is there; see [`RecvHalf::try_recv`].
+    pub fn try_recv(&mut self) -> Option<Result<Option<RecvBuf>, RecvError>> {
+        self.recv.try_recv()
+    }
+
+    /// Gives up both directions. The peer learns `code`; what it has not received yet may be lost.
+    pub fn reset(&mut self, code: u32) {
+        self.send.reset(code);
+    }
+
+    /// A watch over this stream's end.
+    #[must_use]
+    pub fn watch(&self) -> StreamWatch {
+        self.send.watch()
+    }
+}
+
+impl SendHalf {
+    /// Begins a message that will have about `size_hint` bytes. The hint saves copies and memory; it binds to nothing.
+    #[must_use]
+    pub fn buffer(&self, size_hint: usize) -> SendBuf {
+        SendBuf::new(Arc::clone(&self.handle.session().link), size_hint)
+    }
+
+    /// Sends a message. Waits while the peer grants no credit on this stream, accepts no further stream, or while ring or
+    /// memory are full.
+    ///
+    /// Returns once the message is where the peer finds it, whether or not it has looked.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The message is sent in the poll that returns, or not at all; then it is dropped with the future.
+    pub async fn send(&mut self, message: SendBuf, flush: Flush) -> Result<(), SendError> {
+        let max = self.handle.session().link.message_max();
+        let mut message = message
+            .into_message()
+            .map_err(|len| SendError::TooLarge { len, max })?;
+        poll_fn(|cx| self.poll_send(cx, Some(&mut message), flush)).await
+    }
+
+    /// Sends a message of exactly `len` bytes if that can be done at once: `write` encodes it straight into the ring.
+    ///
+    /// Returns `false`, having sent nothing, if it would have to wait, if `len` is more than
+    /// [`SHORT_MAX`](Self::SHORT_MAX), or if `write` wrote fewer bytes; [`send`](Self::send) it then.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    pub fn try_send_exact(
+        &mut self,
+        len: usize,
+        flush: Flush,
+        write: impl FnOnce(&mut &mut [u8]),
+    ) -> Result<bool, SendError> {
+        if Self::SHORT_MAX < len {
+            return Ok(false);
+        }
+        let len = u32_len(len);
+        let reserved = self.reserve(Some(len), flush, |link, tx| link.reserve(tx, len))?;
+        let Some((mut reservation, id)) = reserved else {
+            return Ok(false);
+        };
+        let mut space = reservation.body();
+        write(&mut space);
+        if !space.is_empty() {
+            // Becomes a pad. The id was never seen by the peer, which is nothing to it.
+            drop(reservation);
+            self.handle.stream.refund(Some(len));
+            return Ok(false);
+        }
+        reservation.commit(id, record_flags(true, flush));
+        Ok(true)
+    }
+
+    /// The longest message that [`try_send_exact`](Self::try_send_exact) takes, in bytes.
+    pub const SHORT_MAX: usize = INLINE_MAX as usize;
+
+    /// Ends this direction without a message.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The end is sent in the poll that returns, or not at all.
+    pub async fn finish(&mut self) -> Result<(), SendError> {
+        poll_fn(|cx| self.poll_send(cx, None, Flush::End)).await
+    }
+
+    /// Gives up both directions. The peer learns `code`; what it has not received yet may be lost.
+    pub fn reset(&mut self, code: u32) {
+        self.handle.stream.reset(self.handle.session(), code);
+    }
+
+    /// A watch over this stream's end.
+    #[must_use]
+    pub fn watch(&self) -> StreamWatch {
+        StreamWatch {
+            stream: Arc::clone(&self.handle.stream),
+        }
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut message: Option<&mut Outgoing>,
+        flush: Flush,
+    ) -> Poll<Result<(), SendError>> {
+        let waker = cx.waker();
+        loop {
+            if let Some(message) = message.as_deref_mut()
+                && !self.unspill(message)?
+            {
+                if self.is_space_out(waker)? {
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            let has_message = message.is_some();
+            let len = message.as_deref().map(|message| u32_len(message.len()));
+            let mut empty = Outgoing::default();
+            let outgoing = message.as_deref_mut().unwrap_or(&mut empty);
+            if let Some((reservation, id)) =
+                self.reserve(len, flush, |link, tx| link.compose(tx, outgoing))?
+            {
+                reservation.commit(id, record_flags(has_message, flush));
+                return Poll::Ready(Ok(()));
+            }
+            if self.must_wait(waker, has_message)? {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Moves what was spilled into blocks. Returns whether all of it was.
+    fn unspill(&self, message: &mut Outgoing) -> Result<bool, SendError> {
+        let session = self.handle.session();
+        let (len, max) = (message.len(), session.link.message_max());
+        match message.unspill(&session.link) {
+            Ok(()) => Ok(true),
+            Err(AllocFailure::Full) => Ok(false),
+            Err(AllocFailure::TooLarge) => Err(SendError::TooLarge { len, max }),
+            Err(AllocFailure::Io(error)) => Err(SendError::Memory(Arc::new(error))),
+            Err(AllocFailure::Misbehaved(misbehaved)) => {
+                Err(SendError::SessionLost(session.blame(misbehaved)))
+            }
+        }
+    }
+
+    /// Takes credit, opens the stream if it is not open yet, and reserves a record by `reserve`. `None` if something of
+    /// that is not to be had now; then nothing has changed.
+    fn reserve<'a>(
+        &'a self,
+        len: Option<u32>,
+        flush: Flush,
+        reserve: impl FnOnce(&'a Link, &mut Tx) -> Result<Option<Reservation<'a>>, PeerMisbehaved>,
+    ) -> Result<Option<(Reservation<'a>, StreamId)>, SendError> {
+        let (session, stream) = (self.handle.session(), &self.handle.stream);
+        let clearance = stream.clear_to_send(len, flush == Flush::End)?;
+        let Clearance::Cleared { closes } = clearance else {
+            return Ok(None);
+        };
+        let mut tx = session.link.tx();
+        let opened = stream.id();
+        let id = match opened {
+            Some(id) => id,
+            None => {
+                // Under the sender's lock, so that ids appear in the ring in the order in which they were given.
+                let mut streams = lock(&session.streams);
+                if !streams.may_open() || session.lost().is_some() {
+                    stream.refund(len);
+                    return session
+                        .lost()
+                        .map_or(Ok(None), |lost| Err(SendError::SessionLost(lost.clone())));
+                }
+                let id = streams.open_local(Arc::clone(stream));
+                stream.set_id(Some(id));
+                id
+            }
+        };
+        let reserved = reserve(&session.link, &mut tx);
+        if !matches!(reserved, Ok(Some(_))) {
+            if opened.is_none() {
+                lock(&session.streams).unopen_local(id);
+                stream.set_id(None);
+            }
+            stream.refund(len);
+        }
+        drop(tx);
+        match reserved {
+            Ok(Some(reservation)) => {
+                // Before the peer can see the end, and may open another stream in the place of this one.
+                if closes {
+                    session.close_stream(id);
+                    stream.closed();
+                }
+                Ok(Some((reservation, id)))
+            }
+            Ok(None) => Ok(None),
+            Err(misbehaved) => Err(SendError::SessionLost(session.blame(misbehaved))),
+        }
+    }
+
+    /// Registers `waker` for whatever a message lacks. Returns `false` if it has come meanwhile.
+    fn must_wait(&self, waker: &Waker, has_message: bool) -> Result<bool, SendError> {
+        let (session, stream) = (self.handle.session(), &self.handle.stream);
+        if has_message && stream.wait_for_credit(session, waker) {
+            return Ok(true);
+        }
+        if stream.id().is_none() && !lock(&session.streams).may_open() {
+            session.wait_to_open(waker);
+            // A stream may have closed, or the session have ended, between the look and the registration.
+            return Ok(!lock(&session.streams).may_open() && session.lost().is_none());
+        }
+        self.is_space_out(waker)
+    }
+
+    /// Registers `waker` for space. Returns `false` if there is some meanwhile, or the session is over.
+    fn is_space_out(&self, waker: &Waker) -> Result<bool, SendError> {
+        let session = self.handle.session();
+        match session.link.wait_for_space(waker) {
+            Ok(progress) => Ok(!progress && session.lost().is_none()),
+            Err(misbehaved) => Err(SendError::SessionLost(session.blame(misbehaved))),
+        }
+    }
+}
+
+impl Drop for SendHalf {
+    fn drop(&mut self) {
+        let Handle { owner, stream } = &self.handle;
+        if stream.stop_sending(&owner.shared) {
+            stream.reset(&owner.shared, ABANDONED);
+        }
+    }
+}
+
+impl RecvHalf {
+    /// Receives the next message. `None` once the peer has ended its direction and all messages were taken.
+    ///
+    /// While it waits, it looks after the whole session if nobody else does.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]. What had arrived before is received first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a message is taken in the poll that returns it.
+    pub async fn recv(&mut self) -> Result<Option<RecvBuf>, RecvError> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Polls for the next message; see [`recv`](Self::recv).
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, RecvError>> {
+        let (session, stream) = (self.handle.session(), &self.handle.stream);
+        session.poll_wait(
+            cx,
+            || stream.take(session),
+            |waker| stream.wait_to_recv(session, waker),
+        )
+    }
+
+    /// Takes the next message if it is there. `None` if it is not; otherwise what [`recv`](Self::recv) would return.
+    pub fn try_recv(&mut self) -> Option<Result<Option<RecvBuf>, RecvError>> {
+        self.handle.stream.take(self.handle.session())
+    }
+
+    /// A watch over this stream's end.
+    #[must_use]
+    pub fn watch(&self) -> StreamWatch {
+        StreamWatch {
+            stream: Arc::clone(&self.handle.stream),
+        }
+    }
+}
+
+impl Drop for RecvHalf {
+    fn drop(&mut self) {
+        let Handle { owner, stream } = &self.handle;
+        if stream.stop_receiving(&owner.shared) {
+            stream.reset(&owner.shared, ABANDONED);
+        }
+    }
+}
+
+impl StreamWatch {
+    /// Waits until the stream has ended, and says how.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is taken.
+    pub async fn abandoned(&self) -> Abandoned {
+        poll_fn(|cx| self.poll_abandoned(cx)).await
+    }
+
+    /// Polls for the stream's end; see [`abandoned`](Self::abandoned).
+    pub fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<Abandoned> {
+        self.stream.poll_abandoned(cx)
+    }
+}
+
+fn record_flags(has_message: bool, flush: Flush) -> u16 {
+    let message = if has_message { flags::MESSAGE } else { 0 };
+    let end = if flush == Flush::End { flags::END } else { 0 };
+    message | end
+}

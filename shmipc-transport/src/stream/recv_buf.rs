@@ -1,0 +1,186 @@
+//! A received message.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+
+/// Ranges at least this long are shared rather than copied out of a message.
+///
+/// Below, a copy is cheaper than the bookkeeping of a share, and does not hold on to a whole block of the sender's.
+const SHARE_MIN: usize = 256;
+
+/// A message that was received: its bytes, in place.
+///
+/// A short message has been copied out of the ring. A longer one still lies in memory of the sender's;
+/// [`copy_to_bytes`](Buf::copy_to_bytes) shares it without a copy where the range is contiguous. Its memory goes back to
+/// the sender when the last `Bytes` over it is dropped, in whichever thread, also after the session has ended.
+#[derive(Debug, Default)]
+pub struct RecvBuf {
+    front: Bytes,
+    rest: VecDeque<Bytes>,
+    len: usize,
+}
+
+impl RecvBuf {
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        Self {
+            len: bytes.len(),
+            front: bytes,
+            rest: VecDeque::new(),
+        }
+    }
+
+    /// Appends a part.
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        if self.front.is_empty() {
+            self.front = bytes;
+        } else if !bytes.is_empty() {
+            self.rest.push_back(bytes);
+        }
+    }
+
+    /// Bytes that have not been read yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether everything has been read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes the first `len` bytes as a buffer of their own. Never copies.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    #[must_use]
+    pub fn split_to(&mut self, len: usize) -> Self {
+        assert!(
+            len <= self.len,
+            "cannot split {len} bytes off a message of {}",
+            self.len
+        );
+        let mut head = Self::default();
+        while head.len < len {
+            let take = self.front.len().min(len - head.len);
+            head.push(self.front.split_to(take));
+            self.len -= take;
+            self.next_part();
+        }
+        head
+    }
+
+    fn next_part(&mut self) {
+        if self.front.is_empty()
+            && let Some(next) = self.rest.pop_front()
+        {
+            self.front = next;
+        }
+    }
+}
+
+impl Buf for RecvBuf {
+    fn remaining(&self) -> usize {
+        self.len
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.front
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(
+            count <= self.len,
+            "cannot advance by {count} bytes in a message of {}",
+            self.len
+        );
+        self.len -= count;
+        while self.front.len() < count {
+            count -= self.front.len();
+            self.front.clear();
+            self.next_part();
+        }
+        self.front.advance(count);
+        self.next_part();
+    }
+
+    /// Shares the range if it is contiguous and not short, and copies it otherwise.
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        assert!(
+            len <= self.len,
+            "cannot take {len} bytes of a message of {}",
+            self.len
+        );
+        if SHARE_MIN <= len && len <= self.front.len() {
+            let shared = self.front.split_to(len);
+            self.len -= len;
+            self.next_part();
+            return shared;
+        }
+        let mut copy = vec![0; len];
+        self.copy_to_slice(&mut copy);
+        copy.into()
+    }
+}
+
+impl From<Bytes> for RecvBuf {
+    fn from(bytes: Bytes) -> Self {
+        Self::from_bytes(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(parts: &[Vec<u8>]) -> RecvBuf {
+        let mut message = RecvBuf::default();
+        for part in parts {
+            message.push(Bytes::copy_from_slice(part));
+        }
+        message
+    }
+
+    #[test]
+    fn long_ranges_are_shared_and_short_ones_copied() {
+        let part = Bytes::from(vec![1; 4096]);
+        let mut message = RecvBuf::from_bytes(part.clone());
+        let long = message.copy_to_bytes(SHARE_MIN);
+        assert_eq!(long.as_ptr(), part.as_ptr());
+        let short = message.copy_to_bytes(16);
+        assert_ne!(short.as_ptr(), part[SHARE_MIN..].as_ptr());
+        let rest = message.split_to(message.len());
+        assert_eq!(rest.chunk().as_ptr(), part[SHARE_MIN + 16..].as_ptr());
+    }
+
+    proptest! {
+        /// The oracle is the concatenation of the parts.
+        #[test]
+        fn reads_like_one_slice(parts: Vec<Vec<u8>>, ops: Vec<(u8, u16)>) {
+            let whole = parts.concat();
+            let mut oracle = whole.as_slice();
+            let mut message = message(&parts);
+            for (op, len) in ops {
+                let len = usize::from(len) % (oracle.len() + 1);
+                let (expected, rest) = oracle.split_at(len);
+                match op % 3 {
+                    0 => prop_assert_eq!(&message.copy_to_bytes(len)[..], expected),
+                    1 => {
+                        let mut head = message.split_to(len);
+                        prop_assert_eq!(&head.copy_to_bytes(len)[..], expected);
+                    }
+                    _ => message.advance(len),
+                }
+                oracle = rest;
+                prop_assert_eq!(message.remaining(), oracle.len());
+                prop_assert!(oracle.is_empty() || !message.chunk().is_empty());
+            }
+        }
+    }
+}

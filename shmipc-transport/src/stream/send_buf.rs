@@ -1,0 +1,270 @@
+//! A message that is being written.
+#![expect(
+    unsafe_code,
+    reason = "`BufMut` is an unsafe trait; nothing here does anything unsafe"
+)]
+
+use std::{mem, sync::Arc};
+
+use bytes::{Buf, BufMut, buf::UninitSlice};
+
+use crate::{
+    core::{
+        mem::Block,
+        num::{RegionId, u32_len},
+        outbox::{INLINE_MAX, Part},
+    },
+    link::{Link, Outgoing, OutgoingPart},
+};
+
+/// `Bytes` of ours at least this long are linked rather than copied into a message.
+const LINK_MIN: usize = INLINE_MAX as usize;
+/// The first block that a message without large parts takes; each further one is twice as long.
+const BLOCK_FIRST: usize = 16 << 10;
+/// The longest of those.
+const BLOCK_LONGEST: usize = 1 << 20;
+
+/// A message to be sent: bytes are written straight into shared memory.
+///
+/// Short messages, and the short parts of long ones, are collected and travel inside the ring; the rest is written into
+/// blocks of the session's memory. A [`Bytes`](bytes::Bytes) of the session's own (from
+/// [`Session::alloc`](crate::Session::alloc), or received from this session) that is [`put`](BufMut::put) is *linked*: the
+/// message refers to it, and nothing is copied.
+///
+/// Writing never waits and never fails. If the session's memory is exhausted, the message is kept in private memory, and
+/// sending it waits for a block. A message that could never be sent is dropped as it is written, and sending it reports
+/// that.
+#[derive(Debug)]
+pub struct SendBuf {
+    link: Arc<Link>,
+    message: Outgoing,
+    target: Target,
+    /// How long the message will be, as far as anybody said.
+    size_hint: usize,
+    /// The length of the next block.
+    block_len: usize,
+    /// Bytes that were dropped, because no message can be so long.
+    refused: usize,
+    /// Where those write who use [`chunk_mut`](BufMut::chunk_mut).
+    scratch: [u8; 64],
+}
+
+/// Where the next bytes go.
+#[derive(Debug)]
+enum Target {
+    Inline,
+    Block {
+        block: Block,
+        written: usize,
+    },
+    /// There is no block. Will need one.
+    Spill(Vec<u8>),
+}
+
+/// Memory that can be named instead of copied.
+enum Linkable {
+    Own { region: RegionId, offset: u32 },
+    Theirs(Part),
+}
+
+impl SendBuf {
+    pub(crate) fn new(link: Arc<Link>, size_hint: usize) -> Self {
+        Self {
+            link,
+            message: Outgoing::with_inline_capacity(size_hint.min(INLINE_MAX as usize)),
+            target: Target::Inline,
+            size_hint,
+            block_len: BLOCK_FIRST,
+            refused: 0,
+            scratch: [0; 64],
+        }
+    }
+
+    /// Bytes written so far, including those that are linked.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let pending = match &self.target {
+            Target::Inline => 0,
+            Target::Block { written, .. } => *written,
+            Target::Spill(bytes) => bytes.len(),
+        };
+        self.message.len() + pending + self.refused
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends the writing. `Err` is the length of a message that can never be sent.
+    pub(crate) fn into_message(mut self) -> Result<Outgoing, usize> {
+        let len = self.len();
+        self.seal();
+        if len <= self.link.message_max() && self.refused == 0 {
+            Ok(self.message)
+        } else {
+            Err(len)
+        }
+    }
+
+    /// Turns what is being written into a part of the message.
+    fn seal(&mut self) {
+        match mem::replace(&mut self.target, Target::Inline) {
+            // An untouched block goes back.
+            Target::Block { mut block, written } if written != 0 => {
+                block.truncate(written);
+                self.message.push(OutgoingPart::Block(block));
+            }
+            Target::Spill(bytes) if !bytes.is_empty() => {
+                self.message.push(OutgoingPart::Spilled(bytes))
+            }
+            Target::Inline | Target::Block { .. } | Target::Spill(_) => {}
+        }
+    }
+
+    /// Bytes that fit at the target.
+    fn room(&self) -> usize {
+        match &self.target {
+            Target::Inline => self.message.inline_room(),
+            Target::Block { block, written } => block.len() - written,
+            Target::Spill(_) => usize::MAX,
+        }
+    }
+
+    /// Sees to it that the target has room for some of the `wanted` bytes, and for all of them where they are many, so
+    /// that the receiver finds them contiguous.
+    fn make_room(&mut self, wanted: usize) {
+        let room = self.room();
+        let may_straddle = wanted < LINK_MIN && matches!(self.target, Target::Block { .. });
+        if room < wanted && (room == 0 || !may_straddle) {
+            self.seal();
+            self.target = self.open_block(wanted);
+        }
+    }
+
+    /// A block for a write of `wanted` bytes. A long write gets one of just its length; otherwise blocks grow with the
+    /// message, though never beyond what it is said to need.
+    fn open_block(&mut self, wanted: usize) -> Target {
+        let left = self.size_hint.saturating_sub(self.message.len());
+        let grown = if left == 0 {
+            self.block_len
+        } else {
+            self.block_len.min(left)
+        };
+        let len = grown.max(wanted);
+        self.block_len = (2 * self.block_len).min(BLOCK_LONGEST);
+        let fits = self.message.may_link() && len <= self.link.message_max();
+        // Whatever the reason is that there is none, sending the message meets it again, and can wait or report it.
+        match fits.then(|| self.link.alloc(u32_len(len))) {
+            Some(Ok(block)) => Target::Block { block, written: 0 },
+            Some(Err(_)) | None => Target::Spill(Vec::with_capacity(if fits { len } else { 0 })),
+        }
+    }
+
+    fn copy(&mut self, mut source: &[u8]) {
+        if self.link.message_max() < self.len() + source.len() {
+            self.refuse(source.len());
+            return;
+        }
+        while !source.is_empty() {
+            self.make_room(source.len());
+            let (head, rest) = source.split_at(source.len().min(self.room()));
+            match &mut self.target {
+                Target::Inline => {
+                    self.message.inline_mut().extend_from_slice(head);
+                    self.message.wrote_inline(head.len());
+                }
+                Target::Block { block, written } => {
+                    block.as_mut_slice()[*written..*written + head.len()].copy_from_slice(head);
+                    *written += head.len();
+                }
+                Target::Spill(bytes) => bytes.extend_from_slice(head),
+            }
+            source = rest;
+        }
+    }
+
+    /// Counts bytes of a message that is too long to be sent, and lets go of what it holds.
+    fn refuse(&mut self, len: usize) {
+        self.refused += len + self.len() - self.refused;
+        self.message = Outgoing::default();
+        self.target = Target::Inline;
+    }
+
+    /// What `chunk` is, if the peer can see its memory.
+    fn linkable(&self, chunk: &[u8]) -> Option<Linkable> {
+        if chunk.len() < LINK_MIN || !self.message.may_link() || self.refused != 0 {
+            return None;
+        }
+        if let Some((region, offset)) = self.link.locate_own(chunk) {
+            return Some(Linkable::Own { region, offset });
+        }
+        self.link.locate_lease(chunk).map(Linkable::Theirs)
+    }
+}
+
+// SAFETY: `chunk_mut` lends initialised memory of our own, and what `advance_mut` takes from it is copied; `remaining_mut`
+// promises what `copy` keeps.
+unsafe impl BufMut for SendBuf {
+    fn remaining_mut(&self) -> usize {
+        usize::MAX - self.len()
+    }
+
+    unsafe fn advance_mut(&mut self, count: usize) {
+        let scratch = self.scratch;
+        self.copy(&scratch[..count]);
+    }
+
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        UninitSlice::new(&mut self.scratch)
+    }
+
+    /// Links what lies in memory of the session, and copies the rest.
+    fn put<T: Buf>(&mut self, mut source: T)
+    where
+        Self: Sized,
+    {
+        while source.has_remaining() {
+            let chunk = source.chunk();
+            let (start, len) = (chunk.as_ptr(), chunk.len());
+            let Some(linkable) = self.linkable(chunk) else {
+                self.copy(chunk);
+                source.advance(len);
+                continue;
+            };
+            // For `Bytes` this is a share in its owner, which keeps the memory as it is. Anything else makes a copy.
+            let bytes = source.copy_to_bytes(len);
+            if bytes.as_ptr() == start {
+                self.seal();
+                self.message.push(match linkable {
+                    Linkable::Own { region, offset } => OutgoingPart::Own {
+                        region,
+                        offset,
+                        bytes,
+                    },
+                    Linkable::Theirs(part) => OutgoingPart::Theirs { part, bytes },
+                });
+            } else {
+                self.copy(&bytes);
+            }
+        }
+    }
+
+    fn put_slice(&mut self, source: &[u8]) {
+        self.copy(source);
+    }
+
+    fn put_u8(&mut self, byte: u8) {
+        self.copy(&[byte]);
+    }
+
+    fn put_bytes(&mut self, byte: u8, mut count: usize) {
+        let run = [byte; 1024];
+        while count != 0 {
+            let part = count.min(run.len());
+            self.copy(&run[..part]);
+            count -= part;
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! One stream's state, shared by its halves, its watchers and whoever drains the ring.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+};
+
+use super::{Abandoned, RecvBuf};
+use crate::{
+    core::{
+        num::StreamId,
+        streams::{RecvCredit, SendCredit},
+        sync::{AtomicU64, Ordering, lock},
+    },
+    error::{PeerMisbehaved, RecvError, SendError, SessionLost},
+    link::Control,
+    session::Shared,
+};
+
+/// A stream, whoever opened it.
+#[derive(Debug)]
+pub(crate) struct StreamShared {
+    /// Zero until the peer has been told, because ids must reach it in order.
+    id: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The oldest message that was not taken. Apart from the others, so that a stream of one message needs no queue.
+    first: Option<RecvBuf>,
+    more: VecDeque<RecvBuf>,
+    recv_credit: RecvCredit,
+    send_credit: SendCredit,
+    /// The peer sends no more.
+    recv_ended: bool,
+    /// We send no more.
+    send_ended: bool,
+    /// Nobody will take what arrives.
+    discards: bool,
+    /// Nobody will send any more.
+    sender_gone: bool,
+    over: Option<Over>,
+    recv_waker: Option<Waker>,
+    send_waker: Option<Waker>,
+    watchers: Vec<Waker>,
+}
+
+/// Why a stream ended before both sides were through with it.
+#[derive(Clone, Debug)]
+enum Over {
+    ByPeer(u32),
+    Here,
+    Lost(SessionLost),
+}
+
+/// What may be sent, after credit was taken for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Clearance {
+    /// Go ahead. `closes` says that this is the last that either side sends.
+    Cleared { closes: bool },
+    /// There is no credit.
+    Wait,
+}
+
+impl StreamShared {
+    fn new(id: u64, session: &Shared) -> Self {
+        let state = State {
+            first: None,
+            more: VecDeque::new(),
+            recv_credit: RecvCredit::new(session.config.windows()),
+            send_credit: SendCredit::new(session.peer_windows),
+            recv_ended: false,
+            send_ended: false,
+            discards: false,
+            sender_gone: false,
+            over: None,
+            recv_waker: None,
+            send_waker: None,
+            watchers: Vec::new(),
+        };
+        Self {
+            id: AtomicU64::new(id),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// A stream of ours, of which the peer has not heard yet.
+    pub(super) fn unopened(session: &Shared) -> Self {
+        Self::new(0, session)
+    }
+
+    /// A stream that the peer opens.
+    pub(crate) fn opened_by_peer(id: StreamId, session: &Shared) -> Self {
+        Self::new(id.0, session)
+    }
+
+    /// The stream's id, once the peer has been told.
+    pub(super) fn id(&self) -> Option<StreamId> {
+        match self.id.load(Ordering::Relaxed) {
+            0 => None,
+            id => Some(StreamId(id)),
+        }
+    }
+
+    /// Sets the id, under the sender's lock.
+    pub(super) fn set_id(&self, id: Option<StreamId>) {
+        self.id.store(id.map_or(0, |id| id.0), Ordering::Relaxed);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Takes the next message, or says how the stream ended; `None` if there is nothing yet.
+    pub(super) fn take(&self, session: &Shared) -> Option<Result<Option<RecvBuf>, RecvError>> {
+        let mut state = self.state();
+        if let Some(message) = state.first.take() {
+            state.first = state.more.pop_front();
+            let grant = if state.recv_ended {
+                None
+            } else {
+                state.recv_credit.consume(message.len())
+            };
+            drop(state);
+            self.grant(session, grant);
+            return Some(Ok(Some(message)));
+        }
+        if state.recv_ended {
+            return Some(Ok(None));
+        }
+        state.over.as_ref().map(|over| {
+            Err(match over {
+                Over::ByPeer(code) => RecvError::Reset(*code),
+                Over::Here => RecvError::Abandoned,
+                Over::Lost(lost) => RecvError::SessionLost(lost.clone()),
+            })
+        })
+    }
+
+    /// Has `waker` called when [`take`](Self::take) has something.
+    pub(super) fn wait_to_recv(&self, session: &Shared, waker: &Waker) {
+        set_waker(session, &mut self.state().recv_waker, waker);
+    }
+
+    /// Takes credit for a message of `len` bytes (if there is one) and, if it is the last, notes the end.
+    pub(super) fn clear_to_send(
+        &self,
+        len: Option<u32>,
+        ends: bool,
+    ) -> Result<Clearance, SendError> {
+        let mut state = self.state();
+        match &state.over {
+            Some(Over::ByPeer(code)) => return Err(SendError::Reset(*code)),
+            Some(Over::Lost(lost)) => return Err(SendError::SessionLost(lost.clone())),
+            Some(Over::Here) => return Err(SendError::Finished),
+            None if state.send_ended => return Err(SendError::Finished),
+            None => {}
+        }
+        if let Some(len) = len {
+            if !state.send_credit.is_open() {
+                return Ok(Clearance::Wait);
+            }
+            state.send_credit.spend(len);
+        }
+        state.send_ended = ends;
+        Ok(Clearance::Cleared {
+            closes: ends && state.recv_ended,
+        })
+    }
+
+    /// Both sides have sent their end: tells the watchers.
+    pub(super) fn closed(&self) {
+        let watchers = mem::take(&mut self.state().watchers);
+        watchers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Undoes [`clear_to_send`](Self::clear_to_send), because there was no room after all.
+    pub(super) fn refund(&self, len: Option<u32>) {
+        let mut state = self.state();
+        state.send_ended = false;
+        if let Some(len) = len {
+            state.send_credit.refund(len);
+        }
+    }
+
+    /// Has `waker` called when there is credit, or the stream has ended. `false` if that is so already.
+    pub(super) fn wait_for_credit(&self, session: &Shared, waker: &Waker) -> bool {
+        let mut state = self.state();
+        if state.send_credit.is_open() || state.over.is_some() {
+            return false;
+        }
+        set_waker(session, &mut state.send_waker, waker);
+        true
+    }
+
+    /// Gives the stream up on this side.
+    pub(super) fn reset(&self, session: &Shared, code: u32) {
+        let wakers = {
+            let mut state = self.state();
+            if state.over.is_some() || state.recv_ended && state.send_ended {
+                return;
+            }
+            state.over = Some(Over::Here);
+            state.drain_wakers(session)
+        };
+        if let Some(id) = self.id() {
+            session.close_stream(id);
+            session.control(Control::Reset { stream: id, code });
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nobody reads any more: what arrives is dropped, and credit for it granted, so that the peer is not held up.
+    /// Returns whether nobody has any interest in the stream, although it has not ended.
+    #[must_use]
+    pub(super) fn stop_receiving(&self, session: &Shared) -> bool {
+        let (dropped, grant, is_abandoned) = {
+            let mut state = self.state();
+            state.discards = true;
+            clear_waker(session, &mut state.recv_waker);
+            let mut dropped: Vec<_> = state.first.take().into_iter().collect();
+            dropped.extend(mem::take(&mut state.more));
+            let grants = dropped
+                .iter()
+                .filter_map(|message| state.recv_credit.consume(message.len()));
+            let sum = grants.fold((0, 0u32), |sum, grant| {
+                (sum.0 + grant.0, sum.1.saturating_add(grant.1))
+            });
+            let goes_on = !state.recv_ended && state.over.is_none();
+            (
+                dropped,
+                (sum.0 != 0 && goes_on).then_some(sum),
+                state.sender_gone && goes_on,
+            )
+        };
+        drop(dropped);
+        if !is_abandoned {
+            self.grant(session, grant);
+        }
+        is_abandoned
+    }
+
+    /// Nobody sends any more. Returns whether the peer would wait for an end in vain, or sends to nobody.
+    #[must_use]
+    pub(super) fn stop_sending(&self, session: &Shared) -> bool {
+        let mut state = self.state();
+        state.sender_gone = true;
+        clear_waker(session, &mut state.send_waker);
+        state.over.is_none() && (!state.send_ended || state.discards && !state.recv_ended)
+    }
+
+    /// Says how the stream ended, once it has.
+    pub(super) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<Abandoned> {
+        let mut state = self.state();
+        match &state.over {
+            Some(Over::ByPeer(code)) => Poll::Ready(Abandoned::Reset(*code)),
+            Some(Over::Lost(lost)) => Poll::Ready(Abandoned::SessionLost(lost.clone())),
+            Some(Over::Here) => Poll::Ready(Abandoned::Closed),
+            None if state.recv_ended && state.send_ended => Poll::Ready(Abandoned::Closed),
+            None => {
+                if !state
+                    .watchers
+                    .iter()
+                    .any(|known| known.will_wake(cx.waker()))
+                {
+                    state.watchers.push(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// A message has arrived, or the peer's end, or both.
+    pub(crate) fn receive(
+        &self,
+        session: &Shared,
+        message: Option<RecvBuf>,
+        end: bool,
+    ) -> Result<(), PeerMisbehaved> {
+        let stream = self.id.load(Ordering::Relaxed);
+        let mut state = self.state();
+        if state.over.is_some() {
+            return Ok(()); // It has crossed our reset.
+        }
+        if state.recv_ended {
+            return Err(PeerMisbehaved::SentAfterEnd { stream });
+        }
+        let mut grant = None;
+        let mut discarded = None;
+        if let Some(message) = message {
+            if !state.recv_credit.arrive(message.len()) {
+                return Err(PeerMisbehaved::CreditExceeded { stream });
+            }
+            if state.discards {
+                grant = state.recv_credit.consume(message.len());
+                discarded = Some(message);
+            } else if state.first.is_none() {
+                state.first = Some(message);
+            } else {
+                state.more.push_back(message);
+            }
+        }
+        state.recv_ended = end;
+        let is_over = end && state.send_ended;
+        let waker = clear_waker(session, &mut state.recv_waker);
+        let watchers = if is_over {
+            mem::take(&mut state.watchers)
+        } else {
+            Vec::new()
+        };
+        drop(state);
+        drop(discarded);
+        if is_over {
+            session.close_stream(StreamId(stream));
+        }
+        if !end {
+            self.grant(session, grant);
+        }
+        waker.into_iter().chain(watchers).for_each(Waker::wake);
+        Ok(())
+    }
+
+    /// The peer has given the stream up.
+    pub(crate) fn reset_by_peer(&self, session: &Shared, code: u32) {
+        self.end(session, Over::ByPeer(code));
+        session.close_stream(StreamId(self.id.load(Ordering::Relaxed)));
+    }
+
+    /// The session is over.
+    pub(crate) fn lose(&self, session: &Shared, reason: &SessionLost) {
+        self.end(session, Over::Lost(reason.clone()));
+    }
+
+    /// The peer grants credit.
+    pub(crate) fn granted(
+        &self,
+        session: &Shared,
+        messages: u32,
+        bytes: u32,
+    ) -> Result<(), PeerMisbehaved> {
+        let waker = {
+            let mut state = self.state();
+            if !state.send_credit.grant(messages, bytes) {
+                return Err(PeerMisbehaved::CreditOverflow {
+                    stream: self.id.load(Ordering::Relaxed),
+                });
+            }
+            clear_waker(session, &mut state.send_waker)
+        };
+        waker.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    fn end(&self, session: &Shared, over: Over) {
+        let wakers = {
+            let mut state = self.state();
+            if state.over.is_none() {
+                state.over = Some(over);
+            }
+            state.drain_wakers(session)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn grant(&self, session: &Shared, grant: Option<(u32, u32)>) {
+        if let (Some((messages, bytes)), Some(stream)) = (grant, self.id()) {
+            session.control(Control::Credit {
+                stream,
+                messages,
+                bytes,
+            });
+        }
+    }
+}
+
+impl State {
+    fn drain_wakers(&mut self, session: &Shared) -> Vec<Waker> {
+        let mut wakers = mem::take(&mut self.watchers);
+        wakers.extend(clear_waker(session, &mut self.recv_waker));
+        wakers.extend(clear_waker(session, &mut self.send_waker));
+        wakers
+    }
+}
+
+/// The stream's shared state behind an `Arc`.
+pub(crate) type StreamRef = Arc<StreamShared>;
+
+fn set_waker(session: &Shared, slot: &mut Option<Waker>, waker: &Waker) {
+    match slot {
+        Some(known) => known.clone_from(waker),
+        None => {
+            *slot = Some(waker.clone());
+            session.count_waiting(true);
+        }
+    }
+}
+
+fn clear_waker(session: &Shared, slot: &mut Option<Waker>) -> Option<Waker> {
+    let waker = slot.take();
+    if waker.is_some() {
+        session.count_waiting(false);
+    }
+    waker
+}

@@ -1,0 +1,7 @@
+//! What we ask of the kernel: sealed memory, doorbells, sockets that carry file descriptors, and who the peer is.
+
+pub(crate) mod doorbell;
+pub(crate) mod endpoint;
+pub(crate) mod memfd;
+pub(crate) mod peer;
+pub(crate) mod socket;

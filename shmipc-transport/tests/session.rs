@@ -1,0 +1,455 @@
+//! Sessions between two ends in one process.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Buf, BufMut, Bytes};
+use shmipc_transport::{
+    Abandoned, AllocError, Config, Flush, Listener, Payloads, RecvBuf, RecvError, SendError,
+    Session, SessionLost, Stream, Wait,
+};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Two ends of a session, over a socket in a directory of its own.
+struct Pair {
+    client: Session,
+    server: Session,
+    _dir: tempfile::TempDir,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        Self::with(Config::default(), Config::default()).await
+    }
+
+    async fn with(client: Config, server: Config) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = Listener::bind_with(dir.path().join("socket"), server).unwrap();
+        let connecting = Session::connect_with(dir.path().join("socket"), client);
+        let (client, server) = tokio::join!(connecting, listener.accept());
+        Self {
+            client: client.unwrap(),
+            server: server.unwrap(),
+            _dir: dir,
+        }
+    }
+}
+
+fn all(mut message: RecvBuf) -> Vec<u8> {
+    let mut bytes = vec![0; message.len()];
+    message.copy_to_slice(&mut bytes);
+    bytes
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| u8::try_from((i * 31 + seed) % 251).unwrap())
+        .collect()
+}
+
+async fn send(stream: &mut Stream, bytes: &[u8], flush: Flush) {
+    let mut message = stream.buffer(bytes.len());
+    message.put_slice(bytes);
+    stream.send(message, flush).await.unwrap();
+}
+
+/// Sends every message of every stream back, until the session ends.
+fn echo(session: Session) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Ok(mut stream) = session.accept_stream().await {
+            tokio::spawn(async move {
+                while let Ok(Some(message)) = stream.recv().await {
+                    let mut reply = stream.buffer(message.len());
+                    reply.put(message);
+                    if stream.send(reply, Flush::More).await.is_err() {
+                        return;
+                    }
+                }
+                drop(stream.finish().await);
+            });
+        }
+    })
+}
+
+async fn assert_echo(client: &Session, len: usize) {
+    let mut stream = client.open_stream().unwrap();
+    let sent = pattern(len, len);
+    send(&mut stream, &sent, Flush::End).await;
+    let received = stream.recv().await.unwrap().expect("an echo");
+    assert!(all(received) == sent, "{len} bytes came back changed");
+    assert!(stream.recv().await.unwrap().is_none());
+}
+
+async fn echoes_of_all_sizes(client: Config, server: Config) {
+    let pair = Pair::with(client, server).await;
+    echo(pair.server.clone());
+    for len in [
+        0,
+        1,
+        15,
+        16,
+        17,
+        64,
+        2047,
+        2048,
+        2049,
+        4096,
+        65_535,
+        65_536,
+        1 << 20,
+        (16 << 20) + 5,
+        40 << 20,
+    ] {
+        timeout(PATIENCE, assert_echo(&pair.client, len))
+            .await
+            .unwrap_or_else(|_| panic!("{len} bytes took too long"));
+    }
+}
+
+#[tokio::test]
+async fn messages_of_all_sizes_come_back() {
+    echoes_of_all_sizes(Config::default(), Config::default()).await;
+}
+
+#[tokio::test]
+async fn so_they_do_between_sleepers() {
+    let config = Config::builder().wait(Wait::Block).build().unwrap();
+    echoes_of_all_sizes(config.clone(), config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_they_do_on_several_threads() {
+    echoes_of_all_sizes(Config::default(), Config::default()).await;
+}
+
+#[tokio::test]
+async fn so_they_do_where_payloads_are_guarded() {
+    let config = Config::builder()
+        .payloads(Payloads::Guarded)
+        .build()
+        .unwrap();
+    echoes_of_all_sizes(config.clone(), config).await;
+}
+
+#[tokio::test]
+async fn a_busy_waiter_gets_its_answer() {
+    let config = Config::builder().wait(Wait::Busy).build().unwrap();
+    let pair = Pair::with(config, Config::default()).await;
+    echo(pair.server.clone());
+    timeout(PATIENCE, assert_echo(&pair.client, 64))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_share_a_session() {
+    let pair = Pair::new().await;
+    echo(pair.server.clone());
+    let client = Arc::new(pair.client.clone());
+    let calls = (0..2000).map(|i| {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { assert_echo(&client, (i * 37) % 5000).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        timeout(PATIENCE, call)
+            .await
+            .expect("no call may hang")
+            .unwrap();
+    }
+    assert_eq!(client.stats().streams_open, 0);
+}
+
+#[tokio::test]
+async fn memory_of_the_session_travels_by_reference_and_back() {
+    let pair = Pair::new().await;
+    echo(pair.server.clone());
+    let mut lent = pair.client.alloc(1 << 20).await.unwrap();
+    lent.copy_from_slice(&pattern(1 << 20, 3));
+    let sent = lent.freeze();
+    for _ in 0..3 {
+        let mut stream = pair.client.open_stream().unwrap();
+        let mut message = stream.buffer(sent.len() + 4);
+        message.put_u32(7);
+        message.put(sent.clone());
+        stream.send(message, Flush::End).await.unwrap();
+        let mut received = stream.recv().await.unwrap().unwrap();
+        assert_eq!(received.get_u32(), 7);
+        let back = received.copy_to_bytes(1 << 20);
+        assert_eq!(
+            back.as_ptr(),
+            sent.as_ptr(),
+            "our own memory, sent back to us"
+        );
+        assert_eq!(back, pattern(1 << 20, 3));
+    }
+    let stats = pair.client.stats();
+    assert_eq!(
+        stats.arena_used_max,
+        1 << 20,
+        "nothing was copied into other blocks"
+    );
+    drop(sent);
+    // The server's shares go back with its next activity; then nothing is in use on either side.
+    assert_echo(&pair.client, 1).await;
+    timeout(PATIENCE, async {
+        while pair.client.stats().segments_under_way != 0 {
+            assert_echo(&pair.client, 1).await;
+        }
+    })
+    .await
+    .expect("all segments come back");
+}
+
+#[tokio::test]
+async fn received_memory_outlives_its_session() {
+    let pair = Pair::new().await;
+    let mut sending = pair.client.open_stream().unwrap();
+    send(&mut sending, &pattern(100_000, 1), Flush::End).await;
+    let mut stream = pair.server.accept_stream().await.unwrap();
+    let kept = stream.recv().await.unwrap().unwrap().copy_to_bytes(100_000);
+    assert_eq!(pair.server.stats().leases_held, 1);
+    drop((sending, stream));
+    let Pair {
+        client,
+        server,
+        _dir,
+    } = pair;
+    client.close();
+    assert!(matches!(server.closed().await, SessionLost::ClosedByPeer));
+    drop((client, server));
+    assert_eq!(kept, pattern(100_000, 1));
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_up_its_own_stream_only() {
+    let pair = Pair::new().await;
+    let mut stalled = pair.client.open_stream().unwrap();
+    let sender = tokio::spawn(async move {
+        for i in 0..1000 {
+            send(&mut stalled, &pattern(1000, i), Flush::More).await;
+        }
+        stalled.finish().await.unwrap();
+    });
+    let mut unread = pair.server.accept_stream().await.unwrap();
+    echo(pair.server.clone());
+    for _ in 0..100 {
+        timeout(PATIENCE, assert_echo(&pair.client, 5000))
+            .await
+            .unwrap();
+    }
+    assert!(!sender.is_finished());
+    for i in 0..1000 {
+        assert_eq!(all(unread.recv().await.unwrap().unwrap()), pattern(1000, i));
+    }
+    assert!(unread.recv().await.unwrap().is_none());
+    sender.await.unwrap();
+}
+
+#[tokio::test]
+async fn exhausted_memory_is_waited_for() {
+    let small = Config::builder().memory_max(1 << 20).build().unwrap();
+    let pair = Pair::with(small, Config::default()).await;
+    assert!(matches!(
+        pair.client.alloc(2 << 20).await,
+        Err(AllocError::TooLarge { .. })
+    ));
+    let all_of_it = pair.client.alloc(1 << 20).await.unwrap();
+    // The next message is kept in private memory until there is a block for it.
+    let mut stream = pair.client.open_stream().unwrap();
+    let sending = tokio::spawn(async move {
+        send(&mut stream, &pattern(500_000, 0), Flush::End).await;
+        stream
+    });
+    let more = pair.client.alloc(4096);
+    tokio::pin!(more);
+    assert!(
+        futures_poll_once(&mut more).await.is_none(),
+        "nothing is left to be lent"
+    );
+    drop(all_of_it);
+    let more = timeout(PATIENCE, more)
+        .await
+        .expect("a block came back")
+        .unwrap();
+    let mut received = timeout(PATIENCE, pair.server.accept_stream())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        all(received.recv().await.unwrap().unwrap()),
+        pattern(500_000, 0)
+    );
+    drop((more, sending.await.unwrap()));
+}
+
+/// Polls a future once.
+async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_message_that_could_never_fit_is_refused_at_once() {
+    let small = Config::builder().memory_max(64 << 10).build().unwrap();
+    let pair = Pair::with(small, Config::default()).await;
+    let mut stream = pair.client.open_stream().unwrap();
+    let mut message = stream.buffer(0);
+    message.put_bytes(1, 65 << 10);
+    let refused = stream.send(message, Flush::End).await;
+    assert!(
+        matches!(
+            refused,
+            Err(SendError::TooLarge {
+                len: 66_560,
+                max: 65_536
+            })
+        ),
+        "{refused:?}"
+    );
+    // The stream is as it was.
+    let mut fits = stream.buffer(0);
+    fits.put_bytes(2, 64 << 10);
+    stream.send(fits, Flush::End).await.unwrap();
+    let received = pair
+        .server
+        .accept_stream()
+        .await
+        .unwrap()
+        .recv()
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(received.len(), 64 << 10);
+}
+
+#[tokio::test]
+async fn idle_memory_goes_back() {
+    let config = Config::builder()
+        .memory_idle(Duration::from_millis(1))
+        .build()
+        .unwrap();
+    let pair = Pair::with(config.clone(), config).await;
+    echo(pair.server.clone());
+    assert_echo(&pair.client, 1 << 20).await;
+    assert_eq!(pair.client.stats().regions_added, 1);
+    timeout(PATIENCE, async {
+        while pair.client.stats().arena_mapped != 0 || pair.server.stats().arena_mapped != 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("regions are retired");
+    assert_echo(&pair.client, 1 << 20).await;
+    assert_eq!(pair.client.stats().regions_added, 2);
+}
+
+#[tokio::test]
+async fn resets_reach_the_other_side() {
+    let pair = Pair::new().await;
+    let mut stream = pair.client.open_stream().unwrap();
+    send(&mut stream, b"hello", Flush::More).await;
+    let mut theirs = pair.server.accept_stream().await.unwrap();
+    let watch = theirs.watch();
+    stream.reset(42);
+    assert!(matches!(stream.recv().await, Err(RecvError::Abandoned)));
+    assert!(matches!(watch.abandoned().await, Abandoned::Reset(42)));
+    assert_eq!(all(theirs.recv().await.unwrap().unwrap()), b"hello");
+    assert!(matches!(theirs.recv().await, Err(RecvError::Reset(42))));
+    let nothing = theirs.buffer(0);
+    assert!(matches!(
+        theirs.send(nothing, Flush::End).await,
+        Err(SendError::Reset(42))
+    ));
+
+    let mut dropped = pair.client.open_stream().unwrap();
+    send(&mut dropped, b"hello", Flush::End).await;
+    let theirs = pair.server.accept_stream().await.unwrap();
+    drop(dropped);
+    assert!(matches!(
+        theirs.watch().abandoned().await,
+        Abandoned::Reset(0)
+    ));
+    assert_eq!(pair.server.stats().streams_open, 0);
+}
+
+#[tokio::test]
+async fn more_streams_than_the_peer_accepts_wait_their_turn() {
+    let few = Config::builder().streams_max(2).build().unwrap();
+    let pair = Pair::with(Config::default(), few).await;
+    echo(pair.server.clone());
+    let calls: Vec<_> = (0..50)
+        .map(|i| {
+            let client = pair.client.clone();
+            tokio::spawn(async move { assert_echo(&client, i * 100).await })
+        })
+        .collect();
+    for call in calls {
+        timeout(PATIENCE, call)
+            .await
+            .expect("no call may hang")
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_ends_the_session() {
+    let pair = Pair::new().await;
+    let stream = pair.client.open_stream().unwrap();
+    drop(pair.client);
+    assert!(!pair.server.is_closed(), "the stream is a handle, too");
+    drop(stream);
+    assert!(matches!(
+        pair.server.closed().await,
+        SessionLost::ClosedByPeer
+    ));
+    assert!(pair.server.open_stream().is_err());
+    assert!(pair.server.alloc(1).await.is_err());
+}
+
+#[tokio::test]
+async fn go_away_is_heard_and_open_streams_go_on() {
+    let pair = Pair::new().await;
+    let mut stream = pair.client.open_stream().unwrap();
+    send(&mut stream, b"hello", Flush::More).await;
+    let mut theirs = pair.server.accept_stream().await.unwrap();
+    pair.server.go_away();
+    pair.client.going_away().await;
+    assert!(pair.client.is_going_away() && !pair.server.is_going_away());
+    send(&mut stream, b"still here", Flush::End).await;
+    assert_eq!(all(theirs.recv().await.unwrap().unwrap()), b"hello");
+    assert_eq!(all(theirs.recv().await.unwrap().unwrap()), b"still here");
+}
+
+#[tokio::test]
+async fn bytes_of_elsewhere_are_copied() {
+    let pair = Pair::new().await;
+    echo(pair.server.clone());
+    let foreign = Bytes::from(pattern(300_000, 9));
+    let mut stream = pair.client.open_stream().unwrap();
+    let mut message = stream.buffer(foreign.len());
+    message.put(foreign.clone());
+    stream.send(message, Flush::End).await.unwrap();
+    assert_eq!(all(stream.recv().await.unwrap().unwrap()), foreign);
+}
+
+#[test]
+fn what_users_hold_is_send_and_sync() {
+    fn assert<T: Send + Sync + 'static>() {}
+    assert::<Session>();
+    assert::<Listener>();
+    assert::<Stream>();
+    assert::<shmipc_transport::SendHalf>();
+    assert::<shmipc_transport::RecvHalf>();
+    assert::<shmipc_transport::StreamWatch>();
+    assert::<shmipc_transport::SendBuf>();
+    assert::<RecvBuf>();
+    assert::<shmipc_transport::Lent>();
+    assert::<Config>();
+    assert::<SessionLost>();
+}
