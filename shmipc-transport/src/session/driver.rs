@@ -134,11 +134,8 @@ impl Driver {
     /// Looks at the ring, for as long as that seems to pay.
     fn look(&mut self) -> Next {
         let shared = Arc::clone(&self.shared);
-        // Whoever holds this looks at the ring now, and makes sure that we are woken when they stop.
-        let Some(mut inbound) = shared.try_inbound() else {
-            return Next::Sleep;
-        };
-        let inbound = &mut *inbound;
+        // Not `try_lock`: a caller that looks at the ring now may be leaving the rest of its wait to us.
+        let inbound = &mut *shared.inbound();
         shared.link.disarm(&mut inbound.rx);
         let found = shared.drain(inbound) != 0;
         if found {

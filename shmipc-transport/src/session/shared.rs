@@ -200,10 +200,6 @@ impl Shared {
         lock(&self.inbound)
     }
 
-    pub(crate) fn try_inbound(&self) -> Option<MutexGuard<'_, Inbound>> {
-        try_lock(&self.inbound)
-    }
-
     /// Waits for something to arrive, draining the ring while nobody else does.
     ///
     /// `check` says whether it has arrived; `register` has the waker called when it does.
@@ -216,7 +212,7 @@ impl Shared {
         if let Some(ready) = check() {
             return Poll::Ready(ready);
         }
-        let Some(mut inbound) = self.try_inbound() else {
+        let Some(mut inbound) = try_lock(&self.inbound) else {
             // Somebody else drains: what they have delivered before we registered, we see now; the rest wakes us.
             register(cx.waker());
             return check().map_or(Poll::Pending, Poll::Ready);
