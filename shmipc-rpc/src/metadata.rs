@@ -142,9 +142,9 @@ pub(crate) fn remove_reserved(map: &mut HeaderMap) {
 }
 
 /// Adds trailing metadata to what came before the message. What a full map cannot hold is left out.
-pub(crate) fn merge(map: &mut HeaderMap, trailing: Option<HeaderMap>) {
+pub(crate) fn merge(map: &mut HeaderMap, trailing: Option<Box<HeaderMap>>) {
     let Some(trailing) = trailing else { return };
-    for (key, value) in &trailing {
+    for (key, value) in &*trailing {
         if !is_reserved(key) && map.try_append(key.clone(), value.clone()).is_err() {
             return;
         }

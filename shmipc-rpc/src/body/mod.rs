@@ -101,8 +101,8 @@ impl Body {
         }
     }
 
-    pub(crate) fn received_response(message: RecvBuf, trailers: Option<HeaderMap>) -> Self {
-        let end = trailers.map_or(End::Ok, |trailers| End::Trailers(Box::new(trailers)));
+    pub(crate) fn received_response(message: RecvBuf, trailers: Option<Box<HeaderMap>>) -> Self {
+        let end = trailers.map_or(End::Ok, End::Trailers);
         Self::from_payload(Payload::Received(message), end)
     }
 
@@ -147,7 +147,7 @@ impl Body {
     ///
     /// Gives the body back if it must be [collected](Self::into_message) first.
     #[expect(clippy::result_large_err, reason = "the body is given back to be used")]
-    pub(crate) fn try_into_message<T>(self) -> Result<Result<(T, Option<HeaderMap>), Status>, Self>
+    pub(crate) fn try_into_message<T>(self) -> Result<Decoded<T>, Self>
     where
         T: prost::Message + Default + 'static,
     {
@@ -162,10 +162,7 @@ impl Body {
     }
 
     /// Decodes the message, and returns it with the trailing metadata.
-    pub(crate) async fn into_message<T>(
-        self,
-        message_len_max: usize,
-    ) -> Result<(T, Option<HeaderMap>), Status>
+    pub(crate) async fn into_message<T>(self, message_len_max: usize) -> Decoded<T>
     where
         T: prost::Message + Default + 'static,
     {
@@ -212,7 +209,7 @@ impl Body {
     async fn collect(
         self,
         message_len_max: usize,
-    ) -> Result<(grpc::Pieces, Option<HeaderMap>), Status> {
+    ) -> Result<(grpc::Pieces, Option<Box<HeaderMap>>), Status> {
         let collected = grpc::collect(self, message_len_max).await?;
         let mut trailers = collected.trailers;
         if let Some(trailers) = &mut trailers {
@@ -225,7 +222,9 @@ impl Body {
         }
         Ok((
             collected.message.ok_or_else(no_message)?,
-            trailers.filter(|trailers| !trailers.is_empty()),
+            trailers
+                .filter(|trailers| !trailers.is_empty())
+                .map(Box::new),
         ))
     }
 
@@ -238,14 +237,17 @@ impl Body {
     }
 }
 
+/// A message and trailing metadata, or why there is none.
+pub(crate) type Decoded<T> = Result<(T, Option<Box<HeaderMap>>), Status>;
+
 /// A message for sending and trailing metadata, or why there is none.
-pub(crate) type ToEncode = Result<(Box<dyn EncodeMessage>, Option<HeaderMap>), Status>;
+pub(crate) type ToEncode = Result<(Box<dyn EncodeMessage>, Option<Box<HeaderMap>>), Status>;
 
 impl End {
-    fn into_metadata(self) -> Option<HeaderMap> {
+    fn into_metadata(self) -> Option<Box<HeaderMap>> {
         match self {
             Self::None | Self::Ok => None,
-            Self::Trailers(metadata) => Some(*metadata),
+            Self::Trailers(metadata) => Some(metadata),
         }
     }
 }

@@ -18,11 +18,11 @@ pub(super) struct Answer {
     /// The metadata that came before the message.
     pub(super) metadata: HeaderMap,
     /// The metadata that came after the message, if there was any.
-    pub(super) trailers: Option<HeaderMap>,
+    pub(super) trailers: Option<Box<HeaderMap>>,
 }
 
 /// What the head of an answer comes down to: metadata and trailing metadata, or a failure.
-type ReadHead = Result<(HeaderMap, Option<HeaderMap>), Status>;
+type ReadHead = Result<(HeaderMap, Option<Box<HeaderMap>>), Status>;
 
 impl Answer {
     /// Reads the frame that ends a call. The inner error is what the server says went wrong, the outer one what went wrong
@@ -53,10 +53,8 @@ fn read_head(prefix: Prefix, head: &[u8]) -> Result<ReadHead, InvalidFrame> {
     }
     if flags == Flags::UNARY.with(Flags::TRAILERS) {
         let ResponseHead { metadata, trailers } = ResponseHead::decode(head)?;
-        return Ok(match trailers.map(Trailers::into_result).transpose() {
-            Ok(trailers) => Ok((metadata, trailers)),
-            Err(status) => Err(status),
-        });
+        let trailers = trailers.map(|trailers| trailers.into_result()).transpose();
+        return Ok(trailers.map(|trailers| (metadata, trailers.map(Box::new))));
     }
     if flags == Flags::TRAILERS.with(Flags::END) {
         return Ok(Err(match Trailers::decode(head)?.into_result() {

@@ -7,13 +7,14 @@ use std::{
 };
 
 use http::HeaderMap;
-use shmipc_transport::{ABANDONED, Address, Config, ConnectError, Lent, SendError, Stream};
+use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream};
 use tower_service::Service;
 use tracing::{Instrument as _, Span, field};
 
 use super::{
-    answer::{Answer, no_answer, not_received, not_sent},
+    answer::{Answer, not_sent},
     connection::Connection,
+    sent::{Outcome, Sent, Unanswered},
 };
 use crate::{
     Body, Code, Method, Request, Response, Status,
@@ -75,10 +76,10 @@ pub(super) struct SizeLimits {
 
 /// The terms of one call.
 #[derive(Clone, Copy)]
-struct Terms {
-    deadline: Option<Instant>,
+pub(super) struct Terms {
+    pub(super) deadline: Option<Instant>,
     wait_for_ready: bool,
-    limits: SizeLimits,
+    pub(super) limits: SizeLimits,
 }
 
 impl Default for SizeLimits {
@@ -178,14 +179,14 @@ impl Channel {
         ))
     }
 
-    /// Sends a request and awaits the answer. The inner error is the server's.
+    /// Sends a request and awaits the answer.
     async fn exchange<M: Encode + ?Sized>(
         &self,
         path: &str,
         metadata: &HeaderMap,
         message: &mut M,
         terms: Terms,
-    ) -> Result<Result<Answer, Status>, Status> {
+    ) -> Outcome {
         let span = tracing::debug_span!(
             target: "shmipc_rpc::client",
             "call",
@@ -193,63 +194,62 @@ impl Channel {
             address = %self.connection.address(),
             status = field::Empty,
         );
-        let exchange = deadline::within(
-            terms.deadline,
-            self.exchange_in_time(path, metadata, message, terms),
-        );
-        if span.is_disabled() {
-            return exchange
-                .await
-                .unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
-        }
-        let result = exchange
-            .instrument(span.clone())
+        let outcome = match self.try_send(path, metadata, message, terms) {
+            Ok(Some(call)) => Sent::new(call, terms, &span).await,
+            // Boxed, so that calls that need not wait for this have a small future, which is moved about.
+            Ok(None) => match Box::pin(
+                self.send(path, metadata, message, terms)
+                    .instrument(span.clone()),
+            )
             .await
-            .unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
-        record_code(&span, &result);
-        result
+            {
+                Ok(call) => Sent::new(call, terms, &span).await,
+                Err(status) => Err(status),
+            },
+            Err(status) => Err(status),
+        };
+        record_code(&span, &outcome);
+        outcome
     }
 
-    async fn exchange_in_time<M: Encode + ?Sized>(
+    /// Sends a request if that takes no waiting. `None`: it does, and nothing was sent.
+    fn try_send<M: Encode + ?Sized>(
         &self,
         path: &str,
         metadata: &HeaderMap,
         message: &mut M,
         terms: Terms,
-    ) -> Result<Result<Answer, Status>, Status> {
-        let mut call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
-        let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
-        let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
-        let head = RequestHeadRef {
-            path,
-            timeout_ns,
-            metadata,
+    ) -> Result<Option<Unanswered>, Status> {
+        let Some(stream) = self.connection.try_open_stream() else {
+            return Ok(None);
         };
-        let mut frame = Outgoing::new(
-            Flags::UNARY,
-            head,
-            Some(message),
-            terms.limits.request_len_max,
-        )?;
-        let sent = match frame.try_send(&mut call.0) {
-            Err(SendError::SessionLost(_)) => {
-                // It was lost before this call began to use it.
-                call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
-                frame.try_send(&mut call.0)
-            }
-            sent => sent,
-        };
-        if !sent.map_err(not_sent)? {
-            frame.send(&mut call.0).await.map_err(not_sent)?;
+        let mut call = Unanswered(stream);
+        match frame(path, metadata, message, terms)?.try_send(&mut call.0) {
+            Ok(true) => Ok(Some(call)),
+            // If the session is lost, it was before this call began to use it.
+            Ok(false) | Err(SendError::SessionLost(_)) => Ok(None),
+            Err(error) => Err(not_sent(error)),
         }
-        let answer = call
-            .0
-            .recv()
-            .await
-            .map_err(not_received)?
-            .ok_or_else(no_answer)?;
-        drop(call);
-        Answer::read(answer, terms.limits.response_len_max)
+    }
+
+    /// Sends a request, waiting for a session and for room as long as need be.
+    async fn send<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Unanswered, Status> {
+        let send = async {
+            let mut call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
+            frame(path, metadata, message, terms)?
+                .send(&mut call.0)
+                .await
+                .map_err(not_sent)?;
+            Ok(call)
+        };
+        let sent = deadline::within(terms.deadline, send).await;
+        sent.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
     }
 
     async fn open_stream(&self, wait_for_ready: bool) -> Result<Stream, Status> {
@@ -385,20 +385,34 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// The stream of a call. Dropping it gives the call up, unless it is over.
-struct Unanswered(Stream);
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        // The request, and with it our half of the stream, may have ended. To the server that says nothing about whether
-        // somebody waits for the answer.
-        self.0.reset(ABANDONED);
-    }
+/// Makes the frame of a request, to be sent now.
+fn frame<'a, M: Encode + ?Sized>(
+    path: &'a str,
+    metadata: &'a HeaderMap,
+    message: &'a mut M,
+    terms: Terms,
+) -> Result<Outgoing<'a, RequestHeadRef<'a>, M>, Status> {
+    let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
+    let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
+    let head = RequestHeadRef {
+        path,
+        timeout_ns,
+        metadata,
+    };
+    Ok(Outgoing::new(
+        Flags::UNARY,
+        head,
+        Some(message),
+        terms.limits.request_len_max,
+    )?)
 }
 
 /// Notes in the span of a call how it ended.
-fn record_code(span: &Span, result: &Result<Result<Answer, Status>, Status>) {
-    let code = match result {
+fn record_code(span: &Span, outcome: &Outcome) {
+    if span.is_disabled() {
+        return;
+    }
+    let code = match outcome {
         Ok(Ok(_)) => Code::Ok,
         Ok(Err(status)) | Err(status) => status.code(),
     };

@@ -9,6 +9,7 @@ mod call_service;
 mod caller;
 mod channel;
 mod connection;
+mod sent;
 
 pub use self::{
     call_service::CallService,

@@ -14,7 +14,7 @@ pub(super) enum Reply {
     Message {
         metadata: HeaderMap,
         message: Box<dyn EncodeMessage>,
-        trailers: Option<HeaderMap>,
+        trailers: Option<Box<HeaderMap>>,
     },
     Failed(Status),
 }
@@ -90,7 +90,7 @@ impl Reply {
                     match response_frame(
                         metadata,
                         &mut **message,
-                        trailers.as_ref(),
+                        trailers.as_deref(),
                         message_len_max,
                     ) {
                         Ok(mut frame) => return frame.try_send(stream),
@@ -121,7 +121,12 @@ impl Reply {
                 message,
                 trailers,
             } => {
-                match response_frame(metadata, &mut **message, trailers.as_ref(), message_len_max) {
+                match response_frame(
+                    metadata,
+                    &mut **message,
+                    trailers.as_deref(),
+                    message_len_max,
+                ) {
                     Ok(frame) => frame.send(stream).await,
                     Err(_) => Ok(()),
                 }

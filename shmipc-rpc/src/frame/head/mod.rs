@@ -113,7 +113,7 @@ impl Head for ResponseHeadRef<'_> {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct ResponseHead {
     pub(crate) metadata: HeaderMap,
-    pub(crate) trailers: Option<Trailers>,
+    pub(crate) trailers: Option<Box<Trailers>>,
 }
 
 impl ResponseHead {
