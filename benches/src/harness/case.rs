@@ -31,8 +31,10 @@ pub enum PeerKind {
     Eventfd,
     /// A blocking Unix domain socket.
     Socket,
-    /// tonic over a Unix domain socket.
+    /// tonic over a Unix domain socket, tuned.
     Tonic(Runtime),
+    /// tonic over a Unix domain socket, with its defaults.
+    TonicDefaults,
     /// shmipc-rpc.
     Shmipc(Waiting),
 }
@@ -153,6 +155,7 @@ impl fmt::Display for Case {
             PeerKind::Socket => "uds",
             PeerKind::Tonic(Runtime::CurrentThread) => "tonic",
             PeerKind::Tonic(Runtime::TwoWorkers) => "tonic/two-workers",
+            PeerKind::TonicDefaults => "tonic-defaults",
             PeerKind::Shmipc(Waiting::Adaptive) => "shmipc/adaptive",
             PeerKind::Shmipc(Waiting::Block) => "shmipc/block",
             PeerKind::Shmipc(Waiting::Busy) => "shmipc/busy",

@@ -16,9 +16,9 @@ use crate::peers::{self, Caller, Setting};
 use crate::report::sites;
 use crate::{Result, alloc, inherit, syscalls};
 
-/// Calls before a session is left idle, and how long it may take to notice.
+/// Calls before a session is left idle, and how long it may take to give back what it no longer needs.
 const IDLE_WARM_UP_CALLS: u64 = 1_000;
-const IDLE_SETTLING: Duration = Duration::from_millis(500);
+const IDLE_SETTLING: Duration = Duration::from_secs(2);
 
 /// Plays the role given by `assignment`, to its end. Failures are told to the parent.
 ///

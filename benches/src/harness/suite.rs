@@ -140,7 +140,13 @@ pub fn small_cases() -> Vec<Case> {
 }
 
 /// The peers of the sweep over sizes.
-pub const SIZED_PEERS: [PeerKind; 4] = [PeerKind::Memory, SHMIPC, PeerKind::Socket, TONIC];
+pub const SIZED_PEERS: [PeerKind; 5] = [
+    PeerKind::Memory,
+    SHMIPC,
+    PeerKind::Socket,
+    TONIC,
+    PeerKind::TonicDefaults,
+];
 
 /// Latency against size.
 #[must_use]

@@ -97,7 +97,8 @@ pub fn of(kind: PeerKind) -> Box<dyn Peer> {
         PeerKind::Memory => Box::new(memory::Memory),
         PeerKind::Eventfd => Box::new(eventfd::Eventfd),
         PeerKind::Socket => Box::new(uds::Socket),
-        PeerKind::Tonic(runtime) => Box::new(tonic::Tonic::new(runtime)),
+        PeerKind::Tonic(runtime) => Box::new(tonic::Tonic::tuned(runtime)),
+        PeerKind::TonicDefaults => Box::new(tonic::Tonic::with_defaults()),
         PeerKind::Shmipc(waiting) => Box::new(shmipc::Shmipc::new(waiting)),
     }
 }

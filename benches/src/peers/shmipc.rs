@@ -71,15 +71,21 @@ impl Peer for Shmipc {
                 .config(self.config()?)
                 .connect()
                 .await?;
-            let mut kept = channel.alloc(case.size).await?;
-            pattern::fill(&mut kept, 0);
+            let kept = match case.work {
+                Work::Exchange => Bytes::new(),
+                Work::Forward => {
+                    let mut kept = channel.alloc(case.size).await?;
+                    pattern::fill(&mut kept, 0);
+                    kept.freeze()
+                }
+            };
             Ok::<_, Failure>(ShmipcCalls {
                 client: EchoClient::new(channel.clone()),
                 channel,
                 work: case.work,
                 size: case.size,
                 seeds: Arc::default(),
-                kept: kept.freeze(),
+                kept,
             })
         })?;
         Ok(Box::new(AsyncCaller::new(runtime, calls, case.in_flight)))

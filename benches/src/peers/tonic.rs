@@ -2,7 +2,7 @@
 //!
 //! It is given what a careful user would give it: `bytes` fields as [`Bytes`], payload buffers that are used again,
 //! HTTP/2 windows larger than anything in flight (so that no call waits for a window update), frames of the length that
-//! suits it best, and no limit on message sizes.
+//! suits it best, and no limit on message sizes. With its defaults it is measured too.
 
 use std::fmt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::asynchronous::{AsyncCaller, runtime};
 use super::{Caller, Peer, Setting};
-use crate::harness::case::{Case, Runtime, Work};
+use crate::harness::case::{Runtime, Work};
 use crate::harness::window::Calls;
 use crate::pool::Pool;
 use crate::{Result, pattern};
@@ -46,11 +46,53 @@ const FRAME_LEN: u32 = 64 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tonic {
     runtime: Runtime,
+    tuned: bool,
 }
 
 impl Tonic {
-    pub(super) fn new(runtime: Runtime) -> Self {
-        Self { runtime }
+    /// tonic as the module describes it.
+    pub(super) fn tuned(runtime: Runtime) -> Self {
+        Self {
+            runtime,
+            tuned: true,
+        }
+    }
+
+    /// tonic with its defaults, except for the limits on message sizes.
+    pub(super) fn with_defaults() -> Self {
+        Self {
+            runtime: Runtime::CurrentThread,
+            tuned: false,
+        }
+    }
+
+    fn server(self) -> Server {
+        if !self.tuned {
+            return Server::builder();
+        }
+        Server::builder()
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_frame_size(FRAME_LEN)
+    }
+
+    async fn connect(self, socket: &Path) -> Result<Channel> {
+        let mut endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
+        if self.tuned {
+            endpoint = endpoint
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
+                .max_frame_size(FRAME_LEN);
+        }
+        Ok(endpoint.connect().await?)
+    }
+
+    fn buffers(self, len: usize) -> Buffers {
+        if self.tuned {
+            Buffers::Pooled(Pool::new(len))
+        } else {
+            Buffers::Fresh(len)
+        }
     }
 }
 
@@ -60,66 +102,68 @@ impl Peer for Tonic {
             let listener = UnixListener::bind(&setting.socket)?;
             ready()?;
             let service = EchoServer::new(Service {
-                pool: Pool::new(setting.case.size),
+                buffers: self.buffers(setting.case.size),
             })
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
-            Server::builder()
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(WINDOW)
-                .max_frame_size(FRAME_LEN)
+            let incoming = UnixListenerStream::new(listener);
+            self.server()
                 .add_service(service)
-                .serve_with_incoming(UnixListenerStream::new(listener))
+                .serve_with_incoming(incoming)
                 .await?;
             Ok(())
         })
     }
 
     fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
+        let Setting { case, socket, .. } = setting;
         let runtime = runtime(self.runtime)?;
-        let channel = runtime.block_on(connect(&setting.socket))?;
+        let channel = runtime.block_on(Self::connect(*self, &socket))?;
         let client = EchoClient::new(channel)
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
+        let buffers = self.buffers(case.size);
+        let kept = buffers.filled(0);
         let calls = TonicCalls {
             client,
-            work: setting.case.work,
-            pool: Pool::new(setting.case.size),
+            work: case.work,
+            buffers,
             seeds: Arc::default(),
-            kept: first_payload(&setting.case),
+            kept,
         };
-        Ok(Box::new(AsyncCaller::new(
-            runtime,
-            calls,
-            setting.case.in_flight,
-        )))
+        Ok(Box::new(AsyncCaller::new(runtime, calls, case.in_flight)))
     }
 }
 
-async fn connect(socket: &Path) -> Result<Channel> {
-    let channel = Endpoint::from_shared(format!("unix:{}", socket.display()))?
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .max_frame_size(FRAME_LEN)
-        .connect()
-        .await?;
-    Ok(channel)
+/// Where payloads are written.
+#[derive(Clone, Debug)]
+enum Buffers {
+    /// Into buffers that are used again.
+    Pooled(Pool),
+    /// Into a new buffer of this length each time.
+    Fresh(usize),
 }
 
-/// What is forwarded to begin with.
-fn first_payload(case: &Case) -> Bytes {
-    match case.work {
-        Work::Exchange => Bytes::new(),
-        Work::Forward => {
-            let mut payload = Pool::new(case.size).take();
-            pattern::fill(&mut payload, 0);
-            payload.freeze()
+impl Buffers {
+    /// A payload with the pattern of `seed`.
+    fn filled(&self, seed: u64) -> Bytes {
+        match self {
+            Self::Pooled(pool) => {
+                let mut payload = pool.take();
+                pattern::fill(&mut payload, seed);
+                payload.freeze()
+            }
+            Self::Fresh(len) => {
+                let mut payload = vec![0; *len];
+                pattern::fill(&mut payload, seed);
+                payload.into()
+            }
         }
     }
 }
 
 struct Service {
-    pool: Pool,
+    buffers: Buffers,
 }
 
 #[tonic::async_trait]
@@ -130,10 +174,8 @@ impl Echo for Service {
     ) -> std::result::Result<Response<Payload>, Status> {
         let seed = pattern::verified_seed(&request.into_inner().data)
             .ok_or_else(|| Status::data_loss("the request arrived with wrong bytes"))?;
-        let mut answer = self.pool.take();
-        pattern::fill(&mut answer, pattern::answer(seed));
         Ok(Response::new(Payload {
-            data: answer.freeze(),
+            data: self.buffers.filled(pattern::answer(seed)),
         }))
     }
 
@@ -149,7 +191,7 @@ impl Echo for Service {
 struct TonicCalls {
     client: EchoClient<Channel>,
     work: Work,
-    pool: Pool,
+    buffers: Buffers,
     seeds: Arc<AtomicU64>,
     /// The payload that is forwarded, as it last arrived.
     kept: Bytes,
@@ -168,15 +210,10 @@ impl Calls for TonicCalls {
         match self.work {
             Work::Exchange => {
                 let seed = self.seeds.fetch_add(1, Relaxed);
-                let mut payload = self.pool.take();
-                pattern::fill(&mut payload, seed);
-                let answer = self
-                    .client
-                    .exchange(Payload {
-                        data: payload.freeze(),
-                    })
-                    .await?
-                    .into_inner();
+                let payload = Payload {
+                    data: self.buffers.filled(seed),
+                };
+                let answer = self.client.exchange(payload).await?.into_inner();
                 if pattern::matches(&answer.data, pattern::answer(seed)) {
                     Ok(())
                 } else {

@@ -56,11 +56,11 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   spinning processes, one buffer** write and read each payload in the very memory that both share, one buffer for each
   direction. **eventfd ping-pong** sends the limit's cache lines and sleeps in a blocking eventfd between them. **Blocking
   UDS** sends length-prefixed messages over a Unix domain socket with buffers as large as the kernel grants.
-- **tonic** speaks gRPC over a Unix domain socket, with `bytes` fields as `Bytes`, payload buffers that are used again
-  rather than fresh from the allocator, HTTP/2 windows beyond anything in flight, frames of 64 KiB (its best), and no message
-  limit. One
-  `current_thread` runtime on each side, which is its best for latency; for calls in flight also a `multi_thread` runtime
-  with two workers on each side, and targets compare with the better of both.
+- **tonic** speaks gRPC over a Unix domain socket, with `bytes` fields as `Bytes` and no message limit. It is tuned: payload
+  buffers are used again rather than fresh from the allocator, HTTP/2 windows are larger than anything in flight, and
+  frames are of 64 KiB, at which it was fastest. “Its defaults” means none of these three. One `current_thread` runtime on
+  each side, which is its best for latency; for calls in flight also a `multi_thread` runtime with two workers on each
+  side, and targets compare with the better of both.
 - **shmipc-rpc** runs on one `current_thread` runtime on each side. Payloads are written into memory lent by the session
   and sent as a `bytes` field.
 - **Processor time** is what `getrusage` tells of the whole process, user and system, all threads. **Allocations** are

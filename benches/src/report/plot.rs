@@ -182,7 +182,7 @@ fn colour(peer: PeerKind) -> RGBColor {
         PeerKind::Eventfd => RGBColor(240, 228, 66),
         PeerKind::Socket => RGBColor(0, 158, 115),
         PeerKind::Tonic(Runtime::CurrentThread) => RGBColor(213, 94, 0),
-        PeerKind::Tonic(Runtime::TwoWorkers) => RGBColor(230, 159, 0),
+        PeerKind::Tonic(Runtime::TwoWorkers) | PeerKind::TonicDefaults => RGBColor(230, 159, 0),
         PeerKind::Shmipc(Waiting::Adaptive) => RGBColor(0, 114, 178),
         PeerKind::Shmipc(Waiting::Block | Waiting::Busy) => RGBColor(86, 180, 233),
     }

@@ -234,6 +234,7 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
         PeerKind::Eventfd => "eventfd ping-pong",
         PeerKind::Socket => "blocking UDS",
         PeerKind::Tonic(_) => "tonic over UDS",
+        PeerKind::TonicDefaults => "tonic over UDS, its defaults",
         PeerKind::Shmipc(Waiting::Adaptive) => "shmipc-rpc, adaptive",
         PeerKind::Shmipc(Waiting::Block) => "shmipc-rpc, `Wait::Block`",
         PeerKind::Shmipc(Waiting::Busy) => "shmipc-rpc, `Wait::Busy`",
@@ -244,7 +245,9 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
 pub(super) fn runtime(peer: PeerKind) -> &'static str {
     match peer {
         PeerKind::Limit | PeerKind::Memory | PeerKind::Eventfd | PeerKind::Socket => "threads",
-        PeerKind::Shmipc(_) | PeerKind::Tonic(Runtime::CurrentThread) => "tokio, current thread",
+        PeerKind::Shmipc(_) | PeerKind::Tonic(Runtime::CurrentThread) | PeerKind::TonicDefaults => {
+            "tokio, current thread"
+        }
         PeerKind::Tonic(Runtime::TwoWorkers) => "tokio, two workers",
     }
 }

@@ -119,16 +119,21 @@ fn large(findings: &Findings) -> Vec<Target> {
                 "two spinning processes, one buffer",
             )
         });
-        targets.push(Target {
-            work: touched,
-            ..at_most(
-                findings,
-                ours,
-                1.0 / 10.0,
-                Case::exchange(TONIC, len),
-                "tonic over UDS",
-            )
-        });
+        for (theirs, name) in [
+            (TONIC, "tonic over UDS"),
+            (PeerKind::TonicDefaults, "tonic over UDS with its defaults"),
+        ] {
+            targets.push(Target {
+                work: touched.clone(),
+                ..at_most(
+                    findings,
+                    ours,
+                    1.0 / 10.0,
+                    Case::exchange(theirs, len),
+                    name,
+                )
+            });
+        }
     }
     for len in LARGE {
         let ours = Case::exchange(SHMIPC, len).forwarding();
