@@ -22,6 +22,10 @@ fn each_peer_ends_up_in_the_report() {
         ),
         ("uds/free/exchange/1024B", "| 1 KiB | "),
         (
+            "shmipc/adaptive/free/exchange/64B/1",
+            "| shmipc-rpc, adaptive | tokio, current thread | by the scheduler |",
+        ),
+        (
             "tonic/free/exchange/64B/1",
             "| tonic over UDS | tokio, current thread | by the scheduler |",
         ),
@@ -53,6 +57,19 @@ fn an_option_that_does_not_exist_is_named() {
     assert_eq!(output.status.code(), Some(2));
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("--fast"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_short_soak_loses_nothing() {
+    let output = Command::new(env!("CARGO_BIN_EXE_soak"))
+        .args(["--messages", "2000"])
+        .output()
+        .expect("the soak can be started");
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("nothing lost"),
         "{output:?}"
     );
 }
