@@ -1,10 +1,14 @@
 //! What the fuzz targets call: each decoder, given arbitrary bytes. Not part of the API.
 
+use http::HeaderMap;
+
 use crate::frame::{self, RequestHead, ResponseHead, Trailers};
 
 /// Reads `data` as a frame that begins a call.
 pub fn request_frame(mut data: &[u8]) {
-    let read = frame::open(&mut data, |_, head| RequestHead::decode(head).map(drop));
+    let read = frame::open(&mut data, |_, head| {
+        RequestHead::decode(head, &mut HeaderMap::new()).map(drop)
+    });
     drop(read);
 }
 

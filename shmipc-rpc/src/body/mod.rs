@@ -155,7 +155,7 @@ impl Body {
             Payload::Empty => Err(no_message()),
             Payload::Message(message) => typed(message),
             Payload::Received(message) => decode(message),
-            Payload::Rest(_) => Err(Status::internal("the message was taken by somebody else")),
+            Payload::Rest(_) => Err(taken()),
             Payload::Foreign(_) => return Err(self),
         };
         Ok(message.map(|message| (message, self.end.into_metadata())))
@@ -175,31 +175,30 @@ impl Body {
         }
     }
 
-    /// Returns the message for sending, if that takes no waiting, and the trailing metadata.
+    /// Takes the message for sending, and the trailing metadata.
     ///
-    /// Gives the body back if it must be [collected](Self::into_encode) first.
-    #[expect(clippy::result_large_err, reason = "the body is given back to be used")]
-    pub(crate) fn try_into_encode(self) -> Result<ToEncode, Self> {
-        let message: Box<dyn EncodeMessage> = match self.payload {
-            Payload::Empty => return Ok(Err(no_message())),
+    /// Returns `None`, and takes nothing, if it must be [collected](Self::into_encode) first.
+    pub(crate) fn take_encode(&mut self) -> Option<ToEncode> {
+        if let Payload::Foreign(_) = self.payload {
+            return None;
+        }
+        let message: Box<dyn EncodeMessage> = match mem::replace(&mut self.payload, Payload::Empty)
+        {
+            Payload::Empty | Payload::Foreign(_) => return Some(Err(no_message())),
             Payload::Message(message) => message,
             Payload::Received(message) => Box::new(Encoded(message)),
-            Payload::Rest(_) => {
-                return Ok(Err(Status::internal(
-                    "the message was taken by somebody else",
-                )));
-            }
-            Payload::Foreign(_) => return Err(self),
+            Payload::Rest(_) => return Some(Err(taken())),
         };
-        Ok(Ok((message, self.end.into_metadata())))
+        let end = mem::replace(&mut self.end, End::None);
+        Some(Ok((message, end.into_metadata())))
     }
 
     /// Returns the message for sending, and the trailing metadata.
-    pub(crate) async fn into_encode(self, message_len_max: usize) -> ToEncode {
-        match self.try_into_encode() {
-            Ok(message) => message,
-            Err(body) => {
-                let (pieces, trailers) = body.collect(message_len_max).await?;
+    pub(crate) async fn into_encode(mut self, message_len_max: usize) -> ToEncode {
+        match self.take_encode() {
+            Some(message) => message,
+            None => {
+                let (pieces, trailers) = self.collect(message_len_max).await?;
                 Ok((Box::new(Encoded(pieces)), trailers))
             }
         }
@@ -380,6 +379,10 @@ fn first_frame(mut message: RecvBuf) -> (Bytes, Payload) {
 fn ok_trailers(mut metadata: HeaderMap) -> HeaderMap {
     metadata.insert("grpc-status", http::HeaderValue::from_static("0"));
     metadata
+}
+
+fn taken() -> Status {
+    Status::internal("the message was taken by somebody else")
 }
 
 fn no_message() -> Status {

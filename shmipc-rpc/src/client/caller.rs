@@ -74,7 +74,7 @@ impl<S: CallService> Caller<S> {
     {
         match (&self.service as &dyn Any).downcast_ref::<Channel>() {
             // The same call without `http` and boxes.
-            Some(channel) => channel.unary(method, request, self.limits).await,
+            Some(channel) => channel.unary(method, &request, self.limits).await,
             None => self.unary_over_service(method, request).await,
         }
     }

@@ -9,12 +9,12 @@ use std::{
 use http::HeaderMap;
 use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream};
 use tower_service::Service;
-use tracing::{Instrument as _, Span, field};
+use tracing::{Instrument as _, field};
 
 use super::{
     answer::{Answer, not_sent},
     connection::Connection,
-    sent::{Outcome, Sent, Unanswered},
+    sent::{Sent, Unanswered},
 };
 use crate::{
     Body, Code, Method, Request, Response, Status,
@@ -76,10 +76,10 @@ pub(super) struct SizeLimits {
 
 /// The terms of one call.
 #[derive(Clone, Copy)]
-pub(super) struct Terms {
-    pub(super) deadline: Option<Instant>,
+struct Terms {
+    deadline: Option<Instant>,
     wait_for_ready: bool,
-    pub(super) limits: SizeLimits,
+    limits: SizeLimits,
 }
 
 impl Default for SizeLimits {
@@ -150,7 +150,7 @@ impl Channel {
     pub(super) async fn unary<Req, Res>(
         &self,
         method: &Method,
-        request: Request<Req>,
+        request: &Request<Req>,
         limits: SizeLimits,
     ) -> Result<Response<Res>, Status>
     where
@@ -163,30 +163,39 @@ impl Channel {
             limits,
         };
         let mut message = Borrowed(request.get_ref());
-        let answer = self
-            .exchange(method.path(), request.metadata(), &mut message, terms)
-            .await??;
-        let Answer {
-            message,
-            mut metadata,
-            trailers,
-        } = answer;
-        metadata::merge(&mut metadata, trailers);
-        Ok(Response::from_parts(
-            decode(message)?,
-            metadata,
-            http::Extensions::new(),
-        ))
+        let finish = |answer: Result<Answer, Status>| {
+            let Answer {
+                message,
+                mut metadata,
+                trailers,
+            } = answer?;
+            metadata::merge(&mut metadata, trailers);
+            Ok(Response::from_parts(
+                decode(message)?,
+                metadata,
+                http::Extensions::new(),
+            ))
+        };
+        self.exchange(
+            method.path(),
+            request.metadata(),
+            &mut message,
+            terms,
+            finish,
+        )
+        .await
     }
 
-    /// Sends a request and awaits the answer.
-    async fn exchange<M: Encode + ?Sized>(
+    /// Sends a request, awaits the answer, and returns what `finish` makes of it. That gets the error that the server
+    /// reports; what goes wrong on the way is returned as it is.
+    async fn exchange<M: Encode + ?Sized, R>(
         &self,
         path: &str,
         metadata: &HeaderMap,
         message: &mut M,
         terms: Terms,
-    ) -> Outcome {
+        finish: impl FnOnce(Result<Answer, Status>) -> Result<R, Status>,
+    ) -> Result<R, Status> {
         let span = tracing::debug_span!(
             target: "shmipc_rpc::client",
             "call",
@@ -194,22 +203,31 @@ impl Channel {
             address = %self.connection.address(),
             status = field::Empty,
         );
-        let outcome = match self.try_send(path, metadata, message, terms) {
-            Ok(Some(call)) => Sent::new(call, terms, &span).await,
+        let sent = match self.try_send(path, metadata, message, terms) {
             // Boxed, so that calls that need not wait for this have a small future, which is moved about.
-            Ok(None) => match Box::pin(
-                self.send(path, metadata, message, terms)
-                    .instrument(span.clone()),
-            )
-            .await
-            {
-                Ok(call) => Sent::new(call, terms, &span).await,
-                Err(status) => Err(status),
-            },
+            Ok(None) => {
+                Box::pin(
+                    self.send(path, metadata, message, terms)
+                        .instrument(span.clone()),
+                )
+                .await
+            }
+            Ok(Some(call)) => Ok(call),
             Err(status) => Err(status),
         };
-        record_code(&span, &outcome);
-        outcome
+        let answer = match sent {
+            Ok(call) => Sent::new(call, terms.deadline, &span).await,
+            Err(status) => Err(status),
+        };
+        let read = answer.and_then(|answer| Answer::read(answer, terms.limits.response_len_max));
+        if !span.is_disabled() {
+            let code = match &read {
+                Ok(Ok(_)) => Code::Ok,
+                Ok(Err(status)) | Err(status) => status.code(),
+            };
+            span.record("status", code.name());
+        }
+        finish(read?)
     }
 
     /// Sends a request if that takes no waiting. `None`: it does, and nothing was sent.
@@ -279,22 +297,30 @@ impl Channel {
         };
         let message = deadline::within(terms.deadline, body.into_encode(usize::MAX)).await;
         let (mut message, _) = message.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
-        let answer = self
-            .exchange(parts.uri.path(), &parts.headers, &mut *message, terms)
-            .await?;
-        Ok(match answer {
-            Ok(Answer {
-                message,
-                metadata,
-                trailers,
-            }) => {
-                let mut response = http::Response::new(Body::received_response(message, trailers));
-                *response.version_mut() = http::Version::HTTP_2;
-                *response.headers_mut() = metadata;
-                response
-            }
-            Err(status) => status.into_http(),
-        })
+        let finish = |answer| {
+            Ok(match answer {
+                Ok(Answer {
+                    message,
+                    metadata,
+                    trailers,
+                }) => {
+                    let mut response =
+                        http::Response::new(Body::received_response(message, trailers));
+                    *response.version_mut() = http::Version::HTTP_2;
+                    *response.headers_mut() = metadata;
+                    response
+                }
+                Err(status) => Status::into_http(status),
+            })
+        };
+        self.exchange(
+            parts.uri.path(),
+            &parts.headers,
+            &mut *message,
+            terms,
+            finish,
+        )
+        .await
     }
 }
 
@@ -405,16 +431,4 @@ fn frame<'a, M: Encode + ?Sized>(
         Some(message),
         terms.limits.request_len_max,
     )?)
-}
-
-/// Notes in the span of a call how it ended.
-fn record_code(span: &Span, outcome: &Outcome) {
-    if span.is_disabled() {
-        return;
-    }
-    let code = match outcome {
-        Ok(Ok(_)) => Code::Ok,
-        Ok(Err(status)) | Err(status) => status.code(),
-    };
-    span.record("status", code.name());
 }

@@ -6,18 +6,12 @@ use std::{
     time::Instant,
 };
 
-use shmipc_transport::{ABANDONED, Stream};
+use shmipc_transport::{ABANDONED, RecvBuf, Stream};
 use tokio::time::Sleep;
 use tracing::Span;
 
-use super::{
-    answer::{Answer, no_answer, not_received},
-    channel::Terms,
-};
+use super::answer::{no_answer, not_received};
 use crate::{Status, deadline};
-
-/// How a call ended. The inner error is what the server says went wrong, the outer one what went wrong on the way.
-pub(super) type Outcome = Result<Result<Answer, Status>, Status>;
 
 /// The stream of a call. Dropping it gives the call up, unless it is over.
 pub(super) struct Unanswered(pub(super) Stream);
@@ -30,40 +24,35 @@ impl Drop for Unanswered {
     }
 }
 
-/// A call whose request has been sent. Resolves to its outcome, at the deadline at the latest.
+/// A call whose request has been sent. Resolves to the frame that answers it, or fails at the deadline.
 ///
 /// A future by hand: it is small, and has a timer only if it must wait.
 pub(super) struct Sent<'a> {
     call: Unanswered,
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    response_len_max: usize,
     span: &'a Span,
 }
 
 impl<'a> Sent<'a> {
-    pub(super) fn new(call: Unanswered, terms: Terms, span: &'a Span) -> Self {
-        let Terms {
-            deadline, limits, ..
-        } = terms;
+    pub(super) fn new(call: Unanswered, deadline: Option<Instant>, span: &'a Span) -> Self {
         Self {
             call,
             deadline,
             timer: None,
-            response_len_max: limits.response_len_max,
             span,
         }
     }
 }
 
 impl Future for Sent<'_> {
-    type Output = Outcome;
+    type Output = Result<RecvBuf, Status>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let _span = this.span.enter();
         Poll::Ready(match this.call.0.poll_recv(cx) {
-            Poll::Ready(Ok(Some(answer))) => Answer::read(answer, this.response_len_max),
+            Poll::Ready(Ok(Some(answer))) => Ok(answer),
             Poll::Ready(Ok(None)) => Err(no_answer()),
             Poll::Ready(Err(error)) => Err(not_received(error)),
             Poll::Pending => {

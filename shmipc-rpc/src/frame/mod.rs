@@ -81,6 +81,23 @@ impl Prefix {
             flags: Flags(flags),
         })
     }
+
+    /// Checks the lengths against that of the frame, and returns the length of the head.
+    fn check(self, frame_len: usize) -> Result<usize, InvalidFrame> {
+        let head_len = usize::from(self.head_len);
+        // On every supported target a `usize` holds the sum of a `u32` and a `u16`.
+        let prefix_says = PREFIX_LEN + head_len + self.message_len as usize;
+        if frame_len != prefix_says {
+            return Err(InvalidFrame::WrongLength {
+                len: frame_len,
+                prefix_says,
+            });
+        }
+        if !self.flags.contains(Flags::MESSAGE) && self.message_len != 0 {
+            return Err(InvalidFrame::UnflaggedMessage);
+        }
+        Ok(head_len)
+    }
 }
 
 /// Takes prefix and head off `frame`, which then holds exactly the message.
@@ -91,29 +108,23 @@ pub(crate) fn open<R>(
     read_head: impl FnOnce(Prefix, &[u8]) -> Result<R, InvalidFrame>,
 ) -> Result<R, InvalidFrame> {
     let len = frame.remaining();
+    if let Some((prefix, rest)) = frame.chunk().split_first_chunk() {
+        let prefix = Prefix::decode(*prefix)?;
+        let head_len = prefix.check(len)?;
+        if let Some(head) = rest.get(..head_len) {
+            let read = read_head(prefix, head)?;
+            frame.advance(PREFIX_LEN + head_len);
+            return Ok(read);
+        }
+    }
+    // The first piece ends early, which is not forbidden.
     let mut prefix = [0; PREFIX_LEN];
     frame
         .try_copy_to_slice(&mut prefix)
         .map_err(|_| InvalidFrame::TooShort { len })?;
     let prefix = Prefix::decode(prefix)?;
-    let head_len = usize::from(prefix.head_len);
-    // On every supported target a `usize` holds the sum of a `u32` and a `u16`.
-    if frame.remaining() != head_len + prefix.message_len as usize {
-        return Err(InvalidFrame::WrongLength {
-            len,
-            prefix_says: head_len + prefix.message_len as usize + PREFIX_LEN,
-        });
-    }
-    if !prefix.flags.contains(Flags::MESSAGE) && prefix.message_len != 0 {
-        return Err(InvalidFrame::UnflaggedMessage);
-    }
-    if let Some(head) = frame.chunk().get(..head_len) {
-        let read = read_head(prefix, head)?;
-        frame.advance(head_len);
-        Ok(read)
-    } else {
-        read_head(prefix, &frame.copy_to_bytes(head_len))
-    }
+    let head_len = prefix.check(len)?;
+    read_head(prefix, &frame.copy_to_bytes(head_len))
 }
 
 /// The status for a message that is longer than the limit.

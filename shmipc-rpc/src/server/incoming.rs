@@ -1,8 +1,7 @@
 //! From the first frame of a stream to the request of a call.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
-use http::{HeaderMap, Uri};
 use shmipc_transport::{RecvBuf, Session, Stream};
 use tracing::{Span, field};
 
@@ -20,40 +19,38 @@ use crate::{
 
 /// A call that is about to begin.
 pub(super) struct Incoming {
-    pub(super) request: http::Request<Body>,
     pub(super) deadline: Option<Instant>,
     /// Which method it is. `None` if no service announces it; one may know it all the same.
     pub(super) method: Option<MethodId>,
     pub(super) span: Span,
 }
 
-/// What the head of a request comes down to.
+/// What the head of a request comes down to, beside path and metadata.
 struct Read {
     message_len: usize,
-    uri: Uri,
     method: Option<MethodId>,
     deadline: Option<Instant>,
-    metadata: HeaderMap,
 }
 
 impl Incoming {
-    /// Reads a frame that begins a call, or returns how to answer it.
+    /// Reads a frame that begins a call into `request`, or returns how to answer it.
+    ///
+    /// The request is filled in place, for it is large.
     pub(super) fn read(
-        shared: &Arc<Shared>,
+        shared: &Shared,
         session: &Session,
         stream: &Stream,
         mut frame: RecvBuf,
+        request: &mut http::Request<Body>,
         layered: bool,
     ) -> Result<Self, Status> {
         let read = frame::open(&mut frame, |prefix, head| {
-            read_head(&shared.routes, prefix, head)
+            read_head(&shared.routes, prefix, head, request)
         });
         let Read {
             message_len,
-            uri,
             method,
             deadline,
-            metadata,
         } = read.map_err(|error| Status::internal(error.to_string()))??;
         let limit = shared.limits.request_len_max;
         if limit < message_len {
@@ -63,7 +60,7 @@ impl Incoming {
         let span = tracing::debug_span!(
             target: "shmipc_rpc::server",
             "call",
-            method = uri.path(),
+            method = request.uri().path(),
             peer.pid = peer.pid(),
             peer.uid = peer.uid(),
             status = field::Empty,
@@ -74,17 +71,13 @@ impl Incoming {
             message_len_max: limit,
             wait_for_ready: None,
         };
-        let mut request = http::Request::new(Body::empty());
         if layered {
             request.extensions_mut().insert(context.clone());
         }
         *request.body_mut() = Body::received_request(frame, context);
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = metadata;
         Ok(Self {
-            request,
             deadline,
             method,
             span,
@@ -97,17 +90,14 @@ fn read_head(
     routes: &Routes,
     prefix: Prefix,
     head: &[u8],
+    request: &mut http::Request<Body>,
 ) -> Result<Result<Read, Status>, InvalidFrame> {
     if prefix.flags != Flags::UNARY {
         return Err(InvalidFrame::UnexpectedFlags(prefix.flags));
     }
-    let RequestHead {
-        path,
-        timeout,
-        metadata,
-    } = RequestHead::decode(head)?;
+    let RequestHead { path, timeout } = RequestHead::decode(head, request.headers_mut())?;
     let method = routes.method(path);
-    let uri = match method {
+    *request.uri_mut() = match method {
         Some(method) => routes.known(method).uri.clone(),
         None => match path.parse() {
             // A URI may also be one with a host, which means nothing here.
@@ -123,9 +113,7 @@ fn read_head(
     let deadline = timeout.and_then(deadline::after);
     Ok(Ok(Read {
         message_len: prefix.message_len as usize,
-        uri,
         method,
         deadline,
-        metadata,
     }))
 }

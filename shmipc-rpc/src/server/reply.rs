@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, mem};
 
 use http::HeaderMap;
 use shmipc_transport::{SendError, Stream};
@@ -30,24 +30,18 @@ impl Reply {
         clippy::result_large_err,
         reason = "the response is given back to be used"
     )]
-    pub(super) fn of(response: http::Response<Body>) -> Result<Self, http::Response<Body>> {
-        let (parts, body) = response.into_parts();
-        let mut metadata = parts.headers;
-        if let Some(status) = Status::of_response(parts.status, &mut metadata) {
+    pub(super) fn of(mut response: http::Response<Body>) -> Result<Self, http::Response<Body>> {
+        if let Some(status) = Status::of_response(response.status(), response.headers_mut()) {
             return Ok(Self::Failed(status));
         }
-        match body.try_into_encode() {
-            Ok(Ok((message, trailers))) => Ok(Self::Message {
-                metadata,
+        match response.body_mut().take_encode() {
+            Some(Ok((message, trailers))) => Ok(Self::Message {
+                metadata: mem::take(response.headers_mut()),
                 message,
                 trailers,
             }),
-            Ok(Err(status)) => Ok(Self::Failed(status)),
-            Err(body) => {
-                let mut response = http::Response::new(body);
-                *response.headers_mut() = metadata;
-                Err(response)
-            }
+            Some(Err(status)) => Ok(Self::Failed(status)),
+            None => Err(response),
         }
     }
 

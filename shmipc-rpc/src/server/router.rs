@@ -179,10 +179,12 @@ where
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => match downcast(service.call(request)) {
                 Ok(future) => future,
-                Err(future) => ResponseFuture::new(async move { respond(future.await) }),
+                Err(future) => ResponseFuture::new(async move { Ok(respond(future.await)) }),
             },
             Poll::Ready(Err(error)) => ResponseFuture::failed(Status::from_error(error.into())),
-            Poll::Pending => ResponseFuture::new(call_when_ready(service, request)),
+            Poll::Pending => {
+                ResponseFuture::new(async move { Ok(call_when_ready(service, request).await) })
+            }
         }
     }
 }

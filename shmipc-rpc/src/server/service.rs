@@ -23,16 +23,20 @@ pub trait NamedService {
 
 /// The future of a generated server: resolves to the response, which may say that the call failed.
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture(Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>);
+pub struct ResponseFuture(
+    Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>,
+);
 
 impl ResponseFuture {
     /// Makes it of any future.
-    pub fn new(future: impl Future<Output = http::Response<Body>> + Send + 'static) -> Self {
+    pub fn new(
+        future: impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static,
+    ) -> Self {
         Self(Box::pin(future))
     }
 
     pub(super) fn failed(status: Status) -> Self {
-        Self::new(ready(status.into_http()))
+        Self::new(ready(Ok(status.into_http())))
     }
 }
 
@@ -40,7 +44,7 @@ impl Future for ResponseFuture {
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
+        self.0.as_mut().poll(cx)
     }
 }
 
@@ -83,7 +87,7 @@ where
                 }
                 Err(status) => Err(status),
             };
-            into_http(handled)
+            Ok(into_http(handled))
         }),
     }
 }
@@ -137,9 +141,9 @@ where
     F: Future<Output = Result<Response<T>, Status>>,
     T: prost::Message + 'static,
 {
-    type Output = http::Response<Body>;
+    type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(into_http(ready!(self.project().handler.poll(cx))))
+        Poll::Ready(Ok(into_http(ready!(self.project().handler.poll(cx)))))
     }
 }

@@ -23,7 +23,7 @@ use super::{
     reply::Reply,
     router::{MethodId, Routes},
 };
-use crate::{Status, deadline};
+use crate::{Body, Status, deadline};
 
 /// What all sessions of a server share.
 #[derive(Debug)]
@@ -97,12 +97,19 @@ impl SessionTask {
             return self.answer(stream, Reply::Failed(status));
         }
         let layered = self.dispatch.is_layered();
-        let incoming = match Incoming::read(&self.shared, &self.session, &stream, frame, layered) {
+        let mut request = http::Request::new(Body::empty());
+        let incoming = match Incoming::read(
+            &self.shared,
+            &self.session,
+            &stream,
+            frame,
+            &mut request,
+            layered,
+        ) {
             Ok(incoming) => incoming,
             Err(status) => return self.answer(stream, Reply::Failed(status)),
         };
         let Incoming {
-            request,
             deadline,
             method,
             span,

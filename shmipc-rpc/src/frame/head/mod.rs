@@ -54,16 +54,15 @@ impl Head for RequestHeadRef<'_> {
 pub(crate) struct RequestHead<'a> {
     pub(crate) path: &'a str,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) metadata: HeaderMap,
 }
 
 impl<'a> RequestHead<'a> {
-    pub(crate) fn decode(head: &'a [u8]) -> Result<Self, InvalidFrame> {
+    /// Reads the head, and adds its metadata to `metadata`.
+    pub(crate) fn decode(head: &'a [u8], metadata: &mut HeaderMap) -> Result<Self, InvalidFrame> {
         let mut reader = Reader::new(head);
         let mut decoded = Self {
             path: "",
             timeout: None,
-            metadata: HeaderMap::new(),
         };
         while let Some(key) = reader.key()? {
             match key.field {
@@ -74,7 +73,7 @@ impl<'a> RequestHead<'a> {
                 }
                 3 => {
                     key.expect(WireType::Delimited)?;
-                    read_metadata(reader.bytes()?, &mut decoded.metadata)?;
+                    read_metadata(reader.bytes()?, metadata)?;
                 }
                 _ => reader.skip(key)?,
             }
