@@ -1,1 +1,14 @@
-//! examples
+//! What the examples have in common: the services that `build.rs` generates from the `.proto` files.
+//!
+//! - `digest` computes SHA-256 of files, in a second process. Its services are in [`digest`].
+//! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
+
+/// `proto/digest/v1/digest.proto`.
+pub mod digest {
+    shmipc_rpc::include_proto!("digest.v1");
+}
+
+/// `proto/helloworld/v1/helloworld.proto`.
+pub mod helloworld {
+    shmipc_rpc::include_proto!("helloworld.v1");
+}
