@@ -108,7 +108,7 @@ impl fmt::Debug for Authorize {
 }
 
 /// Whether the peer runs as the user that we run as, who may look into us and change us at will.
-fn is_own_user(peer: &Peer) -> bool {
+pub(crate) fn is_own_user(peer: &Peer) -> bool {
     peer.uid() == nix::unistd::geteuid().as_raw()
 }
 

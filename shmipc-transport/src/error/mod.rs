@@ -70,6 +70,10 @@ pub enum PeerMisbehaved {
         /// What `mmap` said.
         errno: i32,
     },
+    /// What it wants to be woken by is something that could make us wait: neither a Unix socket nor, between processes of
+    /// one user, an eventfd.
+    #[error("its doorbell is of a kind that is not acceptable")]
+    Doorbell,
     /// Its outbox is not laid out as agreed.
     #[error("its outbox is malformed")]
     Geometry(#[from] InvalidGeometry),

@@ -33,7 +33,7 @@ use crate::{
     },
     error::PeerMisbehaved,
     stats::Counters,
-    sys::{doorbell, memfd, socket::ControlSocket},
+    sys::{doorbell::PeerDoorbell, memfd, socket::ControlSocket},
 };
 
 /// The outbox link: our outbox, the peer's, and the way between them.
@@ -53,7 +53,7 @@ pub(crate) struct Link {
     bell: Bell,
     space_bell: Bell,
     /// The peer's doorbell, until the session ends.
-    doorbell: Mutex<Option<OwnedFd>>,
+    doorbell: Mutex<Option<PeerDoorbell>>,
     socket: Arc<ControlSocket>,
     /// Set if payloads may be lent in place.
     trust: Option<Trust>,
@@ -120,7 +120,7 @@ impl Link {
     pub(crate) fn new(
         own: Outbox,
         peer: PeerOutbox,
-        doorbell: OwnedFd,
+        doorbell: PeerDoorbell,
         socket: Arc<ControlSocket>,
         memory_max: u32,
         trust: Option<Trust>,
@@ -200,9 +200,9 @@ impl Link {
     }
 
     fn ring(&self) {
-        if let Some(fd) = &*lock(&self.doorbell) {
+        if let Some(doorbell) = &*lock(&self.doorbell) {
             self.counters.doorbells_rung.add(1);
-            doorbell::ring(fd);
+            doorbell.ring();
         }
     }
 }

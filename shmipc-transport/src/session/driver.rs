@@ -21,7 +21,10 @@ use tokio::{
 use super::shared::{Inbound, Shared};
 use crate::{
     error::SessionLost,
-    sys::{doorbell, socket::ControlSocket},
+    sys::{
+        doorbell::{self, Doorbell, WatchedDoorbell},
+        socket::ControlSocket,
+    },
     wait::BURST,
 };
 
@@ -29,7 +32,7 @@ use crate::{
 pub(super) struct Driver {
     shared: Arc<Shared>,
     socket: Arc<ControlSocket>,
-    doorbell: AsyncFd<OwnedFd>,
+    doorbell: WatchedDoorbell,
     /// Becomes readable when the peer's process ends.
     process: Option<AsyncFd<OwnedFd>>,
     /// Runs while there is memory that may be given back.
@@ -60,11 +63,11 @@ impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
         socket: Arc<ControlSocket>,
-        doorbell: OwnedFd,
+        doorbell: Doorbell,
         process: Option<OwnedFd>,
     ) -> io::Result<Self> {
         Ok(Self {
-            doorbell: doorbell::watch(doorbell)?,
+            doorbell: doorbell.watch()?,
             process: process.map(doorbell::watch).transpose()?,
             socket,
             shared,
@@ -200,9 +203,7 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shared.register_driver(cx.waker());
-        while let Poll::Ready(Ok(mut rung)) = this.doorbell.poll_read_ready(cx) {
-            // Each write to an eventfd is an edge of its own, so its counter need never be read.
-            rung.clear_ready();
+        while this.doorbell.poll_rung(cx).is_ready() {
             this.shared.link.counters.doorbells_heard.add(1);
         }
         if this.poll_peer_gone(cx).is_ready() {

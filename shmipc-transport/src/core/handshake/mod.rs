@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use crate::{
     core::wire::{
         InvalidMessage, Message, Outbox, Transmit,
-        negotiation::{Answer, Request, Response},
+        negotiation::{Answer, DoorbellKind, Request, Response},
     },
     error::{HandshakeStep, PeerMisbehaved, Refusal, RefusalCode},
 };
@@ -35,6 +35,8 @@ use crate::{
 pub(crate) struct Handshake<Fd> {
     role: Role,
     state: State,
+    /// The kind of doorbell that we insist on; once both have negotiated, the one that was agreed on.
+    doorbell: DoorbellKind,
     timeout: Duration,
     deadline: Duration,
     transmits: VecDeque<Transmit<Fd>>,
@@ -44,8 +46,8 @@ pub(crate) struct Handshake<Fd> {
 /// What the caller has to do, or to know.
 #[derive(Debug)]
 pub(crate) enum Event<Fd> {
-    /// The peer is worth an outbox: create one, then call [`Handshake::outbox_created`].
-    CreateOutbox,
+    /// The peer is worth an outbox: create one, with such a doorbell, then call [`Handshake::outbox_created`].
+    CreateOutbox(DoorbellKind),
     /// Verify and map this, then call [`Handshake::peer_mapped`] or [`Handshake::peer_misbehaved`].
     MapOutbox(Outbox<Fd>),
     /// The session may begin, once all that [`Handshake::poll_transmit`] returns has been sent.
@@ -117,21 +119,29 @@ enum Theirs {
 
 impl<Fd> Handshake<Fd> {
     /// Begins as the side that connected. There is something to transmit at once.
-    pub(crate) fn client(now: Duration, timeout: Duration) -> Self {
-        let mut handshake = Self::new(Role::Client, State::AwaitingResponse, now, timeout);
-        handshake.transmit(Message::Negotiation(Request::outbox().encode()));
+    pub(crate) fn client(now: Duration, timeout: Duration, doorbell: DoorbellKind) -> Self {
+        let begin = State::AwaitingResponse;
+        let mut handshake = Self::new(Role::Client, begin, now, timeout, doorbell);
+        handshake.transmit(Message::Negotiation(Request::outbox(doorbell).encode()));
         handshake
     }
 
     /// Begins as the side that accepted.
-    pub(crate) fn server(now: Duration, timeout: Duration) -> Self {
-        Self::new(Role::Server, State::AwaitingRequest, now, timeout)
+    pub(crate) fn server(now: Duration, timeout: Duration, doorbell: DoorbellKind) -> Self {
+        Self::new(Role::Server, State::AwaitingRequest, now, timeout, doorbell)
     }
 
-    fn new(role: Role, state: State, now: Duration, timeout: Duration) -> Self {
+    fn new(
+        role: Role,
+        state: State,
+        now: Duration,
+        timeout: Duration,
+        doorbell: DoorbellKind,
+    ) -> Self {
         Self {
             role,
             state,
+            doorbell,
             timeout,
             deadline: now.saturating_add(timeout),
             transmits: VecDeque::new(),
@@ -217,7 +227,9 @@ impl<Fd> Handshake<Fd> {
     pub(crate) fn outbox_created(&mut self, outbox: Outbox<Fd>) {
         assert!(self.state == State::Creating, "nobody asked for an outbox");
         if self.role == Role::Server {
-            self.transmit(Message::Negotiation(Response::outbox().encode()));
+            self.transmit(Message::Negotiation(
+                Response::outbox(self.doorbell).encode(),
+            ));
         }
         self.transmit(Message::Outbox(outbox));
         self.state = State::Exchanging(Exchange {
@@ -294,7 +306,11 @@ impl<Fd> Handshake<Fd> {
 
     fn handle_request(&mut self, json: &[u8]) {
         let verdict = match Request::decode(json) {
-            Ok(request) => request.judge(),
+            Ok(request) => {
+                // A server grants what its client insists on, and may insist on more.
+                self.doorbell = self.doorbell.max(request.doorbell());
+                request.judge()
+            }
             Err(error) => Err(Refusal::new(
                 RefusalCode::JsonParseError,
                 &error.to_string(),
@@ -308,7 +324,10 @@ impl<Fd> Handshake<Fd> {
 
     fn handle_response(&mut self, json: &[u8]) {
         match Response::decode(json).map(Response::answer) {
-            Ok(Answer::Outbox) => self.create(),
+            Ok(Answer::Outbox(doorbell)) => {
+                self.doorbell = self.doorbell.max(doorbell);
+                self.create();
+            }
             Ok(Answer::Refused(refusal)) => self.fail(Failure::Refused(refusal)),
             Ok(Answer::Other { protocol }) => self.fail(Failure::NotSupported { protocol }),
             Err(invalid) => self.peer_misbehaved(invalid.into()),
@@ -317,7 +336,7 @@ impl<Fd> Handshake<Fd> {
 
     fn create(&mut self) {
         self.state = State::Creating;
-        self.events.push_back(Event::CreateOutbox);
+        self.events.push_back(Event::CreateOutbox(self.doorbell));
     }
 
     fn advance(&mut self, exchange: Exchange) {
@@ -373,7 +392,11 @@ pub(crate) fn fuzz_handshake(data: &[u8]) {
     } else {
         Handshake::client
     };
-    let mut handshake = begin(Duration::ZERO, Duration::from_secs(1));
+    let mut handshake = begin(
+        Duration::ZERO,
+        Duration::from_secs(1),
+        DoorbellKind::EventFd,
+    );
     let mut deframer = crate::core::wire::Deframer::new();
     while let Some((fds, rest)) = data.split_first() {
         let (bytes, rest) = rest.split_at(deframer.wanted().min(rest.len()));
@@ -392,7 +415,7 @@ pub(crate) fn fuzz_handshake(data: &[u8]) {
                 doorbell: 1,
             };
             match event {
-                Event::CreateOutbox => handshake.outbox_created(ours),
+                Event::CreateOutbox(_) => handshake.outbox_created(ours),
                 Event::MapOutbox(_) => handshake.peer_mapped(),
                 Event::Established | Event::Failed(_) => return,
             }

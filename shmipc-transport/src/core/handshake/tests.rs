@@ -18,6 +18,8 @@ struct Side {
     inbox: VecDeque<Message<u32>>,
     outbox: Outbox<u32>,
     mapped: Option<Outbox<u32>>,
+    /// The kind of doorbell that it was told to make.
+    doorbell: Option<DoorbellKind>,
     outcome: Option<Result<(), Failure>>,
 }
 
@@ -34,6 +36,7 @@ impl Side {
             inbox: VecDeque::new(),
             outbox,
             mapped: None,
+            doorbell: None,
             outcome: None,
         }
     }
@@ -47,7 +50,10 @@ impl Side {
             }
             match self.handshake.poll_event() {
                 None => return sent,
-                Some(Event::CreateOutbox) => self.handshake.outbox_created(self.outbox.clone()),
+                Some(Event::CreateOutbox(doorbell)) => {
+                    self.doorbell = Some(doorbell);
+                    self.handshake.outbox_created(self.outbox.clone());
+                }
                 Some(Event::MapOutbox(outbox)) => {
                     self.mapped = Some(outbox);
                     self.handshake.peer_mapped();
@@ -75,11 +81,15 @@ impl Side {
 
 impl Pair {
     fn new() -> Self {
+        Self::insisting_on([DoorbellKind::EventFd; 2])
+    }
+
+    fn insisting_on([client, server]: [DoorbellKind; 2]) -> Self {
         let now = Duration::from_secs(1000);
         Self {
             now,
-            client: Side::new(Handshake::client(now, TIMEOUT), 10),
-            server: Side::new(Handshake::server(now, TIMEOUT), 20),
+            client: Side::new(Handshake::client(now, TIMEOUT, client), 10),
+            server: Side::new(Handshake::server(now, TIMEOUT, server), 20),
         }
     }
 
@@ -157,6 +167,22 @@ fn both_sides_end_up_with_the_others_outbox() {
         assert!(matches!(pair.server.outcome, Some(Ok(()))));
         assert_eq!(pair.client.mapped, Some(pair.server.outbox));
         assert_eq!(pair.server.mapped, Some(pair.client.outbox));
+    }
+}
+
+#[test]
+fn both_sides_use_the_doorbell_that_either_insists_on() {
+    use DoorbellKind::{EventFd, Socket};
+    for (insisting, agreed) in [
+        ([EventFd, EventFd], EventFd),
+        ([Socket, EventFd], Socket),
+        ([EventFd, Socket], Socket),
+        ([Socket, Socket], Socket),
+    ] {
+        let mut pair = Pair::insisting_on(insisting);
+        pair.run();
+        assert_eq!(pair.client.doorbell, Some(agreed));
+        assert_eq!(pair.server.doorbell, Some(agreed));
     }
 }
 
@@ -287,7 +313,7 @@ fn a_server_without_memory_is_busy() {
         .handle_message(pair.now, pair.server.inbox[0].clone());
     assert!(matches!(
         pair.server.handshake.poll_event(),
-        Some(Event::CreateOutbox)
+        Some(Event::CreateOutbox(_))
     ));
     pair.server
         .handshake
@@ -409,7 +435,7 @@ fn what_the_caller_finds_out_ends_it() {
     pair.client.handshake.handle_message(pair.now, message);
     let event = pair.client.handshake.poll_event();
     match event {
-        Some(Event::CreateOutbox) => unreachable!("the negotiation is over"),
+        Some(Event::CreateOutbox(_)) => unreachable!("the negotiation is over"),
         Some(Event::MapOutbox(_)) => {}
         other => panic!("{other:?}"),
     }
@@ -429,10 +455,10 @@ fn what_the_caller_finds_out_ends_it() {
 
 /// One thing that a peer might say, valid more often than not.
 fn any_saying() -> impl Strategy<Value = (u8, Vec<u8>)> {
-    let request = Message::<u32>::Negotiation(Request::outbox().encode())
+    let request = Message::<u32>::Negotiation(Request::outbox(DoorbellKind::EventFd).encode())
         .encode()
         .bytes;
-    let response = Message::<u32>::Negotiation(Response::outbox().encode())
+    let response = Message::<u32>::Negotiation(Response::outbox(DoorbellKind::EventFd).encode())
         .encode()
         .bytes;
     let outbox = Outbox {

@@ -126,7 +126,7 @@ pub(crate) struct Outbox<Fd> {
     pub(crate) memory_max: u64,
     /// The sealed memory file.
     pub(crate) memory: Fd,
-    /// The eventfd that wakes the owner.
+    /// The eventfd or socket that wakes the owner.
     pub(crate) doorbell: Fd,
 }
 

@@ -22,8 +22,47 @@ const PROTOCOL: u8 = 4;
 /// The name of the link that this crate offers.
 const OUTBOX: &str = "outbox_v1";
 
+/// The name of the feature that doorbells are sockets and not eventfds.
+const DOORBELL_SOCKET: &str = "doorbell_socket_v1";
+
 const SDK_NAME: &str = "shmipc-transport";
 const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a side is woken by; see [`sys::doorbell`](crate::sys::doorbell).
+///
+/// The two sides need not see each other in the same way: a server may have given its privileges up since it began to
+/// listen, and descriptors are passed on. So each says what it insists on, and the greater of the two is used by both.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum DoorbellKind {
+    /// An eventfd, between processes of one user.
+    EventFd,
+    /// A Unix socket, with anybody.
+    Socket,
+}
+
+impl DoorbellKind {
+    /// The features to list for the outbox link with this kind of doorbell.
+    fn features(self) -> Vec<String> {
+        let all = [OUTBOX.to_owned(), DOORBELL_SOCKET.to_owned()];
+        let count = match self {
+            Self::EventFd => 1,
+            Self::Socket => 2,
+        };
+        all.into_iter().take(count).collect()
+    }
+
+    fn of_features(features: &[String]) -> Self {
+        if has(features, DOORBELL_SOCKET) {
+            Self::Socket
+        } else {
+            Self::EventFd
+        }
+    }
+}
+
+fn has(features: &[String], name: &str) -> bool {
+    features.iter().any(|feature| feature == name)
+}
 
 /// What a client says first.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -63,14 +102,19 @@ struct ErrorObject {
 
 impl Request {
     /// What this crate asks for.
-    pub(crate) fn outbox() -> Self {
+    pub(crate) fn outbox(doorbell: DoorbellKind) -> Self {
         Self {
             supports_protocols: vec![PROTOCOL],
             sdk_name: SDK_NAME.to_owned(),
             sdk_version: SDK_VERSION.to_owned(),
-            supports_features: vec![OUTBOX.to_owned()],
+            supports_features: doorbell.features(),
             settings: Settings {},
         }
+    }
+
+    /// The kind of doorbell that the client insists on.
+    pub(crate) fn doorbell(&self) -> DoorbellKind {
+        DoorbellKind::of_features(&self.supports_features)
     }
 
     pub(crate) fn decode(json: &[u8]) -> Result<Self, InvalidMessage> {
@@ -89,11 +133,7 @@ impl Request {
                 "protocol version is not supported",
             ));
         }
-        if !self
-            .supports_features
-            .iter()
-            .any(|feature| feature == OUTBOX)
-        {
+        if !has(&self.supports_features, OUTBOX) {
             return Err(Refusal::new(
                 RefusalCode::FeatureNotSupported,
                 "only the feature outbox_v1 is supported",
@@ -106,8 +146,8 @@ impl Request {
 /// What a response means to the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Answer {
-    /// The outbox link it is.
-    Outbox,
+    /// The outbox link it is, with such doorbells.
+    Outbox(DoorbellKind),
     /// The server said no.
     Refused(Refusal),
     /// The server said yes, but to something else.
@@ -119,10 +159,10 @@ pub(crate) enum Answer {
 
 impl Response {
     /// Agrees to what [`Request::outbox`] asks for.
-    pub(crate) fn outbox() -> Self {
+    pub(crate) fn outbox(doorbell: DoorbellKind) -> Self {
         Self {
             selected_protocol: PROTOCOL,
-            selected_features: vec![OUTBOX.to_owned()],
+            selected_features: doorbell.features(),
             ..Self::empty()
         }
     }
@@ -162,13 +202,8 @@ impl Response {
         if let Some(ErrorObject { code, message }) = self.error {
             return Answer::Refused(Refusal::from_wire(&code, &message));
         }
-        if self.selected_protocol == PROTOCOL
-            && self
-                .selected_features
-                .iter()
-                .any(|feature| feature == OUTBOX)
-        {
-            Answer::Outbox
+        if self.selected_protocol == PROTOCOL && has(&self.selected_features, OUTBOX) {
+            Answer::Outbox(DoorbellKind::of_features(&self.selected_features))
         } else {
             Answer::Other {
                 protocol: self.selected_protocol,
@@ -211,13 +246,13 @@ mod tests {
     fn our_messages_have_this_form() {
         let version = SDK_VERSION;
         assert_eq!(
-            String::from_utf8(Request::outbox().encode()).unwrap(),
+            String::from_utf8(Request::outbox(DoorbellKind::EventFd).encode()).unwrap(),
             format!(
                 r#"{{"supports_protocols":[4],"sdk_name":"shmipc-transport","sdk_version":"{version}","#,
             ) + r#""supports_features":["outbox_v1"],"settings":{}}"#
         );
         assert_eq!(
-            String::from_utf8(Response::outbox().encode()).unwrap(),
+            String::from_utf8(Response::outbox(DoorbellKind::EventFd).encode()).unwrap(),
             format!(
                 r#"{{"selected_protocol":4,"sdk_name":"shmipc-transport","sdk_version":"{version}","#
             ) + r#""selected_features":["outbox_v1"],"settings":{}}"#
@@ -233,18 +268,12 @@ mod tests {
 
     #[test]
     fn we_agree_with_ourselves() {
-        assert_eq!(
-            Request::decode(&Request::outbox().encode())
-                .unwrap()
-                .judge(),
-            Ok(())
-        );
-        assert_eq!(
-            Response::decode(&Response::outbox().encode())
-                .unwrap()
-                .answer(),
-            Answer::Outbox
-        );
+        for kind in [DoorbellKind::EventFd, DoorbellKind::Socket] {
+            let request = Request::decode(&Request::outbox(kind).encode()).unwrap();
+            assert_eq!((request.judge(), request.doorbell()), (Ok(()), kind));
+            let response = Response::decode(&Response::outbox(kind).encode()).unwrap();
+            assert_eq!(response.answer(), Answer::Outbox(kind));
+        }
     }
 
     #[test]
@@ -274,7 +303,7 @@ mod tests {
         assert_eq!(request(json), Ok(()));
         let json = r#"{"selected_protocol":4,"sdk_name":"x","sdk_version":"9","error":null,"hint":[{}],
             "selected_features":["new","outbox_v1"],"settings":{"new":1}}"#;
-        assert_eq!(answer(json), Answer::Outbox);
+        assert_eq!(answer(json), Answer::Outbox(DoorbellKind::EventFd));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     Address, Config, Peer,
     core::{
         handshake::{Event, Handshake},
-        wire::Outbox,
+        wire::{Outbox, negotiation::DoorbellKind},
     },
     error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved, Refusal, RefusalCode},
     sys::{
@@ -26,10 +26,14 @@ pub(crate) trait Attach {
     /// What [`attach`](Self::attach) makes.
     type Attached;
 
-    /// Creates our outbox. Called once, after the peer was authorised and has agreed on this link.
+    /// The kind of doorbell that we insist on with this peer.
+    fn doorbell(&self, peer: &Peer) -> DoorbellKind;
+
+    /// Creates our outbox. Called once, after the peer was authorised and has agreed on this link, and on a kind of
+    /// doorbell for both sides.
     ///
     /// The descriptors are those to send; they are closed afterwards.
-    fn create(&mut self) -> io::Result<Outbox<OwnedFd>>;
+    fn create(&mut self, doorbell: DoorbellKind) -> io::Result<Outbox<OwnedFd>>;
 
     /// Verifies and maps the peer's outbox. Called at most once, after [`create`](Self::create).
     fn attach(&mut self, theirs: Outbox<OwnedFd>) -> Result<Self::Attached, AttachError>;
@@ -76,7 +80,7 @@ pub(crate) async fn connect<A: Attach>(
         return Err(ConnectError::ServerNotAuthorized(peer));
     }
     let mut drive = Drive {
-        handshake: Handshake::client(Duration::ZERO, timeout),
+        handshake: Handshake::client(Duration::ZERO, timeout, attach.doorbell(&peer)),
         clock,
         socket,
         hung_up: false,
@@ -106,7 +110,8 @@ pub(crate) async fn accept<A: Attach>(
         action: "learn who the client is",
         source,
     })?;
-    let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout());
+    let doorbell = attach.doorbell(&peer);
+    let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), doorbell);
     if !config.authorize().allows(&peer) {
         let message = format!("user {} is not admitted", peer.uid());
         handshake.decline(Refusal::new(RefusalCode::Unauthorized, &message));
@@ -216,7 +221,7 @@ impl<T> Drive<T> {
                         .take()
                         .expect("nothing is established that was not mapped"));
                 }
-                Some(Event::CreateOutbox) => match attach.create() {
+                Some(Event::CreateOutbox(doorbell)) => match attach.create(doorbell) {
                     Ok(outbox) => self.handshake.outbox_created(outbox),
                     Err(source) => self.cannot_create(source)?,
                 },

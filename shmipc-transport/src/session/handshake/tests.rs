@@ -23,7 +23,11 @@ struct Files {
 impl Attach for Files {
     type Attached = Outbox<OwnedFd>;
 
-    fn create(&mut self) -> io::Result<Outbox<OwnedFd>> {
+    fn doorbell(&self, _peer: &Peer) -> DoorbellKind {
+        DoorbellKind::EventFd
+    }
+
+    fn create(&mut self, _doorbell: DoorbellKind) -> io::Result<Outbox<OwnedFd>> {
         if self.cannot_create {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
