@@ -46,6 +46,7 @@ mod status;
 
 pub use http;
 pub use prost;
+pub use prost_types;
 pub use shmipc_transport::{Address, Config, ConnectError, Lent, Listener, Peer};
 
 pub use self::{

@@ -333,6 +333,43 @@ async fn the_handler_knows_who_calls() {
 }
 
 #[tokio::test]
+async fn lent_memory_travels_both_ways() {
+    const LEN: usize = 300_000;
+
+    let running = serve(Server::builder().add_service(lab(|request| async move {
+        let mut lent = request.alloc(LEN).await?;
+        lent.copy_from_slice(&request.get_ref().payload);
+        lent[0] = 9;
+        Ok(Response::new(Packet {
+            payload: lent.freeze(),
+            ..Packet::default()
+        }))
+    })));
+    let channel = running.channel().await;
+    let mut lent = common::in_time(channel.alloc(LEN))
+        .await
+        .expect("there is memory");
+    lent.fill(7);
+    let request = Packet {
+        payload: lent.freeze(),
+        ..Packet::default()
+    };
+    let caller = Caller::new(channel);
+    let response: Response<Packet> = common::in_time(caller.unary(&RUN, Request::new(request)))
+        .await
+        .expect("the handler answers");
+    let payload = response.into_inner().payload;
+    assert_eq!((payload.len(), payload[0]), (LEN, 9));
+    assert!(payload[1..].iter().all(|byte| *byte == 7));
+
+    let status = Request::new(packet(""))
+        .alloc(1)
+        .await
+        .expect_err("it did not come through a session");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
 async fn a_server_can_be_called_without_a_connection() {
     let caller = Caller::new(echo());
     let response: Response<Packet> = caller

@@ -227,3 +227,37 @@ async fn calls_beyond_the_limit_of_a_session_are_refused() {
     .await;
     in_time(check(running.caller_over_http().await, started, finish)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_handler_that_blocks_its_thread_does_not_hold_up_its_neighbours() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Arc::new(std::sync::Mutex::new(released));
+    let (called, mut was_called) = mpsc::unbounded_channel();
+    let running = serve(Server::builder().add_service(lab(move |request| {
+        let (released, called) = (Arc::clone(&released), called.clone());
+        async move {
+            if request.get_ref().text == "block" {
+                called.send(()).expect("the test waits");
+                // As if it computed.
+                released
+                    .lock()
+                    .expect("nobody panics")
+                    .recv()
+                    .expect("the test lets go");
+            }
+            Ok(Response::new(request.into_inner()))
+        }
+    })));
+    // One session, so that both calls are taken by the same task.
+    let caller = running.caller().await;
+    let blocked = {
+        let caller = caller.clone();
+        tokio::spawn(async move {
+            in_time(caller.unary::<_, Packet>(&RUN, Request::new(packet("block")))).await
+        })
+    };
+    in_time(was_called.recv()).await;
+    assert_eq!(ask(&caller).await, Ok(packet("ask")));
+    release.send(()).expect("the handler waits");
+    assert!(in_time(blocked).await.expect("it does not panic").is_ok());
+}

@@ -160,16 +160,10 @@ async fn a_server_answers_each_lie_and_lives() {
     );
 }
 
-#[tokio::test]
-async fn a_client_survives_each_lie() {
-    let directory = tempfile::tempdir().expect("a directory for the socket");
-    let address = directory.path().join("villain.sock");
-    let listener = Listener::bind(address.clone()).expect("nobody listens there");
-    let channel = Channel::builder(address).connect_lazy();
-    let caller = Caller::new(channel);
-
+/// Answers to a client that are not what they should be, and what becomes of them.
+fn wrong_answers() -> Vec<(Vec<u8>, Code)> {
     let unary = OPEN | MESSAGE | END;
-    let answers = [
+    vec![
         (vec![], Code::Internal),
         (vec![0; 7], Code::Internal),
         (frame(0, 0, unary, 1, &[]), Code::Internal),
@@ -188,85 +182,67 @@ async fn a_client_survives_each_lie() {
             Code::Aborted,
         ),
         (frame(0, 0, CANCEL | END, 0, &[]), Code::Cancelled),
-    ];
-    in_time(async {
-        let (first, session) = tokio::join!(
-            caller.unary::<_, Packet>(&RUN, Request::new(packet(""))),
-            async {
-                let session = listener.accept().await.expect("the channel connects");
-                // Ends without an answer.
-                let mut stream = session.accept_stream().await.expect("the session lives");
-                stream.finish().await.expect("the session lives");
-                session
-            }
-        );
+    ]
+}
+
+/// Takes the next call and answers it with `frame`.
+async fn answer(session: &Session, frame: &[u8]) {
+    let mut stream = session.accept_stream().await.expect("the session lives");
+    let mut buffer = stream.buffer(frame.len());
+    buffer.put_slice(frame);
+    stream
+        .send(buffer, Flush::End)
+        .await
+        .expect("the session lives");
+}
+
+#[tokio::test]
+async fn a_client_survives_each_lie() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let address = directory.path().join("villain.sock");
+    let listener = Listener::bind(address.clone()).expect("nobody listens there");
+    let caller = Caller::new(Channel::builder(address).connect_lazy());
+    let call =
+        || async { in_time(caller.unary::<_, Packet>(&RUN, Request::new(packet("")))).await };
+
+    // The stream ends without an answer.
+    let (result, session) = tokio::join!(call(), async {
+        let session = listener.accept().await.expect("the channel connects");
+        let mut stream = session.accept_stream().await.expect("the session lives");
+        stream.finish().await.expect("the session lives");
+        session
+    });
+    assert_eq!(
+        result.expect_err("there was no answer").code(),
+        Code::Internal
+    );
+
+    for (number, (frame, code)) in wrong_answers().into_iter().enumerate() {
+        let (result, ()) = tokio::join!(call(), answer(&session, &frame));
         assert_eq!(
-            first.expect_err("there was no answer").code(),
-            Code::Internal
+            result.expect_err("it is a lie").code(),
+            code,
+            "answer {number}"
         );
+    }
 
-        for (number, (answer, code)) in answers.into_iter().enumerate() {
-            let (result, ()) = tokio::join!(
-                caller.unary::<_, Packet>(&RUN, Request::new(packet(""))),
-                async {
-                    let mut stream = session.accept_stream().await.expect("the session lives");
-                    let mut buffer = stream.buffer(answer.len());
-                    buffer.put_slice(&answer);
-                    stream
-                        .send(buffer, Flush::End)
-                        .await
-                        .expect("the session lives");
-                }
-            );
-            assert_eq!(
-                result.expect_err("it is a lie").code(),
-                code,
-                "answer {number}"
-            );
-        }
+    // The stream is reset.
+    let (result, ()) = tokio::join!(call(), async {
+        session
+            .accept_stream()
+            .await
+            .expect("the session lives")
+            .reset(7);
+    });
+    assert_eq!(result.expect_err("it was given up").code(), Code::Cancelled);
 
-        // The stream is reset.
-        let (result, ()) = tokio::join!(
-            caller.unary::<_, Packet>(&RUN, Request::new(packet(""))),
-            async {
-                session
-                    .accept_stream()
-                    .await
-                    .expect("the session lives")
-                    .reset(7);
-            }
-        );
-        assert_eq!(result.expect_err("it was given up").code(), Code::Cancelled);
-
-        // And then it behaves.
-        let (result, ()) = tokio::join!(
-            caller.unary::<_, Packet>(&RUN, Request::new(packet(""))),
-            async {
-                let mut stream = session.accept_stream().await.expect("the session lives");
-                let message = packet("good").encode_to_vec();
-                let answer = [
-                    frame(
-                        u32::try_from(message.len()).expect("short"),
-                        0,
-                        unary,
-                        0,
-                        &[],
-                    ),
-                    message,
-                ]
-                .concat();
-                let mut buffer = stream.buffer(answer.len());
-                buffer.put_slice(&answer);
-                stream
-                    .send(buffer, Flush::End)
-                    .await
-                    .expect("the session lives");
-            }
-        );
-        assert_eq!(
-            result.expect("it is well-formed").into_inner(),
-            packet("good")
-        );
-    })
-    .await;
+    // And then it behaves.
+    let message = packet("good").encode_to_vec();
+    let len = u32::try_from(message.len()).expect("short");
+    let good = [frame(len, 0, OPEN | MESSAGE | END, 0, &[]), message].concat();
+    let (result, ()) = tokio::join!(call(), answer(&session, &good));
+    assert_eq!(
+        result.expect("it is well-formed").into_inner(),
+        packet("good")
+    );
 }

@@ -134,12 +134,12 @@ impl Body {
 
     /// Takes the context of the call off `request`.
     pub(crate) fn take_context(request: &mut http::Request<Self>) -> CallContext {
+        // Who began the call left a copy there, in case that somebody made a new body.
+        let copy = request.extensions_mut().remove();
         let body = request.body_mut();
-        if matches!(body.payload, Payload::Foreign(_)) {
-            // Somebody made a new body. Who began the call left the context among the extensions.
-            request.extensions_mut().remove().unwrap_or_default()
-        } else {
-            mem::take(&mut body.context)
+        match body.payload {
+            Payload::Foreign(_) => copy.unwrap_or_default(),
+            _ => mem::take(&mut body.context),
         }
     }
 

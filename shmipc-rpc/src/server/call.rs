@@ -48,6 +48,11 @@ pub(super) enum Progress {
 impl Call {
     /// Runs the handler, for as long as the caller waits, and sends the reply.
     pub(super) async fn run(mut self) {
+        if matches!(self.progress, Progress::New { .. }) {
+            // The handler may block this thread. A task that was just made cannot be taken over by other threads, nor do they
+            // know that they should watch for I/O now; one that has yielded can, and they do.
+            tokio::task::yield_now().await;
+        }
         let reply = self.reply().await;
         let progress = mem::replace(&mut self.progress, Progress::Over);
         // What a destructor of the application panics about does not matter any more.
