@@ -172,10 +172,9 @@ impl Totals {
         )]
         let rate = HumanBytes(rate as u64);
         let bytes = HumanBytes(self.bytes);
-        eprintln!(
-            "digest: {} files, {bytes} in {seconds:.2} s, {rate}/s",
-            self.files
-        );
+        let files = self.files;
+        let noun = if files == 1 { "file" } else { "files" };
+        eprintln!("digest: {files} {noun}, {bytes} in {seconds:.2} s, {rate}/s");
     }
 }
 

@@ -19,12 +19,17 @@ mod server;
 use std::{error::Error, ffi::OsString, num::NonZeroUsize, process::ExitCode, thread};
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::{client::Run, local::LocalServer};
 
 /// Prints SHA-256 checksums, computed by another process.
 #[derive(Debug, Parser)]
-#[command(name = "digest", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "digest",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -55,15 +60,14 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let done = match Arguments::parse() {
-        Arguments {
-            command: Some(Command::Serve { socket, attached }),
-            ..
-        } => server::run(socket, attached).await.map(|()| true),
-        arguments => digest(arguments).await,
-    };
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let done = runtime.block_on(run(arguments));
+        // A thread that reads a pipe may never return, and nobody waits for it any longer.
+        runtime.shutdown_background();
+        done
+    });
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -71,6 +75,16 @@ async fn main() -> ExitCode {
             eprintln!("digest: {}", format::chain(&*error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Does what the command line says. Returns whether all went well.
+async fn run(arguments: Arguments) -> Result<bool, Box<dyn Error>> {
+    match arguments.command {
+        Some(Command::Serve { socket, attached }) => {
+            server::run(socket, attached).await.map(|()| true)
+        }
+        None => digest(arguments).await,
     }
 }
 

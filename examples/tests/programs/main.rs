@@ -1,0 +1,5 @@
+//! The examples, run as the programs that they are.
+
+mod digest;
+mod greeter;
+mod process;
