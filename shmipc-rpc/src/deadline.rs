@@ -78,7 +78,7 @@ pub(crate) fn left_ns(deadline: Instant) -> Result<u64, Elapsed> {
     Ok(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The status of a call that was not done in time, for its caller.
+/// The status of a call that was not done in time, for its caller (R5).
 pub(crate) fn exceeded() -> Status {
     Status::deadline_exceeded("the deadline passed before the call was done")
 }

@@ -25,7 +25,7 @@ pub(super) struct Answer {
 type ReadHead = Result<(HeaderMap, Option<Box<HeaderMap>>), Status>;
 
 impl Answer {
-    /// Reads the frame that ends a call. The inner error is what the server says went wrong, the outer one what went wrong
+    /// Reads the frame that ends a call (R3). The inner error is what the server says went wrong, the outer one what went wrong
     /// here.
     pub(super) fn read(
         mut frame: RecvBuf,
@@ -68,7 +68,7 @@ fn read_head(prefix: Prefix, head: &[u8]) -> Result<ReadHead, InvalidFrame> {
     Err(InvalidFrame::UnexpectedFlags(flags))
 }
 
-/// The status of a call whose stream ended without an answer.
+/// The status of a call whose stream ended without an answer (R3).
 pub(super) fn no_answer() -> Status {
     Status::internal("the server ended the call without an answer")
 }
@@ -102,6 +102,7 @@ fn given_up(code: u32) -> Status {
     Status::cancelled(format!("the server gave the call up (code {code})"))
 }
 
+/// The status of a call whose session ended (R9).
 fn session_lost(lost: SessionLost) -> Status {
     Status::unavailable("the connection ended before the call did").with_boxed(lost)
 }

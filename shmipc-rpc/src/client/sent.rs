@@ -13,7 +13,7 @@ use tracing::Span;
 use super::answer::{no_answer, not_received};
 use crate::{Status, deadline};
 
-/// The stream of a call. Dropping it gives the call up, unless it is over.
+/// The stream of a call. Dropping it gives the call up (R6), unless it is over.
 pub(super) struct Unanswered(pub(super) Stream);
 
 impl Drop for Unanswered {

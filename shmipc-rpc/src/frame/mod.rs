@@ -82,7 +82,7 @@ impl Prefix {
         })
     }
 
-    /// Checks the lengths against that of the frame, and returns the length of the head.
+    /// Checks the lengths against that of the frame (R1), and returns the length of the head.
     fn check(self, frame_len: usize) -> Result<usize, InvalidFrame> {
         let head_len = usize::from(self.head_len);
         // On every supported target a `usize` holds the sum of a `u32` and a `u16`.
@@ -127,7 +127,7 @@ pub(crate) fn open<R>(
     read_head(prefix, &frame.copy_to_bytes(head_len))
 }
 
-/// The status for a message that is longer than the limit.
+/// The status for a message that is longer than the limit (R8).
 pub(crate) fn message_too_large(len: usize, max: usize) -> Status {
     FrameTooLarge::Message { len, max }.into()
 }

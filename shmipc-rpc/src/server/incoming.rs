@@ -33,7 +33,7 @@ struct Read {
 }
 
 impl Incoming {
-    /// Reads a frame that begins a call into `request`, or returns how to answer it.
+    /// Reads a frame that begins a call into `request`, or returns how to answer it (R2, R11).
     ///
     /// The request is filled in place, for it is large.
     pub(super) fn read(

@@ -92,7 +92,7 @@ impl Sessions {
         self.live.remove(&id);
     }
 
-    /// Lets the calls that run come to their end.
+    /// Lets the calls that run come to their end (R10).
     async fn drain(mut self) {
         for live in self.live.values() {
             live.session.go_away();

@@ -97,7 +97,7 @@ pub fn unimplemented(request: http::Request<Body>) -> ResponseFuture {
     ResponseFuture::failed(no_method(request.uri().path()))
 }
 
-/// The status for a path that leads nowhere.
+/// The status for a path that leads nowhere (R7).
 pub(super) fn no_method(path: &str) -> Status {
     Status::unimplemented(format!("there is no method at {path:?}"))
 }

@@ -46,7 +46,7 @@ impl SendCredit {
         self.bytes += i64::from(len);
     }
 
-    /// Takes what the peer grants; `false` if that is more than its window ever allowed.
+    /// Takes what the peer grants; `false` if that is more than its window ever allowed (O16).
     #[must_use]
     pub(crate) fn grant(&mut self, messages: u32, bytes: u32) -> bool {
         let total = (
@@ -83,7 +83,7 @@ impl RecvCredit {
         }
     }
 
-    /// A message has arrived; `false` if there was no credit for it.
+    /// A message has arrived; `false` if there was no credit for it (O16).
     #[must_use]
     pub(crate) fn arrive(&mut self, len: usize) -> bool {
         if self.messages == 0 || self.bytes <= 0 {
@@ -136,7 +136,7 @@ pub(crate) enum Lookup<S> {
     Open(Arc<S>),
     /// A stream that the peer opens hereby.
     New,
-    /// A stream that is over. What still arrives for it has crossed our reset, and is dropped.
+    /// A stream that is over. What still arrives for it has crossed our reset, and is dropped (O17).
     Over,
 }
 
@@ -176,7 +176,7 @@ impl<S> StreamTable<S> {
         }
     }
 
-    /// Says what the id of a record stands for. A stream may be opened by the record that carries its first message.
+    /// Says what the id of a record stands for (O15). A stream may be opened by the record that carries its first message.
     ///
     /// # Errors
     ///

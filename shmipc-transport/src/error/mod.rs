@@ -46,7 +46,7 @@ impl SessionLost {
     }
 }
 
-/// How a peer broke the protocol. The session with it ends; nothing else is affected.
+/// How a peer broke the protocol. The session with it ends; nothing else is affected (O21).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerMisbehaved {

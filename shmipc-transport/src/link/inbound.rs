@@ -184,7 +184,7 @@ impl Link {
             let bytes = self.peer_ring.copy_body(body, head.body_len);
             return Ok(Some(RecvBuf::from_bytes(Bytes::from(bytes))));
         }
-        // The one look at the body; what follows works on the copy.
+        // The one look at the body; what follows works on the copy (O4).
         let mut scratch = std::mem::take(&mut rx.scratch);
         scratch.resize(index(RECORD_BODY_MAX), 0);
         let copy = &mut scratch[..index(head.body_len)];
@@ -196,7 +196,7 @@ impl Link {
         Ok(Some(message))
     }
 
-    /// Puts a message together from its segments.
+    /// Puts a message together from its segments (O8).
     fn assemble(
         self: &Arc<Self>,
         rx: &Rx,

@@ -27,7 +27,7 @@ use crate::{
     error::PeerMisbehaved,
 };
 
-/// Makes a sealed memory file of `len` bytes: a writable mapping for us, a descriptor for the peer.
+/// Makes a sealed memory file of `len` bytes: a writable mapping for us, a descriptor for the peer (O1).
 ///
 /// The file is sparse: pages cost memory once they are touched.
 ///

@@ -14,7 +14,7 @@ use nix::{
 
 use crate::Peer;
 
-/// Returns the credentials of the peer of a connected Unix socket.
+/// Returns the credentials of the peer of a connected Unix socket (H6).
 pub(crate) fn credentials(socket: &impl AsFd) -> io::Result<Peer> {
     let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
     Ok(Peer::new(

@@ -112,7 +112,7 @@ impl ControlSocket {
     ///
     /// # Errors
     ///
-    /// If anything but a region came, or `on_region` fails. The session is then over.
+    /// If anything but a region came (H13), or `on_region` fails. The session is then over.
     pub(crate) fn recv_pending(
         &self,
         mut on_region: impl FnMut(Region<OwnedFd>) -> Result<(), PeerMisbehaved>,
@@ -139,7 +139,7 @@ impl ControlSocket {
         Ok(SocketState::More)
     }
 
-    /// Hangs up, so that the peer learns at once that the session is over.
+    /// Hangs up, so that the peer learns at once that the session is over (H14).
     ///
     /// Closing our descriptor would not be enough where somebody holds another one for the same socket: the owner of an
     /// inherited one, or a child that was forked at the wrong moment.

@@ -1,4 +1,4 @@
-//! The heads of frames, as protobuf.
+//! The heads of frames, as protobuf (R4).
 
 use std::time::Duration;
 

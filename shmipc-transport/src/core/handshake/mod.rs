@@ -14,8 +14,8 @@
 //! established                           established
 //! ```
 //!
-//! Once both have negotiated, the two directions do not wait for each other. A side is established when it has mapped
-//! the peer's outbox, said so, and heard the same from the peer. One deadline covers everything.
+//! Once both have negotiated, the two directions do not wait for each other (H11). A side is established when it has mapped
+//! the peer's outbox, said so, and heard the same from the peer (H12). One deadline covers everything (H15).
 //!
 //! Time is a [`Duration`] since any fixed moment of the caller's choice.
 

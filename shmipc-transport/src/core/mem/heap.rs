@@ -138,7 +138,7 @@ impl Heap {
         lock(&self.inner).figures.mapped -= u64::from(len);
     }
 
-    /// Removes every region in which no block is in use.
+    /// Removes every region in which no block is in use (O13).
     pub(crate) fn retire_idle(&self) -> Vec<RetiredRegion> {
         let mut gone = Vec::new();
         let mut inner = lock(&self.inner);

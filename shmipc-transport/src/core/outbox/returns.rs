@@ -69,7 +69,7 @@ impl ReturnReader {
     ///
     /// # Errors
     ///
-    /// Returns [`ReturnsOverrun`] if there are more.
+    /// Returns [`ReturnsOverrun`] if there are more (O14).
     pub(crate) fn refresh(&mut self, returned: u32, under_way: u32) -> Result<u32, ReturnsOverrun> {
         // Acquire: pairs with the Release in `ReturnWriter::push`.
         fence(Ordering::Acquire);

@@ -83,7 +83,7 @@ impl Slot {
         self.body_len
     }
 
-    /// Publishes the record.
+    /// Publishes the record (O5).
     pub(crate) fn commit(self, ring: &impl WriteRing, head: &RecordHead) {
         debug_assert_eq!(
             head.body_len, self.body_len,
@@ -134,7 +134,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// Returns [`HeadOverrun`] if the cursor is one that the consumer cannot have.
+    /// Returns [`HeadOverrun`] if the cursor is one that the consumer cannot have (O14).
     pub(crate) fn refresh(&mut self, head: &AtomicU32) -> Result<bool, HeadOverrun> {
         let claimed = head.load(Ordering::Relaxed);
         // Acquire: pairs with the Release in `Consumer::announce`. The consumer has read what we are about to overwrite.

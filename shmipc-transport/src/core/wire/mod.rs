@@ -22,7 +22,7 @@ pub(crate) mod negotiation;
 pub(crate) use self::codec::Reader;
 use crate::core::num::RegionId;
 
-/// Every message begins with this many bytes.
+/// Every message begins with this many bytes (H1).
 pub(crate) const HEADER_LEN: usize = 8;
 
 /// No message carries more descriptors than this.
@@ -193,7 +193,7 @@ impl<Fd> Message<Fd> {
         }
     }
 
-    /// Makes a message of its parts. Whatever is wrong, `fds` are dropped and so closed.
+    /// Makes a message of its parts (H3, H4). Whatever is wrong, `fds` are dropped and so closed.
     fn decode(kind: Kind, body: &[u8], fds: Vec<Fd>) -> Result<Self, InvalidMessage> {
         let mut reader = Reader::new(body);
         let message = match kind {
@@ -235,7 +235,7 @@ const LAYOUT_VERSION: u32 = 1;
 /// Puts messages together from bytes and descriptors as they arrive.
 ///
 /// The bytes of a message must not be read in one go with those of the next, because only then is it certain to which of
-/// them the descriptors belong: read at most [`wanted`](Self::wanted) bytes at a time.
+/// them the descriptors belong: read at most [`wanted`](Self::wanted) bytes at a time (H5).
 #[derive(Debug)]
 pub(crate) struct Deframer<Fd> {
     header: Option<Header>,
@@ -335,7 +335,7 @@ impl Kind {
         }
     }
 
-    /// Bounds what has to be held before the body can be looked at.
+    /// Bounds what has to be held before the body can be looked at (H2).
     const fn body_len_max(self) -> usize {
         match self {
             Self::Negotiation => NEGOTIATION_LEN_MAX,

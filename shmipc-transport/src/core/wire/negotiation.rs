@@ -28,7 +28,7 @@ const DOORBELL_SOCKET: &str = "doorbell_socket_v1";
 const SDK_NAME: &str = "shmipc-transport";
 const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a side is woken by; see [`sys::doorbell`](crate::sys::doorbell).
+/// What a side is woken by (H16); see [`sys::doorbell`](crate::sys::doorbell).
 ///
 /// The two sides need not see each other in the same way: a server may have given its privileges up since it began to
 /// listen, and descriptors are passed on. So each says what it insists on, and the greater of the two is used by both.
@@ -64,7 +64,7 @@ fn has(features: &[String], name: &str) -> bool {
     features.iter().any(|feature| feature == name)
 }
 
-/// What a client says first.
+/// What a client says first (H7).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Request {
     supports_protocols: Vec<u8>,
@@ -76,7 +76,7 @@ pub(crate) struct Request {
     settings: Settings,
 }
 
-/// What a server answers.
+/// What a server answers (H8).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Response {
     selected_protocol: u8,

@@ -29,7 +29,7 @@ pub(crate) trait Attach {
     /// The kind of doorbell that we insist on with this peer.
     fn doorbell(&self, peer: &Peer) -> DoorbellKind;
 
-    /// Creates our outbox. Called once, after the peer was authorised and has agreed on this link, and on a kind of
+    /// Creates our outbox (H9). Called once, after the peer was authorised and has agreed on this link, and on a kind of
     /// doorbell for both sides.
     ///
     /// The descriptors are those to send; they are closed afterwards.
@@ -203,7 +203,7 @@ struct Drive<T> {
     handshake: Handshake<OwnedFd>,
     clock: Clock,
     socket: ControlSocket,
-    /// The peer takes nothing any more; what it said before may still be there to read.
+    /// The peer takes nothing any more; what it said before may still be there to read (H10).
     hung_up: bool,
     attached: Option<T>,
 }
