@@ -438,9 +438,11 @@ impl Link {
         let entries = self.peer_layout.returns_offset;
         while let Some(token) = tx.returns.pop(|slot| self.peer.load(entries + 4 * slot))? {
             // Dropping the flight gives its block back to the heap, which wakes those who wait for one.
-            tx.flights
-                .land(token)
-                .ok_or(PeerMisbehaved::UnknownToken { token })?;
+            if tx.flights.land(token).is_none() {
+                // Not everybody who looks can end the session: a `SendBuf` that grows cannot.
+                tx.returns.put_back();
+                return Err(PeerMisbehaved::UnknownToken { token });
+            }
         }
         Ok(count != 0)
     }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::{
     Config, Peer,
     core::{
-        num::StreamId,
+        num::{StreamId, index},
         outbox::Windows,
         streams::{Lookup, StreamTable},
         sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
@@ -333,7 +333,7 @@ impl Shared {
                         let stream = Arc::new(StreamShared::opened_by_peer(id, self));
                         lock(&self.streams).open_remote(id, Arc::clone(&stream))?;
                         stream.receive(self, message, end)?;
-                        lock(&self.accept).streams.push_back(stream);
+                        self.queue_to_accept(stream);
                         self.wake_acceptors();
                         Ok(())
                     }
@@ -407,6 +407,17 @@ impl Shared {
             }
         };
         self.poll_wait(cx, check, register)
+    }
+
+    /// Leaves a stream for whoever accepts. A peer may reset streams and open others as fast as it likes, so those that
+    /// it has reset are dropped before the queue holds more than may be open.
+    fn queue_to_accept(&self, stream: Arc<StreamShared>) {
+        let mut accept = lock(&self.accept);
+        let most = self.config.windows().streams_max;
+        if index(most) <= accept.streams.len() {
+            accept.streams.retain(|waiting| !waiting.is_over());
+        }
+        accept.streams.push_back(stream);
     }
 
     fn wake_acceptors(&self) {

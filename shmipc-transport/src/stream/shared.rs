@@ -140,6 +140,11 @@ impl StreamShared {
         })
     }
 
+    /// Whether the stream has ended before both sides were through with it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state().over.is_some()
+    }
+
     /// Has `waker` called when [`take`](Self::take) has something.
     pub(super) fn wait_to_recv(&self, session: &Shared, waker: &Waker) {
         set_waker(session, &mut self.state().recv_waker, waker);

@@ -56,7 +56,8 @@ impl Doorbell {
         let (fd, theirs) = match kind {
             DoorbellKind::EventFd => {
                 let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-                let fd = OwnedFd::from(EventFd::from_flags(flags)?);
+                // Above zero for good, so that it is readable at each ring, though a ring adds nothing.
+                let fd = OwnedFd::from(EventFd::from_value_and_flags(1, flags)?);
                 let theirs = fd.try_clone()?;
                 (fd, theirs)
             }
@@ -152,7 +153,9 @@ impl PeerDoorbell {
     /// only keeps that peer asleep.
     pub(crate) fn ring(&self) {
         let ring = || match self.kind {
-            DoorbellKind::EventFd => write(&self.fd, &1u64.to_ne_bytes()),
+            // Wakes whoever watches, as any write does; but adding nothing always fits, so that it never waits, however
+            // full the peer has made the counter and whatever it has done to `O_NONBLOCK`.
+            DoorbellKind::EventFd => write(&self.fd, &0u64.to_ne_bytes()),
             DoorbellKind::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
                 send(self.fd.as_raw_fd(), &[1], flags)

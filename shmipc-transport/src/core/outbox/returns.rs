@@ -94,6 +94,12 @@ impl ReturnReader {
         self.count = self.count.wrapping_add(1);
         Ok(Some(token))
     }
+
+    /// Undoes the last [`pop`](Self::pop), so that a token that cannot be is found again by whoever looks next.
+    pub(crate) fn put_back(&mut self) {
+        self.ready += 1;
+        self.count = self.count.wrapping_sub(1);
+    }
 }
 
 #[cfg(test)]
