@@ -12,3 +12,8 @@ pub mod digest {
 pub mod helloworld {
     shmipc_rpc::include_proto!("helloworld.v1");
 }
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
