@@ -6,7 +6,7 @@
 //! a *Unix datagram socket*, where each call says for itself that it must not block. (Not a stream, because closing the
 //! other end of one makes it readable for good, which would keep its owner awake.)
 //!
-//! Nothing is ever learnt from what a doorbell carries: being woken means to look at shared memory.
+//! Nothing is ever learnt from what a doorbell carries: being woken means to look at shared memory (O20).
 #![expect(
     unsafe_code,
     reason = "tokio wants a promise about the descriptor that it watches"
