@@ -1,0 +1,99 @@
+//! What a process holds, as the kernel counts it.
+
+use std::fs;
+
+use crate::until;
+
+/// The open descriptors of this process.
+///
+/// # Panics
+///
+/// If `/proc` is not there.
+#[must_use]
+pub fn descriptors() -> usize {
+    // One of them is the directory itself.
+    fs::read_dir("/proc/self/fd")
+        .expect("/proc is mounted")
+        .count()
+        - 1
+}
+
+/// The mappings of shared memory in this process.
+///
+/// # Panics
+///
+/// If `/proc` is not there.
+#[must_use]
+pub fn shared_mappings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    maps.lines().filter(|line| line.contains("memfd:")).count()
+}
+
+/// The resident memory of this process in bytes.
+///
+/// # Panics
+///
+/// If `/proc` is not there.
+#[must_use]
+pub fn resident() -> u64 {
+    resident_of("self")
+}
+
+/// The resident memory of the process `pid` in bytes.
+///
+/// # Panics
+///
+/// If there is no such process.
+#[must_use]
+pub fn resident_of(pid: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process exists");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("it has memory");
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .expect("a number");
+    kib << 10
+}
+
+/// What must be the same before and after.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Holdings {
+    /// See [`descriptors`].
+    pub descriptors: usize,
+    /// See [`shared_mappings`].
+    pub mappings: usize,
+}
+
+impl Holdings {
+    /// Counts what this process holds.
+    #[must_use]
+    pub fn count() -> Self {
+        Self {
+            descriptors: descriptors(),
+            mappings: shared_mappings(),
+        }
+    }
+
+    /// Waits until this process holds no more than this.
+    ///
+    /// # Panics
+    ///
+    /// If it keeps more.
+    pub async fn are_back(&self, what: &str) {
+        let start = std::time::Instant::now();
+        while Self::count() != *self {
+            assert!(
+                start.elapsed() < crate::LONG,
+                "{what}: {self:?} have become {:?}",
+                Self::count()
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        until(what, || Self::count() == *self).await;
+    }
+}

@@ -1,0 +1,170 @@
+//! Where villains perform: victims, and a bystander who must not notice anything.
+
+use std::os::unix::net::UnixListener;
+
+use bytes::BufMut;
+use shmipc_transport::{Config, ConnectError, Flush, Listener, Session, Stream};
+use tests::{
+    echo::{self, Pair, Place},
+    in_time,
+    villain::{Ending, Role, Script, Villain},
+};
+use tokio::{
+    sync::{Mutex, MutexGuard, mpsc},
+    task::JoinHandle,
+};
+
+/// Tests that count what the process holds must not run beside each other.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
+
+/// A victim that listens, a place where victims can be made to connect to, and a bystander.
+pub(crate) struct Stage {
+    bystander: Pair,
+    listening: Place,
+    accepted: mpsc::Receiver<Session>,
+    _acceptor: JoinHandle<()>,
+    trap: Place,
+    trap_listener: UnixListener,
+}
+
+/// What became of the victim: `None` if it is a server and was not heard of.
+pub(crate) type Outcome = Option<Result<Session, ConnectError>>;
+
+impl Stage {
+    /// The streams that victims accept.
+    pub(crate) const STREAMS_MAX: u32 = 80;
+    /// The memory that victims have for what they send.
+    pub(crate) const MEMORY_MAX: u32 = 256 << 10;
+
+    fn config() -> Config {
+        let config = Config::builder()
+            .streams_max(Self::STREAMS_MAX)
+            .memory_max(Self::MEMORY_MAX);
+        config.build().unwrap()
+    }
+
+    pub(crate) async fn new() -> Self {
+        let (listening, trap) = (Place::new(), Place::new());
+        let listener = Listener::bind_with(listening.path(), Self::config()).unwrap();
+        let (send, accepted) = mpsc::channel(1);
+        let acceptor = tokio::spawn(async move {
+            while let Ok(session) = listener.accept().await {
+                if send.send(session).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let trap_listener = UnixListener::bind(trap.path()).unwrap();
+        let stage = Self {
+            bystander: Pair::echoing().await,
+            listening,
+            accepted,
+            _acceptor: acceptor,
+            trap,
+            trap_listener,
+        };
+        stage.bystander_is_well("before anything").await;
+        stage
+    }
+
+    /// Plays a script against a victim.
+    pub(crate) async fn open(&mut self, script: Script) -> (Ending, Outcome) {
+        match script.role {
+            Role::Client => (script.connect(&self.listening.path()), None),
+            Role::Server => {
+                let connecting = Session::connect_with(self.trap.path(), Self::config());
+                let connecting = tokio::spawn(connecting);
+                let ending = script.accept(&self.trap_listener);
+                let connected = in_time("the victim's handshake", connecting).await;
+                (ending, Some(connected.unwrap()))
+            }
+        }
+    }
+
+    /// The victim's session, after an honest handshake.
+    pub(crate) async fn taken(&mut self, outcome: Outcome) -> Session {
+        match outcome {
+            Some(connected) => connected.unwrap(),
+            None => in_time("the victim accepts", self.accepted.recv())
+                .await
+                .unwrap(),
+        }
+    }
+
+    /// The victim's session, with the victim at work on it.
+    pub(crate) async fn cast(&mut self, outcome: Outcome) -> Session {
+        let session = self.taken(outcome).await;
+        tokio::spawn(victim(session.clone()));
+        session
+    }
+
+    /// Both ends of a session after an honest handshake.
+    pub(crate) async fn session(&mut self, role: Role) -> (Villain, Session) {
+        let (ending, outcome) = self.open(Script::new(role)).await;
+        (ending.session(), self.cast(outcome).await)
+    }
+
+    /// Asserts that another session of this process works as before.
+    pub(crate) async fn bystander_is_well(&self, after: &str) {
+        assert!(!self.bystander.client.is_closed(), "lost after: {after}");
+        echo::call(&self.bystander.client, 64).await;
+        echo::call(&self.bystander.client, 100_000).await;
+    }
+}
+
+/// Uses a session in all ways: sends first, and treats the peer's streams as their first byte says.
+async fn victim(session: Session) {
+    let hello = session.clone();
+    tokio::spawn(async move {
+        let Ok(mut stream) = hello.open_stream() else {
+            return;
+        };
+        if lend(&mut stream, Flush::More).await {
+            while let Ok(Some(_)) = stream.recv().await {}
+            hello.closed().await;
+        }
+    });
+    while let Ok(stream) = session.accept_stream().await {
+        tokio::spawn(handle(session.clone(), stream));
+    }
+}
+
+async fn handle(session: Session, mut stream: Stream) {
+    let Ok(Some(first)) = stream.recv().await else {
+        return;
+    };
+    let first = echo::all(first);
+    match first.first() {
+        // Answers from memory of its own.
+        Some(b'a') => drop(lend(&mut stream, Flush::More).await),
+        Some(b'A') => drop(lend(&mut stream, Flush::End).await),
+        // Drops it.
+        Some(b'd') => {}
+        // Keeps what comes.
+        Some(b'h') => {
+            let mut kept = Vec::new();
+            while let Ok(Some(message)) = stream.recv().await {
+                kept.push(message);
+            }
+            session.closed().await;
+        }
+        // Reads no more.
+        Some(b'n') => drop(session.closed().await),
+        _ => {
+            let mut reply = stream.buffer(first.len());
+            reply.put_slice(&first);
+            if stream.send(reply, Flush::More).await.is_ok() {
+                echo::echo(stream).await;
+            }
+        }
+    }
+}
+
+async fn lend(stream: &mut Stream, flush: Flush) -> bool {
+    let mut message = stream.buffer(8192);
+    message.put_slice(&[7; 8192]);
+    stream.send(message, flush).await.is_ok()
+}

@@ -1,0 +1,344 @@
+//! Two processes, one of which is killed or stopped at the worst moment.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use shmipc_transport::{ConnectError, Flush, Listener, Session, SessionLost, Stream};
+use tests::{
+    echo::{self, Place, pattern},
+    in_time,
+    process::{self, Holdings},
+    villain::{Role, Script},
+};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::timeout,
+};
+
+/// How often processes are killed.
+const ROUNDS: usize = if cfg!(debug_assertions) { 200 } else { 1000 };
+
+/// Long enough for a message to lie in a block.
+const LONG_MESSAGE: usize = 100_000;
+
+const ROLE: &str = "SHMIPC_TEST_ROLE";
+const SOCKET: &str = "SHMIPC_TEST_SOCKET";
+
+/// Tests that count what the process holds must not run beside each other.
+async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
+
+/// A second process that runs this same program; killed when it is dropped.
+struct Other {
+    child: Child,
+}
+
+impl Other {
+    /// Starts it, and waits until it says that it is where it should be.
+    fn start(role: &str, socket: &Path) -> Self {
+        let program = std::env::current_exe().unwrap();
+        let mut child = Command::new(program)
+            .args(["--exact", "other_process", "--nocapture"])
+            .env(ROLE, role)
+            .env(SOCKET, socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("ready")));
+        assert!(ready.is_some(), "the {role} ended early");
+        Self { child }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Stops it, and waits until it stands still.
+    fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It fails if it was killed before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the second process does. Nothing, in the first.
+#[test]
+fn other_process() {
+    let (Ok(role), Some(socket)) = (std::env::var(ROLE), std::env::var_os(SOCKET)) else {
+        return;
+    };
+    let socket = PathBuf::from(socket);
+    let (role, step) = role.split_once(' ').unwrap_or((&role, "0"));
+    let step: usize = step.parse().unwrap();
+    match role {
+        "server" => run(server(&socket)),
+        "client" => run(client(&socket)),
+        "stalling_client" => {
+            let stream = UnixStream::connect(&socket).unwrap();
+            let _stalled = Script::new(Role::Client).stall(stream, step);
+            ready();
+            hang();
+        }
+        "stalling_server" => {
+            let listener = UnixListener::bind(&socket).unwrap();
+            ready();
+            let _stalled = Script::new(Role::Server).stall(listener.accept().unwrap().0, step);
+            hang();
+        }
+        unknown => panic!("nobody plays {unknown}"),
+    }
+}
+
+fn run(future: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(future);
+}
+
+fn ready() {
+    println!("ready");
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Answers each message with a copy, in memory of its own.
+async fn server(socket: &Path) {
+    let listener = Listener::bind(socket).unwrap();
+    ready();
+    while let Ok(session) = listener.accept().await {
+        tokio::spawn(async move {
+            while let Ok(stream) = session.accept_stream().await {
+                tokio::spawn(answer(stream));
+            }
+        });
+    }
+}
+
+async fn answer(mut stream: Stream) {
+    while let Ok(Some(message)) = stream.recv().await {
+        let mut reply = stream.buffer(message.len());
+        reply.put_slice(&echo::all(message));
+        if stream.send(reply, Flush::More).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.finish().await;
+}
+
+/// Sends messages without end, and reads nothing.
+async fn client(socket: &Path) {
+    let session = Session::connect(socket).await.unwrap();
+    ready();
+    let mut stream = session.open_stream().unwrap();
+    loop {
+        echo::send(&mut stream, &pattern(LONG_MESSAGE, 0), Flush::More).await;
+    }
+}
+
+fn shared_names() -> usize {
+    std::fs::read_dir("/dev/shm").map_or(0, Iterator::count)
+}
+
+/// A long answer of the server's, as a lease.
+async fn long_answer(session: &Session) -> (Stream, Bytes) {
+    let mut stream = session.open_stream().unwrap();
+    echo::send(&mut stream, &pattern(LONG_MESSAGE, 0), Flush::More).await;
+    let mut reply = stream.recv().await.unwrap().unwrap();
+    let lease = reply.copy_to_bytes(LONG_MESSAGE);
+    assert_eq!(session.stats().leases_held, 1);
+    (stream, lease)
+}
+
+#[tokio::test]
+async fn a_killed_server_is_missed_at_once_and_leaves_nothing() {
+    let _alone = alone().await;
+    let names = shared_names();
+    let (mut before, mut resident) = (None, 0);
+    for round in 0..ROUNDS {
+        let place = Place::new();
+        let mut other = Other::start("server", &place.path());
+        let session = in_time("connecting", Session::connect(place.path()))
+            .await
+            .unwrap();
+        let (mut stream, lease) = in_time("an answer", long_answer(&session)).await;
+        // Every other one dies in the middle of a message.
+        if round % 2 == 0 {
+            echo::send(&mut stream, &pattern(LONG_MESSAGE, 1), Flush::More).await;
+        }
+        other.kill();
+        let lost = in_time("the end", session.closed()).await;
+        assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
+        assert!(
+            lease == pattern(LONG_MESSAGE, 0),
+            "what was received stays readable"
+        );
+        drop((stream, session));
+        assert!(lease == pattern(LONG_MESSAGE, 0), "even without a session");
+        drop((lease, other));
+        assert!(place.files() <= 1, "nothing but the socket");
+        drop(place);
+        if round == 20 {
+            before = Some(Holdings::count());
+            resident = process::resident();
+        }
+    }
+    before
+        .expect("more than 20 rounds")
+        .are_back("killed servers")
+        .await;
+    let growth = process::resident().saturating_sub(resident);
+    assert!(growth < 4 << 20, "{growth} bytes after {ROUNDS} rounds");
+    assert!(shared_names() <= names);
+}
+
+#[tokio::test]
+async fn a_killed_client_is_missed_at_once_and_leaves_nothing() {
+    let _alone = alone().await;
+    let (names, place) = (shared_names(), Place::new());
+    let listener = Listener::bind(place.path()).unwrap();
+    let (mut before, mut resident) = (None, 0);
+    for round in 0..ROUNDS {
+        let path = place.path();
+        let starting = tokio::task::spawn_blocking(move || Other::start("client", &path));
+        let session = in_time("accepting", listener.accept()).await.unwrap();
+        let mut other = starting.await.unwrap();
+        let mut stream = in_time("a stream", session.accept_stream()).await.unwrap();
+        let mut message = in_time("a message", stream.recv()).await.unwrap().unwrap();
+        let lease = message.copy_to_bytes(LONG_MESSAGE);
+        other.kill();
+        let lost = in_time("the end", session.closed()).await;
+        assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
+        // What had arrived is received first.
+        while let Ok(Some(message)) = in_time("the rest", stream.recv()).await {
+            assert_eq!(message.len(), LONG_MESSAGE);
+        }
+        drop((stream, session, message));
+        assert!(
+            lease == pattern(LONG_MESSAGE, 0),
+            "what was received stays readable"
+        );
+        drop((lease, other));
+        assert_eq!(place.files(), 1, "nothing but the socket");
+        if round == 20 {
+            before = Some(Holdings::count());
+            resident = process::resident();
+        }
+    }
+    before
+        .expect("more than 20 rounds")
+        .are_back("killed clients")
+        .await;
+    let growth = process::resident().saturating_sub(resident);
+    assert!(growth < 4 << 20, "{growth} bytes after {ROUNDS} rounds");
+    assert!(shared_names() <= names);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_killed_at_each_step_of_the_handshake() {
+    let _alone = alone().await;
+    let place = Place::new();
+    let acceptor = echo::listen(Listener::bind(place.path()).unwrap());
+    let session = Session::connect(place.path()).await.unwrap();
+    echo::call(&session, 64).await;
+    let before = Holdings::count();
+    for step in 0..=3 {
+        let mut other = Other::start(&format!("stalling_client {step}"), &place.path());
+        echo::call(&session, 64).await;
+        other.kill();
+        drop(other);
+        before
+            .are_back(&format!("a client killed after {step} messages"))
+            .await;
+    }
+    for step in 0..3 {
+        let place = Place::new();
+        let mut other = Other::start(&format!("stalling_server {step}"), &place.path());
+        let connecting = tokio::spawn(Session::connect(place.path()));
+        // As much of the handshake happens as can; when exactly it ends is nobody's matter.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        other.kill();
+        let refused = in_time("the end", connecting).await.unwrap().unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                ConnectError::Closed { .. } | ConnectError::NoServer { .. }
+            ),
+            "{refused:?}"
+        );
+        drop((other, place));
+        before
+            .are_back(&format!("a server killed after {step} messages"))
+            .await;
+    }
+    acceptor.abort();
+}
+
+#[tokio::test]
+async fn a_stopped_peer_holds_up_no_deadline() {
+    let _alone = alone().await;
+    let place = Place::new();
+    let other = Other::start("server", &place.path());
+    let session = in_time("connecting", Session::connect(place.path()))
+        .await
+        .unwrap();
+    echo::call(&session, 64).await;
+    other.stop();
+    let mut stream = session.open_stream().unwrap();
+    echo::send(&mut stream, b"anybody?", Flush::End).await;
+    let waited = timeout(Duration::from_millis(200), stream.recv()).await;
+    assert!(waited.is_err(), "a stopped process answers nothing");
+    let waited = timeout(Duration::from_millis(200), async {
+        loop {
+            let mut stream = session.open_stream().unwrap();
+            echo::send(&mut stream, &[0; 2048], Flush::End).await;
+            drop(stream);
+        }
+    });
+    assert!(waited.await.is_err(), "its ring is full at some time");
+    assert!(!session.is_closed(), "stopped is not dead");
+    other.signal(Signal::SIGCONT);
+    let reply = in_time("an answer", stream.recv()).await.unwrap().unwrap();
+    assert_eq!(echo::all(reply), b"anybody?");
+    echo::call(&session, LONG_MESSAGE).await;
+}
