@@ -55,6 +55,8 @@ pub(crate) struct Link {
     /// The peer's doorbell, until the session ends.
     doorbell: Mutex<Option<PeerDoorbell>>,
     socket: Arc<ControlSocket>,
+    /// Who gives idle memory back, and so must hear when there is any.
+    keeper: Mutex<Option<Waker>>,
     /// Set if payloads may be lent in place.
     trust: Option<Trust>,
     pub(crate) counters: Counters,
@@ -139,6 +141,7 @@ impl Link {
             space_bell: Bell::default(),
             doorbell: Mutex::new(Some(doorbell)),
             socket,
+            keeper: Mutex::new(None),
             trust,
             counters: Counters::default(),
             peer_layout: peer.layout,
@@ -146,6 +149,11 @@ impl Link {
         };
         let rx = Rx::new(peer.layout.ring);
         (link, rx)
+    }
+
+    /// Has `waker` called whenever memory is added.
+    pub(crate) fn watch_growth(&self, waker: &Waker) {
+        *lock(&self.keeper) = Some(waker.clone());
     }
 
     /// What the arena holds.

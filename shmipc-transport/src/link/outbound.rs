@@ -354,6 +354,9 @@ impl Link {
             .map_err(AllocFailure::Misbehaved)?;
         self.heap.add_region(id, region);
         self.counters.regions_added.add(1);
+        if let Some(keeper) = &*lock(&self.keeper) {
+            keeper.wake_by_ref();
+        }
         Ok(())
     }
 

@@ -185,6 +185,7 @@ impl Shared {
         let mut known = lock(&self.driver.waker);
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
+            self.link.watch_growth(waker);
         }
     }
 
