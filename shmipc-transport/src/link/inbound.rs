@@ -60,6 +60,8 @@ pub(crate) enum Arrival {
     },
     GoAway,
     Bye,
+    /// Something that concerned the link alone, and is done.
+    Internal,
 }
 
 impl Rx {
@@ -91,38 +93,34 @@ impl Link {
         rx.sleep.disarm(&self.own_header().sleep.0);
     }
 
-    /// Takes the next arrival, if there is one.
+    /// Takes the next arrival, if there is one: exactly one record, so that whoever counts arrivals bounds the time that a
+    /// peer's ring without an end can take.
     ///
     /// # Errors
     ///
     /// Returns how the peer broke the protocol. The session must end then.
     pub(crate) fn take(self: &Arc<Self>, rx: &mut Rx) -> Result<Option<Arrival>, PeerMisbehaved> {
-        loop {
-            let Some((head, body)) = rx.consumer.peek(&self.peer_ring)? else {
-                if rx.consumer.announce(&self.own_header().head.0) {
-                    self.offer_space();
-                }
-                return Ok(None);
-            };
-            let arrival = self.arrival(rx, &head, body)?;
-            rx.consumer.consume(&head);
-            if rx.consumer.is_announcement_due() && rx.consumer.announce(&self.own_header().head.0)
-            {
+        let Some((head, body)) = rx.consumer.peek(&self.peer_ring)? else {
+            if rx.consumer.announce(&self.own_header().head.0) {
                 self.offer_space();
             }
-            if arrival.is_some() {
-                return Ok(arrival);
-            }
+            return Ok(None);
+        };
+        let arrival = self.arrival(rx, &head, body)?;
+        rx.consumer.consume(&head);
+        if rx.consumer.is_announcement_due() && rx.consumer.announce(&self.own_header().head.0) {
+            self.offer_space();
         }
+        Ok(Some(arrival))
     }
 
-    /// Reads one record. What concerns the link alone is done here, and yields nothing.
+    /// Reads one record. What concerns the link alone is done here.
     fn arrival(
         self: &Arc<Self>,
         rx: &mut Rx,
         head: &RecordHead,
         body: u32,
-    ) -> Result<Option<Arrival>, PeerMisbehaved> {
+    ) -> Result<Arrival, PeerMisbehaved> {
         let stream = head.stream;
         let word = |i: u32| {
             let mut bytes = [0; 4];
@@ -130,33 +128,33 @@ impl Link {
             u32::from_ne_bytes(bytes)
         };
         Ok(match head.kind {
-            Kind::Pad => None,
-            Kind::Data => Some(Arrival::Message {
+            Kind::Pad => Arrival::Internal,
+            Kind::Data => Arrival::Message {
                 stream,
                 message: self.message(rx, head, body)?,
                 end: head.flags & flags::END != 0,
-            }),
-            Kind::Reset => Some(Arrival::Reset {
+            },
+            Kind::Reset => Arrival::Reset {
                 stream,
                 code: word(0),
-            }),
-            Kind::Credit => Some(Arrival::Credit {
+            },
+            Kind::Credit => Arrival::Credit {
                 stream,
                 messages: word(0),
                 bytes: word(1),
-            }),
-            Kind::GoAway => Some(Arrival::GoAway),
-            Kind::Bye => Some(Arrival::Bye),
+            },
+            Kind::GoAway => Arrival::GoAway,
+            Kind::Bye => Arrival::Bye,
             Kind::RegionAdded => {
                 self.admit_region(rx, RegionId(word(0)), word(1))?;
-                None
+                Arrival::Internal
             }
             Kind::RegionDropped => {
                 let id = RegionId(word(0));
                 rx.regions
                     .remove(&id)
                     .ok_or(PeerMisbehaved::UnknownRegion { region: id.0 })?;
-                None
+                Arrival::Internal
             }
             Kind::Return => {
                 let token = word(0);
@@ -164,7 +162,7 @@ impl Link {
                     .flights()
                     .land(token)
                     .ok_or(PeerMisbehaved::UnknownToken { token })?;
-                None
+                Arrival::Internal
             }
         })
     }

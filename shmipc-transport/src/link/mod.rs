@@ -28,7 +28,8 @@ pub(crate) use outgoing::{Outgoing, OutgoingPart};
 use crate::{
     core::{
         mem::{Heap, HeapFigures, OwnRing, OwnedRegion, PeerRegion, PeerRing, Trust},
-        outbox::{Bell, Geometry, Header, Windows},
+        num::index,
+        outbox::{Bell, Geometry, Header, RecordHead, Windows},
         sync::{AtomicBool, Ordering, lock},
     },
     error::PeerMisbehaved,
@@ -164,6 +165,11 @@ impl Link {
     /// The longest message there can be.
     pub(crate) fn message_max(&self) -> usize {
         usize::try_from(self.heap.max()).unwrap_or(usize::MAX)
+    }
+
+    /// The most records that the peer's ring can hold at once.
+    pub(crate) fn records_max(&self) -> usize {
+        index(self.peer_layout.ring.get() / RecordHead::stride(0))
     }
 
     /// Ends the link: nobody is rung any more, nothing is kept for the peer, and all who wait are woken.

@@ -99,15 +99,6 @@ impl Driver {
         Poll::Pending
     }
 
-    /// Takes what the peer has left in its ring, and ends the session.
-    fn bury(&self) {
-        {
-            let mut inbound = self.shared.inbound();
-            while self.shared.drain(&mut inbound) != 0 {}
-        }
-        self.shared.lose(SessionLost::PeerDied);
-    }
-
     /// Gives memory back that has not been used for a while.
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
         let link = &self.shared.link;
@@ -207,7 +198,7 @@ impl Future for Driver {
             this.shared.link.counters.doorbells_heard.add(1);
         }
         if this.poll_peer_gone(cx).is_ready() {
-            this.bury();
+            this.shared.bury();
             return Poll::Ready(());
         }
         this.poll_idle(cx);

@@ -30,6 +30,9 @@ use crate::{
 /// brings while they are being handled.
 const ARRIVALS_PER_DRAIN: usize = 256;
 
+/// Times that something has arrived again when we were about to stop looking, before we stop all the same.
+const DRAINS_BEFORE_REST: usize = 4;
+
 /// Waits in a row that may end at once before one of them yields to the runtime, for the same reason.
 const READY_IN_A_ROW: u32 = 256;
 
@@ -263,6 +266,9 @@ impl Shared {
                 self.link.counters.spins_hit.add(1);
                 return Some(arrived);
             }
+            if until <= Instant::now() {
+                break; // What arrives is for others, or for nobody.
+            }
         }
         if budget <= BURST {
             inbound.policy.miss();
@@ -313,10 +319,31 @@ impl Shared {
 
     /// Makes sure that the peer's next record is noticed, now that we stop looking.
     pub(crate) fn rest(&self, inbound: &mut Inbound) {
-        while !inbound.driver_is_hot && self.lost().is_none() && !self.link.arm(&mut inbound.rx) {
+        for _ in 0..DRAINS_BEFORE_REST {
+            if inbound.driver_is_hot || self.lost().is_some() || self.link.arm(&mut inbound.rx) {
+                return;
+            }
             self.link.disarm(&mut inbound.rx);
             self.drain(inbound);
         }
+        // There is no end to it. The driver goes on, after others.
+        self.kick_driver();
+    }
+
+    /// Takes what the peer has left in its ring, and ends the session.
+    pub(crate) fn bury(&self) {
+        {
+            let mut inbound = self.inbound();
+            // Once around the ring: whatever comes after that has been there before.
+            let mut left = self.link.records_max();
+            while left != 0 {
+                left = match self.drain(&mut inbound) {
+                    0 => 0,
+                    count => left.saturating_sub(count),
+                };
+            }
+        }
+        self.lose(SessionLost::PeerDied);
     }
 
     fn dispatch(&self, arrival: Arrival) -> Result<(), PeerMisbehaved> {
@@ -363,6 +390,7 @@ impl Shared {
                 self.changed.notify_waiters();
                 Ok(())
             }
+            Arrival::Internal => Ok(()),
             Arrival::Bye => {
                 self.lose(SessionLost::ClosedByPeer);
                 Ok(())

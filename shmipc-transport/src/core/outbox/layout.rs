@@ -16,6 +16,7 @@
 //! There is no `tail`: a record announces itself by its first word (see `ring`), which saves the reader one transfer of a
 //! cache line for each message. Cursors lie 128 bytes apart, because the hardware fetches cache lines in pairs.
 
+#[cfg(not(shmipc_loom))]
 use std::mem::offset_of;
 
 use crate::core::{
@@ -31,6 +32,8 @@ const VERSION: u32 = 1;
 
 const RING_OFFSET: u32 = 4096;
 const RING_LEN: u32 = 64 << 10;
+/// The longest ring that a peer may have, in bytes or entries. Bounds the time that looking through all of it takes.
+const RING_LEN_MAX: u32 = 1 << 20;
 const RETURNS_OFFSET: u32 = RING_OFFSET + RING_LEN;
 /// Entries of a return ring, and so the most segments that may be under way at once.
 pub(crate) const RETURNS_MAX: u32 = 4096;
@@ -190,7 +193,7 @@ impl Geometry {
         let capacity = |word: &AtomicU32, least: u32| {
             let len = load(word);
             Capacity::new(len)
-                .filter(|ring| least <= ring.get())
+                .filter(|ring| least <= ring.get() && ring.get() <= RING_LEN_MAX)
                 .ok_or(InvalidGeometry::RingLength(len))
         };
         let ring = capacity(&claimed.ring_len, 4 * super::RECORD_BODY_MAX)?;
