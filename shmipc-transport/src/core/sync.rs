@@ -9,6 +9,20 @@ pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
 #[cfg(shmipc_loom)]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
 
+/// Remembers the last value that it was told, for all threads of this process. Orders nothing else.
+///
+/// Each answer depends on this one word only, which loom need not explore.
+#[derive(Debug, Default)]
+pub(crate) struct LastTold(std::sync::atomic::AtomicU32);
+
+impl LastTold {
+    /// Tells it `value`. Returns whether that is news; of several threads that tell the same, one hears so.
+    pub(crate) fn is_news(&self, value: u32) -> bool {
+        // Relaxed: nothing else is published by this.
+        self.0.swap(value, std::sync::atomic::Ordering::Relaxed) != value
+    }
+}
+
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Locks `mutex`, whether or not a thread panicked while it held it.
@@ -37,11 +51,17 @@ pub(crate) fn model(scenario: impl Fn() + Send + Sync + 'static) {
     scenario();
 }
 
-/// Threads for scenarios of [`model`].
+/// Threads, and what they wait on, for scenarios of [`model`].
 #[cfg(test)]
 pub(crate) mod thread {
     #[cfg(shmipc_loom)]
-    pub(crate) use loom::thread::{spawn, yield_now};
+    pub(crate) use loom::{
+        sync::{Condvar, Mutex},
+        thread::{spawn, yield_now},
+    };
     #[cfg(not(shmipc_loom))]
-    pub(crate) use std::thread::{spawn, yield_now};
+    pub(crate) use std::{
+        sync::{Condvar, Mutex},
+        thread::{spawn, yield_now},
+    };
 }

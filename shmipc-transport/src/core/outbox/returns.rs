@@ -153,20 +153,22 @@ mod tests {
 
     #[test]
     fn more_returns_than_segments_are_caught() {
-        let mut reader = ReturnReader::new(Capacity::new(8).unwrap());
-        assert_eq!(
-            reader.refresh(3, 2),
-            Err(ReturnsOverrun {
-                claimed: 3,
-                under_way: 2
-            })
-        );
-        assert_eq!(
-            reader.refresh(u32::MAX, 8),
-            Err(ReturnsOverrun {
-                claimed: u32::MAX,
-                under_way: 8
-            })
-        );
+        model(|| {
+            let mut reader = ReturnReader::new(Capacity::new(8).unwrap());
+            assert_eq!(
+                reader.refresh(3, 2),
+                Err(ReturnsOverrun {
+                    claimed: 3,
+                    under_way: 2
+                })
+            );
+            assert_eq!(
+                reader.refresh(u32::MAX, 8),
+                Err(ReturnsOverrun {
+                    claimed: u32::MAX,
+                    under_way: 8
+                })
+            );
+        });
     }
 }

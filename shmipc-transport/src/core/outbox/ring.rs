@@ -267,7 +267,7 @@ mod tests {
     use super::*;
     use crate::core::{
         num::index,
-        outbox::record::flags,
+        outbox::{Bell, SleepWord, record::flags},
         sync::{model, thread},
     };
 
@@ -402,50 +402,152 @@ mod tests {
         });
     }
 
+    /// What a side sleeps on. If nobody rings, the scenario never ends, which loom reports.
+    #[derive(Default)]
+    struct Doorbell {
+        rung: thread::Mutex<bool>,
+        wake: thread::Condvar,
+    }
+
+    impl Doorbell {
+        fn ring(&self) {
+            *self.rung.lock().unwrap() = true;
+            self.wake.notify_one();
+        }
+
+        fn sleep(&self) {
+            let mut rung = self.rung.lock().unwrap();
+            while !*rung {
+                rung = self.wake.wait(rung).unwrap();
+            }
+            *rung = false;
+        }
+    }
+
+    #[test]
+    fn no_record_is_slept_through() {
+        const COUNT: u32 = 2;
+        model(|| {
+            let ring = Arc::new(TestRing::new(128, 0));
+            let word = Arc::new(AtomicU32::new(0));
+            let doorbell = Arc::new(Doorbell::default());
+            let writer = {
+                let (ring, word) = (Arc::clone(&ring), Arc::clone(&word));
+                let doorbell = Arc::clone(&doorbell);
+                thread::spawn(move || {
+                    let mut producer = Producer::new(Capacity::new(128).unwrap());
+                    let bell = Bell::default();
+                    for value in 1..=COUNT {
+                        assert!(push(&mut producer, &ring, value, 0));
+                        Bell::fence();
+                        if bell.must_ring(word.load(Ordering::Relaxed)) {
+                            doorbell.ring();
+                        }
+                    }
+                })
+            };
+            let mut consumer = Consumer::new(Capacity::new(128).unwrap());
+            let mut sleep = SleepWord::default();
+            for value in 1..=COUNT {
+                let popped = loop {
+                    if let Some(popped) = pop(&mut consumer, &ring) {
+                        break popped;
+                    }
+                    sleep.arm(&word);
+                    if !consumer.is_ready(&*ring) {
+                        doorbell.sleep();
+                    }
+                    sleep.disarm(&word);
+                };
+                assert_eq!(popped, (value, 0));
+            }
+            writer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn no_space_is_starved_for() {
+        model(|| {
+            // Room for two records and a head.
+            let ring = Arc::new(TestRing::new(64, 0));
+            let word = Arc::new(AtomicU32::new(0));
+            let doorbell = Arc::new(Doorbell::default());
+            let mut producer = Producer::new(Capacity::new(64).unwrap());
+            assert!(push(&mut producer, &ring, 1, 16));
+            let reader = {
+                let (ring, word) = (Arc::clone(&ring), Arc::clone(&word));
+                let doorbell = Arc::clone(&doorbell);
+                thread::spawn(move || {
+                    let mut consumer = Consumer::new(Capacity::new(64).unwrap());
+                    assert_eq!(pop(&mut consumer, &ring), Some((1, 16)));
+                    Bell::fence();
+                    if Bell::default().must_ring(word.load(Ordering::Relaxed)) {
+                        doorbell.ring();
+                    }
+                })
+            };
+            let mut starved = SleepWord::default();
+            while !push(&mut producer, &ring, 2, 16) {
+                starved.arm(&word);
+                if !producer.refresh(&ring.head).unwrap() {
+                    doorbell.sleep();
+                }
+                starved.disarm(&word);
+            }
+            reader.join().unwrap();
+        });
+    }
+
     #[test]
     fn reservations_are_met_in_the_order_of_the_ring() {
-        let ring = TestRing::new(256, 0);
-        let mut producer = Producer::new(Capacity::new(256).unwrap());
-        let mut consumer = Consumer::new(Capacity::new(256).unwrap());
-        let first = producer.reserve(&ring, 4).unwrap();
-        let second = producer.reserve(&ring, 4).unwrap();
-        let third = producer.reserve(&ring, 4).unwrap();
-        fill(&ring, third, 3);
-        assert_eq!(
-            pop(&mut consumer, &ring),
-            None,
-            "the first is not there yet"
-        );
-        second.abandon(&ring);
-        fill(&ring, first, 1);
-        assert_eq!(pop(&mut consumer, &ring), Some((1, 4)));
-        assert_eq!(
-            pop(&mut consumer, &ring),
-            Some((3, 4)),
-            "the second was given up"
-        );
+        model(|| {
+            let ring = TestRing::new(256, 0);
+            let mut producer = Producer::new(Capacity::new(256).unwrap());
+            let mut consumer = Consumer::new(Capacity::new(256).unwrap());
+            let first = producer.reserve(&ring, 4).unwrap();
+            let second = producer.reserve(&ring, 4).unwrap();
+            let third = producer.reserve(&ring, 4).unwrap();
+            fill(&ring, third, 3);
+            assert_eq!(
+                pop(&mut consumer, &ring),
+                None,
+                "the first is not there yet"
+            );
+            second.abandon(&ring);
+            fill(&ring, first, 1);
+            assert_eq!(pop(&mut consumer, &ring), Some((1, 4)));
+            assert_eq!(
+                pop(&mut consumer, &ring),
+                Some((3, 4)),
+                "the second was given up"
+            );
+        });
     }
 
     #[test]
     fn a_consumer_that_claims_too_much_is_caught() {
-        let ring = TestRing::new(256, 0);
-        let mut producer = Producer::new(Capacity::new(256).unwrap());
-        let slot = producer.reserve(&ring, 4).unwrap();
-        slot.abandon(&ring);
-        ring.head.store(48, Ordering::Relaxed);
-        assert_eq!(
-            producer.refresh(&ring.head),
-            Err(HeadOverrun { head: 48, tail: 32 })
-        );
+        model(|| {
+            let ring = TestRing::new(256, 0);
+            let mut producer = Producer::new(Capacity::new(256).unwrap());
+            let slot = producer.reserve(&ring, 4).unwrap();
+            slot.abandon(&ring);
+            ring.head.store(48, Ordering::Relaxed);
+            assert_eq!(
+                producer.refresh(&ring.head),
+                Err(HeadOverrun { head: 48, tail: 32 })
+            );
+        });
     }
 
     #[test]
     fn a_record_over_the_end_is_caught() {
-        let ring = TestRing::new(256, 0);
-        let consumer = Consumer::new(Capacity::new(256).unwrap());
-        ring.word(0)
-            .store((Kind::Data as u32) << 24 | 250, Ordering::Relaxed);
-        assert_eq!(consumer.peek(&ring), Err(InvalidRecord::Length(250)));
+        model(|| {
+            let ring = TestRing::new(256, 0);
+            let consumer = Consumer::new(Capacity::new(256).unwrap());
+            ring.word(0)
+                .store((Kind::Data as u32) << 24 | 250, Ordering::Relaxed);
+            assert_eq!(consumer.peek(&ring), Err(InvalidRecord::Length(250)));
+        });
     }
 
     proptest! {

@@ -15,7 +15,7 @@
 //! `starved` works in the same way for those who wait for *space*: they store an odd value before they look again at the
 //! cursors that would give them space, and the peer looks at the word after it has moved those cursors.
 
-use crate::core::sync::{AtomicU32, Ordering, fence};
+use crate::core::sync::{AtomicU32, LastTold, Ordering, fence};
 
 /// The sleeping side's use of one of its words.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl SleepWord {
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     /// Never odd-and-current at the start: the first sleep has the value 1.
-    rung: std::sync::atomic::AtomicU32,
+    rung: LastTold,
 }
 
 impl Bell {
@@ -66,8 +66,8 @@ impl Bell {
 
     /// Whether the doorbell must be rung for a word that reads `value`. Call [`fence`](Self::fence) first.
     pub(crate) fn must_ring(&self, value: u32) -> bool {
-        // Two threads may ask for the same value; one of them rings. Relaxed: nothing else is published by this.
-        value & 1 == 1 && self.rung.swap(value, std::sync::atomic::Ordering::Relaxed) != value
+        // Two threads may ask for the same value; one of them rings.
+        value & 1 == 1 && self.rung.is_news(value)
     }
 }
 
@@ -111,17 +111,18 @@ mod tests {
 
     #[test]
     fn one_sleep_is_rung_for_once() {
-        let word = AtomicU32::new(0);
-        let (mut sleep, bell) = (SleepWord::default(), Bell::default());
-        let look = || word.load(Ordering::Relaxed);
-        model(|| {});
-        assert!(!bell.must_ring(look()), "awake");
-        sleep.arm(&word);
-        assert!(bell.must_ring(look()));
-        assert!(!bell.must_ring(look()), "rung for this sleep already");
-        sleep.disarm(&word);
-        assert!(!bell.must_ring(look()));
-        sleep.arm(&word);
-        assert!(bell.must_ring(look()), "another sleep");
+        model(|| {
+            let word = AtomicU32::new(0);
+            let (mut sleep, bell) = (SleepWord::default(), Bell::default());
+            let look = || word.load(Ordering::Relaxed);
+            assert!(!bell.must_ring(look()), "awake");
+            sleep.arm(&word);
+            assert!(bell.must_ring(look()));
+            assert!(!bell.must_ring(look()), "rung for this sleep already");
+            sleep.disarm(&word);
+            assert!(!bell.must_ring(look()));
+            sleep.arm(&word);
+            assert!(bell.must_ring(look()), "another sleep");
+        });
     }
 }
