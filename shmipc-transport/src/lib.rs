@@ -43,6 +43,9 @@ mod address;
 mod config;
 mod core;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod listener;
 mod peer;

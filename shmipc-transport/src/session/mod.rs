@@ -2,6 +2,8 @@
 
 mod driver;
 mod establish;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod handshake;
 mod shared;
 
@@ -13,6 +15,8 @@ use std::{
 use bytes::Bytes;
 use tokio::net::UnixStream;
 
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz_session;
 pub(crate) use shared::Shared;
 
 use crate::{

@@ -383,7 +383,7 @@ impl<Fd> Handshake<Fd> {
 ///
 /// The first byte chooses the side, and then one at a time how many descriptors come with the next message.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fuzz_handshake(data: &[u8]) {
+pub fn fuzz_handshake(data: &[u8]) {
     let Some((side, mut data)) = data.split_first() else {
         return;
     };

@@ -24,6 +24,8 @@ pub(crate) use flights::{Flight, Flights};
 pub use layout::InvalidGeometry;
 pub(crate) use layout::{Geometry, Header, OUTBOX_LEN, RETURNS_MAX, Windows};
 pub use record::InvalidRecord;
+#[cfg(any(test, fuzzing))]
+pub use record::fuzz_record;
 pub(crate) use record::{
     INLINE_MAX, Kind, Part, RECORD_BODY_MAX, RecordHead, SEGMENTS_MAX, Segment, flags,
 };

@@ -279,6 +279,28 @@ impl Segment {
     }
 }
 
+/// Reads `data` as a record, head and segments: the body of the fuzz target for this module.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_record(data: &[u8]) {
+    let Some((first_word, rest)) = data.split_first_chunk() else {
+        return;
+    };
+    let Some((rest, body)) = rest.split_first_chunk() else {
+        return;
+    };
+    let first_word = u32::from_ne_bytes(*first_word);
+    let Ok(head) = RecordHead::decode(first_word, *rest) else {
+        return;
+    };
+    assert_eq!((head.first_word(), head.rest()), (first_word, *rest));
+    for i in 0..head.segments {
+        if let Some(segment) = Segment::of_body(body, i) {
+            let again = Segment::decode(segment.encode());
+            assert_eq!(again, segment, "what was read survives a round trip");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

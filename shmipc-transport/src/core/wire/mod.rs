@@ -413,7 +413,7 @@ fn frame(kind: Kind, fields: &[&[u8]]) -> Vec<u8> {
 ///
 /// The first byte of each step says how many descriptors come with it, the second how many of the wanted bytes.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fuzz_deframer(mut data: &[u8]) {
+pub fn fuzz_deframer(mut data: &[u8]) {
     let mut deframer = Deframer::new();
     while let [fds, len, rest @ ..] = data {
         let len = usize::from(*len).min(deframer.wanted()).min(rest.len());

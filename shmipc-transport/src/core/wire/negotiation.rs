@@ -230,6 +230,19 @@ fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     serde_json::to_vec(message).expect("structs of strings and numbers have a JSON form")
 }
 
+/// Reads `data` as either of the two documents: the body of the fuzz target for this module.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_negotiation(data: &[u8]) {
+    if let Ok(request) = Request::decode(data) {
+        let _ = request.judge();
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    }
+    if let Ok(response) = Response::decode(data) {
+        assert_eq!(Response::decode(&response.encode()), Ok(response.clone()));
+        response.answer();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
