@@ -4,10 +4,31 @@ pub mod echo;
 pub mod process;
 pub mod villain;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Longer than anything here takes, unless it hangs.
 pub const LONG: Duration = Duration::from_secs(30);
+
+/// Runs a test on a runtime of its own while no other test of this program runs, because it counts what the process
+/// holds, and a runtime holds descriptors too.
+///
+/// # Panics
+///
+/// If the test does, or the kernel refuses a runtime.
+pub fn alone(test: impl Future<Output = ()>) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed says nothing about the next.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(test);
+}
 
 /// Fails instead of hanging.
 ///

@@ -5,18 +5,13 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use shmipc_transport::{Listener, Session};
 use tests::{
+    alone,
     echo::{self, Place},
     in_time,
     process::{descriptors, resident},
     until,
 };
-use tokio::sync::{Mutex, MutexGuard, mpsc};
-
-/// Tests that count what the process holds must not run beside each other.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
-}
+use tokio::sync::mpsc;
 
 /// Both ends of many sessions.
 struct Crowd {
@@ -51,78 +46,80 @@ impl Crowd {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_sessions_are_served() {
-    let _alone = alone().await;
-    let before = descriptors();
-    let crowd = Crowd::gather(1000).await;
-    for client in &crowd.clients {
-        echo::call(client, 64).await;
-    }
-    let calls = crowd.clients.iter().cloned().map(|client| {
-        tokio::spawn(async move {
-            echo::call(&client, 3000).await;
-        })
+#[test]
+fn a_thousand_sessions_are_served() {
+    alone(async {
+        let before = descriptors();
+        let crowd = Crowd::gather(1000).await;
+        for client in &crowd.clients {
+            echo::call(client, 64).await;
+        }
+        let calls = crowd.clients.iter().cloned().map(|client| {
+            tokio::spawn(async move {
+                echo::call(&client, 3000).await;
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+        drop(crowd);
+        until("all is given back", || descriptors() <= before).await;
     });
-    for call in calls.collect::<Vec<_>>() {
-        call.await.unwrap();
-    }
-    drop(crowd);
-    until("all is given back", || descriptors() <= before).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_session_costs_little() {
-    const SESSIONS: usize = 250;
-    const BYTES_MAX: u64 = 2 * (256 << 10);
-    let _alone = alone().await;
-    // Once for all that is only made once.
-    drop(Crowd::gather(5).await);
-    let (descriptors_before, resident_before) = (descriptors(), resident());
-    let crowd = Crowd::gather(SESSIONS).await;
-    let each = |now: u64| now.saturating_sub(resident_before) / SESSIONS as u64;
-    let connected = each(resident());
-    assert!(
-        connected < BYTES_MAX,
-        "{connected} bytes for both sides after connecting"
-    );
-    let used = descriptors() - descriptors_before;
-    assert!(
-        used <= 10 * SESSIONS,
-        "{used} descriptors for {SESSIONS} sessions"
-    );
-    for client in &crowd.clients {
-        for len in [64, 2000, 100_000] {
-            echo::call(client, len).await;
-        }
-    }
-    let all = || crowd.clients.iter().chain(&crowd.servers);
-    let start = Instant::now();
-    while all().any(|session| session.stats().arena_mapped != 0) {
-        let keep = |sessions: &[Session]| {
-            sessions
-                .iter()
-                .filter(|session| session.stats().arena_mapped != 0)
-                .count()
-        };
-        let example = all()
-            .find(|session| session.stats().arena_mapped != 0)
-            .map(Session::stats);
+#[test]
+fn an_idle_session_costs_little() {
+    alone(async {
+        const SESSIONS: usize = 250;
+        const BYTES_MAX: u64 = 2 * (256 << 10);
+        // Once for all that is only made once.
+        drop(Crowd::gather(5).await);
+        let (descriptors_before, resident_before) = (descriptors(), resident());
+        let crowd = Crowd::gather(SESSIONS).await;
+        let each = |now: u64| now.saturating_sub(resident_before) / SESSIONS as u64;
+        let connected = each(resident());
         assert!(
-            start.elapsed() < Duration::from_secs(15),
-            "{} clients and {} servers keep idle memory: {example:?}",
-            keep(&crowd.clients),
-            keep(&crowd.servers)
+            connected < BYTES_MAX,
+            "{connected} bytes for both sides after connecting"
         );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let idle = each(resident());
-    assert!(
-        idle < BYTES_MAX,
-        "{idle} bytes for both sides after traffic"
-    );
-    idle_costs_no_time().await;
-    assert!(all().all(|session| !session.is_closed()));
+        let used = descriptors() - descriptors_before;
+        assert!(
+            used <= 10 * SESSIONS,
+            "{used} descriptors for {SESSIONS} sessions"
+        );
+        for client in &crowd.clients {
+            for len in [64, 2000, 100_000] {
+                echo::call(client, len).await;
+            }
+        }
+        let all = || crowd.clients.iter().chain(&crowd.servers);
+        let start = Instant::now();
+        while all().any(|session| session.stats().arena_mapped != 0) {
+            let keep = |sessions: &[Session]| {
+                sessions
+                    .iter()
+                    .filter(|session| session.stats().arena_mapped != 0)
+                    .count()
+            };
+            let example = all()
+                .find(|session| session.stats().arena_mapped != 0)
+                .map(Session::stats);
+            assert!(
+                start.elapsed() < Duration::from_secs(15),
+                "{} clients and {} servers keep idle memory: {example:?}",
+                keep(&crowd.clients),
+                keep(&crowd.servers)
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let idle = each(resident());
+        assert!(
+            idle < BYTES_MAX,
+            "{idle} bytes for both sides after traffic"
+        );
+        idle_costs_no_time().await;
+        assert!(all().all(|session| !session.is_closed()));
+    });
 }
 
 /// Asserts that this process, which has nothing to do, does nothing.

@@ -18,30 +18,22 @@ use nix::{
 };
 use shmipc_transport::{ConnectError, Flush, Listener, Session, SessionLost, Stream};
 use tests::{
+    alone,
     echo::{self, Place, pattern},
     in_time,
     process::{self, Holdings},
     villain::{Role, Script},
 };
-use tokio::{
-    sync::{Mutex, MutexGuard},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 /// How often processes are killed.
-const ROUNDS: usize = if cfg!(debug_assertions) { 200 } else { 1000 };
+const ROUNDS: usize = 1000;
 
 /// Long enough for a message to lie in a block.
 const LONG_MESSAGE: usize = 100_000;
 
 const ROLE: &str = "SHMIPC_TEST_ROLE";
 const SOCKET: &str = "SHMIPC_TEST_SOCKET";
-
-/// Tests that count what the process holds must not run beside each other.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
-}
 
 /// A second process that runs this same program; killed when it is dropped.
 struct Other {
@@ -188,157 +180,161 @@ async fn long_answer(session: &Session) -> (Stream, Bytes) {
     (stream, lease)
 }
 
-#[tokio::test]
-async fn a_killed_server_is_missed_at_once_and_leaves_nothing() {
-    let _alone = alone().await;
-    let names = shared_names();
-    let (mut before, mut resident) = (None, 0);
-    for round in 0..ROUNDS {
+#[test]
+fn a_killed_server_is_missed_at_once_and_leaves_nothing() {
+    alone(async {
+        let names = shared_names();
+        let (mut before, mut resident) = (None, 0);
+        for round in 0..ROUNDS {
+            let place = Place::new();
+            let mut other = Other::start("server", &place.path());
+            let session = in_time("connecting", Session::connect(place.path()))
+                .await
+                .unwrap();
+            let (mut stream, lease) = in_time("an answer", long_answer(&session)).await;
+            // Every other one dies in the middle of a message.
+            if round % 2 == 0 {
+                echo::send(&mut stream, &pattern(LONG_MESSAGE, 1), Flush::More).await;
+            }
+            other.kill();
+            let lost = in_time("the end", session.closed()).await;
+            assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
+            assert!(
+                lease == pattern(LONG_MESSAGE, 0),
+                "what was received stays readable"
+            );
+            drop((stream, session));
+            assert!(lease == pattern(LONG_MESSAGE, 0), "even without a session");
+            drop((lease, other));
+            assert!(place.files() <= 1, "nothing but the socket");
+            drop(place);
+            if round == 20 {
+                before = Some(Holdings::count());
+                resident = process::resident();
+            }
+        }
+        before
+            .expect("more than 20 rounds")
+            .are_back("killed servers")
+            .await;
+        let growth = process::resident().saturating_sub(resident);
+        assert!(growth < 4 << 20, "{growth} bytes after {ROUNDS} rounds");
+        assert!(shared_names() <= names);
+    });
+}
+
+#[test]
+fn a_killed_client_is_missed_at_once_and_leaves_nothing() {
+    alone(async {
+        let (names, place) = (shared_names(), Place::new());
+        let listener = Listener::bind(place.path()).unwrap();
+        let (mut before, mut resident) = (None, 0);
+        for round in 0..ROUNDS {
+            let path = place.path();
+            let starting = tokio::task::spawn_blocking(move || Other::start("client", &path));
+            let session = in_time("accepting", listener.accept()).await.unwrap();
+            let mut other = starting.await.unwrap();
+            let mut stream = in_time("a stream", session.accept_stream()).await.unwrap();
+            let mut message = in_time("a message", stream.recv()).await.unwrap().unwrap();
+            let lease = message.copy_to_bytes(LONG_MESSAGE);
+            other.kill();
+            let lost = in_time("the end", session.closed()).await;
+            assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
+            // What had arrived is received first.
+            while let Ok(Some(message)) = in_time("the rest", stream.recv()).await {
+                assert_eq!(message.len(), LONG_MESSAGE);
+            }
+            drop((stream, session, message));
+            assert!(
+                lease == pattern(LONG_MESSAGE, 0),
+                "what was received stays readable"
+            );
+            drop((lease, other));
+            assert_eq!(place.files(), 1, "nothing but the socket");
+            if round == 20 {
+                before = Some(Holdings::count());
+                resident = process::resident();
+            }
+        }
+        before
+            .expect("more than 20 rounds")
+            .are_back("killed clients")
+            .await;
+        let growth = process::resident().saturating_sub(resident);
+        assert!(growth < 4 << 20, "{growth} bytes after {ROUNDS} rounds");
+        assert!(shared_names() <= names);
+    });
+}
+
+#[test]
+fn peers_killed_at_each_step_of_the_handshake() {
+    alone(async {
         let place = Place::new();
-        let mut other = Other::start("server", &place.path());
+        let acceptor = echo::listen(Listener::bind(place.path()).unwrap());
+        let session = Session::connect(place.path()).await.unwrap();
+        echo::call(&session, 64).await;
+        let before = Holdings::count();
+        for step in 0..=3 {
+            let mut other = Other::start(&format!("stalling_client {step}"), &place.path());
+            echo::call(&session, 64).await;
+            other.kill();
+            drop(other);
+            before
+                .are_back(&format!("a client killed after {step} messages"))
+                .await;
+        }
+        for step in 0..3 {
+            let place = Place::new();
+            let mut other = Other::start(&format!("stalling_server {step}"), &place.path());
+            let connecting = tokio::spawn(Session::connect(place.path()));
+            // As much of the handshake happens as can; when exactly it ends is nobody's matter.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            other.kill();
+            let refused = in_time("the end", connecting).await.unwrap().unwrap_err();
+            assert!(
+                matches!(
+                    refused,
+                    ConnectError::Closed { .. } | ConnectError::NoServer { .. }
+                ),
+                "{refused:?}"
+            );
+            drop((other, place));
+            before
+                .are_back(&format!("a server killed after {step} messages"))
+                .await;
+        }
+        acceptor.abort();
+    });
+}
+
+#[test]
+fn a_stopped_peer_holds_up_no_deadline() {
+    alone(async {
+        let place = Place::new();
+        let other = Other::start("server", &place.path());
         let session = in_time("connecting", Session::connect(place.path()))
             .await
             .unwrap();
-        let (mut stream, lease) = in_time("an answer", long_answer(&session)).await;
-        // Every other one dies in the middle of a message.
-        if round % 2 == 0 {
-            echo::send(&mut stream, &pattern(LONG_MESSAGE, 1), Flush::More).await;
-        }
-        other.kill();
-        let lost = in_time("the end", session.closed()).await;
-        assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
-        assert!(
-            lease == pattern(LONG_MESSAGE, 0),
-            "what was received stays readable"
-        );
-        drop((stream, session));
-        assert!(lease == pattern(LONG_MESSAGE, 0), "even without a session");
-        drop((lease, other));
-        assert!(place.files() <= 1, "nothing but the socket");
-        drop(place);
-        if round == 20 {
-            before = Some(Holdings::count());
-            resident = process::resident();
-        }
-    }
-    before
-        .expect("more than 20 rounds")
-        .are_back("killed servers")
-        .await;
-    let growth = process::resident().saturating_sub(resident);
-    assert!(growth < 4 << 20, "{growth} bytes after {ROUNDS} rounds");
-    assert!(shared_names() <= names);
-}
-
-#[tokio::test]
-async fn a_killed_client_is_missed_at_once_and_leaves_nothing() {
-    let _alone = alone().await;
-    let (names, place) = (shared_names(), Place::new());
-    let listener = Listener::bind(place.path()).unwrap();
-    let (mut before, mut resident) = (None, 0);
-    for round in 0..ROUNDS {
-        let path = place.path();
-        let starting = tokio::task::spawn_blocking(move || Other::start("client", &path));
-        let session = in_time("accepting", listener.accept()).await.unwrap();
-        let mut other = starting.await.unwrap();
-        let mut stream = in_time("a stream", session.accept_stream()).await.unwrap();
-        let mut message = in_time("a message", stream.recv()).await.unwrap().unwrap();
-        let lease = message.copy_to_bytes(LONG_MESSAGE);
-        other.kill();
-        let lost = in_time("the end", session.closed()).await;
-        assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
-        // What had arrived is received first.
-        while let Ok(Some(message)) = in_time("the rest", stream.recv()).await {
-            assert_eq!(message.len(), LONG_MESSAGE);
-        }
-        drop((stream, session, message));
-        assert!(
-            lease == pattern(LONG_MESSAGE, 0),
-            "what was received stays readable"
-        );
-        drop((lease, other));
-        assert_eq!(place.files(), 1, "nothing but the socket");
-        if round == 20 {
-            before = Some(Holdings::count());
-            resident = process::resident();
-        }
-    }
-    before
-        .expect("more than 20 rounds")
-        .are_back("killed clients")
-        .await;
-    let growth = process::resident().saturating_sub(resident);
-    assert!(growth < 4 << 20, "{growth} bytes after {ROUNDS} rounds");
-    assert!(shared_names() <= names);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_killed_at_each_step_of_the_handshake() {
-    let _alone = alone().await;
-    let place = Place::new();
-    let acceptor = echo::listen(Listener::bind(place.path()).unwrap());
-    let session = Session::connect(place.path()).await.unwrap();
-    echo::call(&session, 64).await;
-    let before = Holdings::count();
-    for step in 0..=3 {
-        let mut other = Other::start(&format!("stalling_client {step}"), &place.path());
         echo::call(&session, 64).await;
-        other.kill();
-        drop(other);
-        before
-            .are_back(&format!("a client killed after {step} messages"))
-            .await;
-    }
-    for step in 0..3 {
-        let place = Place::new();
-        let mut other = Other::start(&format!("stalling_server {step}"), &place.path());
-        let connecting = tokio::spawn(Session::connect(place.path()));
-        // As much of the handshake happens as can; when exactly it ends is nobody's matter.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        other.kill();
-        let refused = in_time("the end", connecting).await.unwrap().unwrap_err();
-        assert!(
-            matches!(
-                refused,
-                ConnectError::Closed { .. } | ConnectError::NoServer { .. }
-            ),
-            "{refused:?}"
-        );
-        drop((other, place));
-        before
-            .are_back(&format!("a server killed after {step} messages"))
-            .await;
-    }
-    acceptor.abort();
-}
-
-#[tokio::test]
-async fn a_stopped_peer_holds_up_no_deadline() {
-    let _alone = alone().await;
-    let place = Place::new();
-    let other = Other::start("server", &place.path());
-    let session = in_time("connecting", Session::connect(place.path()))
-        .await
-        .unwrap();
-    echo::call(&session, 64).await;
-    other.stop();
-    let mut stream = session.open_stream().unwrap();
-    echo::send(&mut stream, b"anybody?", Flush::End).await;
-    let waited = timeout(Duration::from_millis(200), stream.recv()).await;
-    assert!(waited.is_err(), "a stopped process answers nothing");
-    let waited = timeout(Duration::from_millis(200), async {
-        loop {
-            let mut stream = session.open_stream().unwrap();
-            echo::send(&mut stream, &[0; 2048], Flush::End).await;
-            drop(stream);
-        }
+        other.stop();
+        let mut stream = session.open_stream().unwrap();
+        echo::send(&mut stream, b"anybody?", Flush::End).await;
+        let waited = timeout(Duration::from_millis(200), stream.recv()).await;
+        assert!(waited.is_err(), "a stopped process answers nothing");
+        let waited = timeout(Duration::from_millis(200), async {
+            loop {
+                let mut stream = session.open_stream().unwrap();
+                echo::send(&mut stream, &[0; 2048], Flush::End).await;
+                drop(stream);
+            }
+        });
+        assert!(waited.await.is_err(), "its ring is full at some time");
+        assert!(!session.is_closed(), "stopped is not dead");
+        other.signal(Signal::SIGCONT);
+        let reply = in_time("an answer", stream.recv()).await.unwrap().unwrap();
+        assert_eq!(echo::all(reply), b"anybody?");
+        echo::call(&session, LONG_MESSAGE).await;
     });
-    assert!(waited.await.is_err(), "its ring is full at some time");
-    assert!(!session.is_closed(), "stopped is not dead");
-    other.signal(Signal::SIGCONT);
-    let reply = in_time("an answer", stream.recv()).await.unwrap().unwrap();
-    assert_eq!(echo::all(reply), b"anybody?");
-    echo::call(&session, LONG_MESSAGE).await;
 }

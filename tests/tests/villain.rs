@@ -6,9 +6,9 @@ use shmipc_transport::{
     ConnectError, HeadOverrun, InvalidGeometry, InvalidMessage, InvalidRecord, PeerMisbehaved,
     SessionLost,
 };
-use stage::{Stage, alone};
+use stage::Stage;
 use tests::{
-    process,
+    alone, process,
     villain::{
         Ending, INLINE, Memory, Message, OUTBOX_LEN, Record, Role, SEALS, Script, Segment, Villain,
         YOURS, at, kind, record, words,
@@ -60,53 +60,55 @@ fn memory(script: &mut Script, memory: Memory, claimed_len: u64) {
     script.outbox = memory;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_about_the_outbox() {
-    let lies: &[Opening] = openings! {
-        "another magic": |s| constant(s, at::MAGIC, 1) => Misbehaved(Geometry(InvalidGeometry::Magic(1))),
-        "another version": |s| constant(s, at::VERSION, 2) => Misbehaved(Geometry(InvalidGeometry::Version(2))),
-        "ring in the header": |s| constant(s, at::RING_OFFSET, 0) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "ring misaligned": |s| constant(s, at::RING_OFFSET, 4097) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "ring over the returns": |s| constant(s, at::RING_OFFSET, 8192) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "ring beyond the end": |s| constant(s, at::RING_OFFSET, u32::MAX - 63) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "no ring": |s| constant(s, at::RING_LEN, 0) => Misbehaved(Geometry(InvalidGeometry::RingLength(0))),
-        "odd ring": |s| constant(s, at::RING_LEN, 65_535) => Misbehaved(Geometry(InvalidGeometry::RingLength(65_535))),
-        "short ring": |s| constant(s, at::RING_LEN, 4096) => Misbehaved(Geometry(InvalidGeometry::RingLength(4096))),
-        "longer ring": |s| constant(s, at::RING_LEN, 128 << 10) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "longest ring": |s| constant(s, at::RING_LEN, 1 << 31) => Misbehaved(Geometry(InvalidGeometry::RingLength(_))),
-        "returns in the ring": |s| constant(s, at::RETURNS_OFFSET, 4096) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "returns misaligned": |s| constant(s, at::RETURNS_OFFSET, 69_634) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "returns beyond the end": |s| constant(s, at::RETURNS_OFFSET, OUTBOX_LEN) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "no returns": |s| constant(s, at::RETURNS_LEN, 0) => Misbehaved(Geometry(InvalidGeometry::RingLength(0))),
-        "few returns": |s| constant(s, at::RETURNS_LEN, 2048) => Misbehaved(Geometry(InvalidGeometry::RingLength(2048))),
-        "odd returns": |s| constant(s, at::RETURNS_LEN, 4097) => Misbehaved(Geometry(InvalidGeometry::RingLength(4097))),
-        "more returns": |s| constant(s, at::RETURNS_LEN, 1 << 30) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "no streams": |s| constant(s, at::STREAMS_MAX, 0) => Misbehaved(Geometry(InvalidGeometry::Window)),
-        "no messages": |s| constant(s, at::WINDOW_MESSAGES, 0) => Misbehaved(Geometry(InvalidGeometry::Window)),
-        "no bytes": |s| constant(s, at::WINDOW_BYTES, 0) => Misbehaved(Geometry(InvalidGeometry::Window)),
-        "unsealed": |s| memory(s, Memory::create(OUTBOX_LEN, nix::fcntl::SealFlag::empty()), OUTBOX_LEN.into())
-            => Misbehaved(Unsealed { seals: 0 }),
-        "may shrink": |s| memory(s, Memory::create(OUTBOX_LEN, SEALS.difference(nix::fcntl::SealFlag::F_SEAL_SHRINK)), OUTBOX_LEN.into())
-            => Misbehaved(Unsealed { .. }),
-        "may grow": |s| memory(s, Memory::create(OUTBOX_LEN, SEALS.difference(nix::fcntl::SealFlag::F_SEAL_GROW)), OUTBOX_LEN.into())
-            => Misbehaved(Unsealed { .. }),
-        "may be written": |s| memory(s, Memory::create(OUTBOX_LEN, SEALS.difference(nix::fcntl::SealFlag::F_SEAL_FUTURE_WRITE)), OUTBOX_LEN.into())
-            => Misbehaved(Unsealed { .. }),
-        "shorter than claimed": |s| memory(s, Memory::sealed(4096), OUTBOX_LEN.into()) => Misbehaved(RegionLength { actual: 4096, .. }),
-        "longer than claimed": |s| memory(s, Memory::sealed(2 * OUTBOX_LEN), OUTBOX_LEN.into()) => Misbehaved(RegionLength { .. }),
-        "too short for a header": |s| memory(s, Memory::sealed(64), 64) => Misbehaved(Geometry(InvalidGeometry::TooSmall(64))),
-        "too short for its rings": |s| {
-            let short = Memory::sealed(4096);
-            short.write(0, &s.outbox.read(0, 36));
-            memory(s, short, 4096);
-        } => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
-        "claims nothing": |s| memory(s, Memory::sealed(OUTBOX_LEN), 0) => Misbehaved(RegionLength { claimed: 0, .. }),
-        "claims everything": |s| memory(s, Memory::sealed(OUTBOX_LEN), u64::MAX) => Misbehaved(RegionLength { .. }),
-        "not a memory file": |s| s.messages[1].fds.swap(0, 1) => Misbehaved(Unsealed { .. }),
-        "a file instead of a doorbell": |s| s.messages[1].fds[1] = tempfile::tempfile().unwrap().into() => Misbehaved(PeerMisbehaved::Doorbell),
-        "a pipe instead of a doorbell": |s| s.messages[1].fds[1] = std::io::pipe().unwrap().1.into() => Misbehaved(PeerMisbehaved::Doorbell),
-    };
-    told_in_the_handshake(lies).await;
+#[test]
+fn lies_about_the_outbox() {
+    alone(async {
+        let lies: &[Opening] = openings! {
+            "another magic": |s| constant(s, at::MAGIC, 1) => Misbehaved(Geometry(InvalidGeometry::Magic(1))),
+            "another version": |s| constant(s, at::VERSION, 2) => Misbehaved(Geometry(InvalidGeometry::Version(2))),
+            "ring in the header": |s| constant(s, at::RING_OFFSET, 0) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "ring misaligned": |s| constant(s, at::RING_OFFSET, 4097) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "ring over the returns": |s| constant(s, at::RING_OFFSET, 8192) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "ring beyond the end": |s| constant(s, at::RING_OFFSET, u32::MAX - 63) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "no ring": |s| constant(s, at::RING_LEN, 0) => Misbehaved(Geometry(InvalidGeometry::RingLength(0))),
+            "odd ring": |s| constant(s, at::RING_LEN, 65_535) => Misbehaved(Geometry(InvalidGeometry::RingLength(65_535))),
+            "short ring": |s| constant(s, at::RING_LEN, 4096) => Misbehaved(Geometry(InvalidGeometry::RingLength(4096))),
+            "longer ring": |s| constant(s, at::RING_LEN, 128 << 10) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "longest ring": |s| constant(s, at::RING_LEN, 1 << 31) => Misbehaved(Geometry(InvalidGeometry::RingLength(_))),
+            "returns in the ring": |s| constant(s, at::RETURNS_OFFSET, 4096) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "returns misaligned": |s| constant(s, at::RETURNS_OFFSET, 69_634) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "returns beyond the end": |s| constant(s, at::RETURNS_OFFSET, OUTBOX_LEN) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "no returns": |s| constant(s, at::RETURNS_LEN, 0) => Misbehaved(Geometry(InvalidGeometry::RingLength(0))),
+            "few returns": |s| constant(s, at::RETURNS_LEN, 2048) => Misbehaved(Geometry(InvalidGeometry::RingLength(2048))),
+            "odd returns": |s| constant(s, at::RETURNS_LEN, 4097) => Misbehaved(Geometry(InvalidGeometry::RingLength(4097))),
+            "more returns": |s| constant(s, at::RETURNS_LEN, 1 << 30) => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "no streams": |s| constant(s, at::STREAMS_MAX, 0) => Misbehaved(Geometry(InvalidGeometry::Window)),
+            "no messages": |s| constant(s, at::WINDOW_MESSAGES, 0) => Misbehaved(Geometry(InvalidGeometry::Window)),
+            "no bytes": |s| constant(s, at::WINDOW_BYTES, 0) => Misbehaved(Geometry(InvalidGeometry::Window)),
+            "unsealed": |s| memory(s, Memory::create(OUTBOX_LEN, nix::fcntl::SealFlag::empty()), OUTBOX_LEN.into())
+                => Misbehaved(Unsealed { seals: 0 }),
+            "may shrink": |s| memory(s, Memory::create(OUTBOX_LEN, SEALS.difference(nix::fcntl::SealFlag::F_SEAL_SHRINK)), OUTBOX_LEN.into())
+                => Misbehaved(Unsealed { .. }),
+            "may grow": |s| memory(s, Memory::create(OUTBOX_LEN, SEALS.difference(nix::fcntl::SealFlag::F_SEAL_GROW)), OUTBOX_LEN.into())
+                => Misbehaved(Unsealed { .. }),
+            "may be written": |s| memory(s, Memory::create(OUTBOX_LEN, SEALS.difference(nix::fcntl::SealFlag::F_SEAL_FUTURE_WRITE)), OUTBOX_LEN.into())
+                => Misbehaved(Unsealed { .. }),
+            "shorter than claimed": |s| memory(s, Memory::sealed(4096), OUTBOX_LEN.into()) => Misbehaved(RegionLength { actual: 4096, .. }),
+            "longer than claimed": |s| memory(s, Memory::sealed(2 * OUTBOX_LEN), OUTBOX_LEN.into()) => Misbehaved(RegionLength { .. }),
+            "too short for a header": |s| memory(s, Memory::sealed(64), 64) => Misbehaved(Geometry(InvalidGeometry::TooSmall(64))),
+            "too short for its rings": |s| {
+                let short = Memory::sealed(4096);
+                short.write(0, &s.outbox.read(0, 36));
+                memory(s, short, 4096);
+            } => Misbehaved(Geometry(InvalidGeometry::Placement { .. })),
+            "claims nothing": |s| memory(s, Memory::sealed(OUTBOX_LEN), 0) => Misbehaved(RegionLength { claimed: 0, .. }),
+            "claims everything": |s| memory(s, Memory::sealed(OUTBOX_LEN), u64::MAX) => Misbehaved(RegionLength { .. }),
+            "not a memory file": |s| s.messages[1].fds.swap(0, 1) => Misbehaved(Unsealed { .. }),
+            "a file instead of a doorbell": |s| s.messages[1].fds[1] = tempfile::tempfile().unwrap().into() => Misbehaved(PeerMisbehaved::Doorbell),
+            "a pipe instead of a doorbell": |s| s.messages[1].fds[1] = std::io::pipe().unwrap().1.into() => Misbehaved(PeerMisbehaved::Doorbell),
+        };
+        told_in_the_handshake(lies).await;
+    });
 }
 
 /// Replaces a message by raw bytes.
@@ -119,63 +121,66 @@ fn byte(script: &mut Script, message: usize, at: usize, value: u8) {
     script.messages[message].bytes[at] = value;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_in_the_handshake() {
-    let lies: &[Opening] = openings! {
-        "nothing at all": |s| s.messages.clear() => ConnectError::Closed { .. },
-        "half of a header": |s| { s.messages.truncate(1); bytes(s, 0, &[0, 0, 0]) } => ConnectError::Closed { .. },
-        "no outbox": |s| s.messages.truncate(1) => ConnectError::Closed { .. },
-        "half of an outbox": |s| { s.messages.truncate(2); s.messages[1].bytes.truncate(12) } => ConnectError::Closed { .. },
-        "never ready": |s| s.messages.truncate(2) => ConnectError::Closed { .. },
-        "another language": |s| bytes(s, 0, b"GET / HTTP/1.1\r\n\r\n") => Misbehaved(Socket(InvalidMessage::Magic(_))),
-        "another version byte": |s| byte(s, 0, 6, 4) => Misbehaved(Socket(InvalidMessage::Version(4))),
-        "an unknown type": |s| byte(s, 0, 7, 77) => Misbehaved(Socket(InvalidMessage::UnknownType(77))),
-        "shorter than a header": |s| { byte(s, 0, 3, 7); byte(s, 0, 2, 0) } => Misbehaved(Socket(InvalidMessage::Length { .. })),
-        "a negotiation of 4 GiB": |s| byte(s, 0, 0, 255) => Misbehaved(Socket(InvalidMessage::Length { .. })),
-        "no negotiation": |s| { s.messages.remove(0); } => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
-        "ready at once": |s| s.messages.swap(0, 2) => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
-        "ready before the outbox": |s| s.messages.swap(1, 2) => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
-        "a negotiation instead of an outbox": |s| s.messages[1] = Message::new(kind::NEGOTIATION, b"{}")
-            => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
-        "a region instead of an outbox": |s| { let memory = Memory::sealed(4096); s.messages[1] = Message::region(0, 4096, vec![memory.fd()]) }
-            => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
-        "two outboxes": |s| { let fds = s.messages[1].fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
-            s.messages[2] = Message::outbox(OUTBOX_LEN.into(), fds) } => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
-        "an outbox of another layout": |s| byte(s, 1, 27, 2) => Misbehaved(Socket(InvalidMessage::Layout(2))),
-        "an outbox too short": |s| s.messages[1].bytes = Message::new(kind::OUTBOX, &[0; 19]).bytes
-            => Misbehaved(Socket(InvalidMessage::TooShort { .. })),
-        "an outbox too long": |s| { let mut body = s.messages[1].bytes.split_off(8); body.push(0);
-            s.messages[1].bytes = Message::new(kind::OUTBOX, &body).bytes } => Misbehaved(Socket(InvalidMessage::TrailingBytes(1))),
-        "ready with a body": |s| s.messages[2] = Message::new(kind::READY, &[0]) => Misbehaved(Socket(InvalidMessage::TrailingBytes(1))),
-        "an outbox without descriptors": |s| s.messages[1].fds.clear() => Misbehaved(Socket(InvalidMessage::Descriptors { received: 0, .. })),
-        "an outbox with one descriptor": |s| s.messages[1].fds.truncate(1) => Misbehaved(Socket(InvalidMessage::Descriptors { received: 1, .. })),
-        "an outbox with three": |s| { let fd = s.outbox.fd(); s.messages[1].fds.push(fd) } => Misbehaved(Socket(InvalidMessage::TooManyDescriptors)),
-        "a hundred descriptors": |s| for _ in 0..98 { let fd = s.outbox.fd(); s.messages[1].fds.push(fd) }
-            => Misbehaved(Socket(InvalidMessage::TooManyDescriptors)),
-        "a negotiation with a descriptor": |s| { let fd = s.outbox.fd(); s.messages[0].fds.push(fd) }
-            => Misbehaved(Socket(InvalidMessage::Descriptors { .. })),
-        "ready with a descriptor": |s| { let fd = s.outbox.fd(); s.messages[2].fds.push(fd) }
-            => Misbehaved(Socket(InvalidMessage::Descriptors { .. })),
-    };
-    told_in_the_handshake(lies).await;
+#[test]
+fn lies_in_the_handshake() {
+    alone(async {
+        let lies: &[Opening] = openings! {
+            "nothing at all": |s| s.messages.clear() => ConnectError::Closed { .. },
+            "half of a header": |s| { s.messages.truncate(1); bytes(s, 0, &[0, 0, 0]) } => ConnectError::Closed { .. },
+            "no outbox": |s| s.messages.truncate(1) => ConnectError::Closed { .. },
+            "half of an outbox": |s| { s.messages.truncate(2); s.messages[1].bytes.truncate(12) } => ConnectError::Closed { .. },
+            "never ready": |s| s.messages.truncate(2) => ConnectError::Closed { .. },
+            "another language": |s| bytes(s, 0, b"GET / HTTP/1.1\r\n\r\n") => Misbehaved(Socket(InvalidMessage::Magic(_))),
+            "another version byte": |s| byte(s, 0, 6, 4) => Misbehaved(Socket(InvalidMessage::Version(4))),
+            "an unknown type": |s| byte(s, 0, 7, 77) => Misbehaved(Socket(InvalidMessage::UnknownType(77))),
+            "shorter than a header": |s| { byte(s, 0, 3, 7); byte(s, 0, 2, 0) } => Misbehaved(Socket(InvalidMessage::Length { .. })),
+            "a negotiation of 4 GiB": |s| byte(s, 0, 0, 255) => Misbehaved(Socket(InvalidMessage::Length { .. })),
+            "no negotiation": |s| { s.messages.remove(0); } => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
+            "ready at once": |s| s.messages.swap(0, 2) => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
+            "ready before the outbox": |s| s.messages.swap(1, 2) => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
+            "a negotiation instead of an outbox": |s| s.messages[1] = Message::new(kind::NEGOTIATION, b"{}")
+                => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
+            "a region instead of an outbox": |s| { let memory = Memory::sealed(4096); s.messages[1] = Message::region(0, 4096, vec![memory.fd()]) }
+                => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
+            "two outboxes": |s| { let fds = s.messages[1].fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
+                s.messages[2] = Message::outbox(OUTBOX_LEN.into(), fds) } => Misbehaved(Socket(InvalidMessage::OutOfTurn { .. })),
+            "an outbox of another layout": |s| byte(s, 1, 27, 2) => Misbehaved(Socket(InvalidMessage::Layout(2))),
+            "an outbox too short": |s| s.messages[1].bytes = Message::new(kind::OUTBOX, &[0; 19]).bytes
+                => Misbehaved(Socket(InvalidMessage::TooShort { .. })),
+            "an outbox too long": |s| { let mut body = s.messages[1].bytes.split_off(8); body.push(0);
+                s.messages[1].bytes = Message::new(kind::OUTBOX, &body).bytes } => Misbehaved(Socket(InvalidMessage::TrailingBytes(1))),
+            "ready with a body": |s| s.messages[2] = Message::new(kind::READY, &[0]) => Misbehaved(Socket(InvalidMessage::TrailingBytes(1))),
+            "an outbox without descriptors": |s| s.messages[1].fds.clear() => Misbehaved(Socket(InvalidMessage::Descriptors { received: 0, .. })),
+            "an outbox with one descriptor": |s| s.messages[1].fds.truncate(1) => Misbehaved(Socket(InvalidMessage::Descriptors { received: 1, .. })),
+            "an outbox with three": |s| { let fd = s.outbox.fd(); s.messages[1].fds.push(fd) } => Misbehaved(Socket(InvalidMessage::TooManyDescriptors)),
+            "a hundred descriptors": |s| for _ in 0..98 { let fd = s.outbox.fd(); s.messages[1].fds.push(fd) }
+                => Misbehaved(Socket(InvalidMessage::TooManyDescriptors)),
+            "a negotiation with a descriptor": |s| { let fd = s.outbox.fd(); s.messages[0].fds.push(fd) }
+                => Misbehaved(Socket(InvalidMessage::Descriptors { .. })),
+            "ready with a descriptor": |s| { let fd = s.outbox.fd(); s.messages[2].fds.push(fd) }
+                => Misbehaved(Socket(InvalidMessage::Descriptors { .. })),
+        };
+        told_in_the_handshake(lies).await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_cannot_negotiate_is_told_so_and_a_server_is_found_out() {
-    let lies: &[Opening] = openings! {
-        "no json": |s| s.messages[0] = Message::new(kind::NEGOTIATION, b"{") => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
-        "an empty document": |s| s.messages[0] = Message::new(kind::NEGOTIATION, b"") => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
-        "nothing in it": |s| s.messages[0] = Message::new(kind::NEGOTIATION, b"{}") => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
-        "not text": |s| s.messages[0] = Message::new(kind::NEGOTIATION, &[0xff; 60_000]) => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
-        "depth": |s| s.messages[0] = Message::new(kind::NEGOTIATION, "[".repeat(60_000).as_bytes())
-            => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
-    };
-    told_in_the_handshake(lies).await;
+#[test]
+fn a_client_that_cannot_negotiate_is_told_so_and_a_server_is_found_out() {
+    alone(async {
+        let lies: &[Opening] = openings! {
+            "no json": |s| s.messages[0] = Message::new(kind::NEGOTIATION, b"{") => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
+            "an empty document": |s| s.messages[0] = Message::new(kind::NEGOTIATION, b"") => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
+            "nothing in it": |s| s.messages[0] = Message::new(kind::NEGOTIATION, b"{}") => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
+            "not text": |s| s.messages[0] = Message::new(kind::NEGOTIATION, &[0xff; 60_000]) => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
+            "depth": |s| s.messages[0] = Message::new(kind::NEGOTIATION, "[".repeat(60_000).as_bytes())
+                => Misbehaved(Socket(InvalidMessage::Negotiation { .. })),
+        };
+        told_in_the_handshake(lies).await;
+    });
 }
 
 /// Tells each lie to a server and to a client.
 async fn told_in_the_handshake(lies: &[Opening]) {
-    let _alone = alone().await;
     let mut stage = Stage::new().await;
     let before = process::Holdings::count();
     for lie in lies {
@@ -201,7 +206,6 @@ async fn told_in_the_handshake(lies: &[Opening]) {
 
 /// Tells each lie in a session of its own, as its client and as its server.
 async fn told(lies: &[Lie]) {
-    let _alone = alone().await;
     let mut stage = Stage::new().await;
     let before = process::Holdings::count();
     for lie in lies {
@@ -232,9 +236,10 @@ fn zeros(villain: &mut Villain, kind: u8, len: usize) {
     });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_in_the_head_of_a_record() {
-    told(lies! {
+#[test]
+fn lies_in_the_head_of_a_record() {
+    alone(async {
+        told(lies! {
         "kind 0": |v| { v.push_raw(16, &[0; 12]); } => Invalid(InvalidRecord::Kind(0)),
         "kind 10": |v| zeros(v, 10, 0) => Invalid(InvalidRecord::Kind(10)),
         "kind 255": |v| { v.push_raw(u32::MAX, &[255; 12]); } => Invalid(InvalidRecord::Kind(255)),
@@ -274,11 +279,13 @@ async fn lies_in_the_head_of_a_record() {
         } => Invalid(InvalidRecord::InlineBytes),
     })
     .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_about_streams() {
-    told(lies! {
+#[test]
+fn lies_about_streams() {
+    alone(async {
+        told(lies! {
         "stream 0": |v| { v.push(Record::data(0, 1, b"e")); } => StreamId { stream: 0 },
         "a stream of the victim's": |v| { let id = v.foreign_stream(); v.push(Record::data(id, 1, b"e")); } => StreamId { .. },
         "reset of a stream that was never opened": |v| { let id = v.next_stream(); v.push(Record::control(record::RESET, id, &[1])); }
@@ -316,6 +323,7 @@ async fn lies_about_streams() {
             => CreditOverflow { .. },
     })
     .await;
+    });
 }
 
 /// Sends a message of one segment on a stream whose messages are kept.
@@ -331,9 +339,10 @@ const PAGE: Segment = Segment {
     len: 4096,
 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_about_the_villains_own_memory() {
-    told(lies! {
+#[test]
+fn lies_about_the_villains_own_memory() {
+    alone(async {
+        told(lies! {
         "a region that never was": |v| hoarded(v, PAGE) => UnknownRegion { region: 0 },
         "a region that is gone": |v| { v.add_region(0, 4096); v.push(Record::control(record::REGION_DROPPED, 0, &[0])); hoarded(v, PAGE); }
             => UnknownRegion { region: 0 },
@@ -388,6 +397,7 @@ async fn lies_about_the_villains_own_memory() {
         "an empty region": |v| v.say(&Message::region(0, 0, vec![Memory::sealed(0).fd()])) => RegionLength { .. },
     })
     .await;
+    });
 }
 
 /// The segment that the victim has sent at the beginning.
@@ -408,9 +418,10 @@ fn send_back(villain: &mut Villain, change: impl Fn(&mut Segment)) {
     villain.push(Record::segments(villain.next_stream(), &[segment]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_about_the_victims_memory() {
-    told(lies! {
+#[test]
+fn lies_about_the_victims_memory() {
+    alone(async {
+        told(lies! {
         "a token that never was": |v| send_back(v, |s| s.token += 1) => UnknownToken { .. },
         "a token of another generation": |v| send_back(v, |s| s.token ^= 1 << 16) => UnknownToken { .. },
         "another region": |v| send_back(v, |s| s.region += 1) => UnknownToken { .. },
@@ -454,6 +465,7 @@ async fn lies_about_the_victims_memory() {
         } => Head(_),
     })
     .await;
+    });
 }
 
 /// Has the victim send more than its ring holds.
@@ -465,9 +477,10 @@ fn fill_the_victims_ring(villain: &mut Villain) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lies_on_the_socket_of_a_session() {
-    told(lies! {
+#[test]
+fn lies_on_the_socket_of_a_session() {
+    alone(async {
+        told(lies! {
         "another negotiation": |v| v.say(&Message::new(kind::NEGOTIATION, b"{}")) => Socket(InvalidMessage::OutOfTurn { .. }),
         "another ready": |v| v.say(&Message::new(kind::READY, &[])) => Socket(InvalidMessage::OutOfTurn { .. }),
         "another outbox": |v| { let fds = vec![v.own.fd(), v.own.fd()]; v.say(&Message::outbox(OUTBOX_LEN.into(), fds)) }
@@ -489,265 +502,272 @@ async fn lies_on_the_socket_of_a_session() {
             => Socket(InvalidMessage::TooManyDescriptors),
     })
     .await;
+    });
 }
 
 /// Something odd, and how it is done.
 type Oddity = (&'static str, fn(&mut Villain));
 
 /// What no honest peer does, and harms nobody.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn oddities_are_borne() {
-    let _alone = alone().await;
-    let mut stage = Stage::new().await;
-    let before = process::Holdings::count();
-    let oddities: &[Oddity] = &[
-        ("pads", |v| {
-            for len in [0, 16, 1000] {
-                zeros(v, record::PAD, len)
-            }
-        }),
-        ("asleep with every value", |v| {
-            for value in [1, 3, u32::MAX, 0, 2] {
-                v.own.store(at::SLEEP, value)
-            }
-        }),
-        ("starved with every value", |v| {
-            for value in [1, 3, u32::MAX, 0, 2] {
-                v.own.store(at::STARVED, value)
-            }
-        }),
-        ("constants that change", |v| {
-            for word in 0..9 {
-                v.own.store(4 * word, u32::MAX)
-            }
-        }),
-        ("go-away twice", |v| {
-            for _ in 0..2 {
-                zeros(v, record::GO_AWAY, 0)
-            }
-        }),
-        ("no credit", |v| {
-            let id = v.open(1, b"n");
-            v.push(Record::control(record::CREDIT, id, &[0, 0]));
-        }),
-        ("news of a stream that is over", |v| {
-            let id = v.open(record::MESSAGE, b"n");
-            for body in [&[1], &[2]] {
-                v.push(Record::control(record::RESET, id, body));
-            }
-            v.push(Record::control(record::CREDIT, id, &[9, 9]));
-            v.push(Record::data(id, record::MESSAGE, b"late"));
-        }),
-        ("ids with gaps", |v| {
-            let id = v.next_stream() + 100;
-            v.push(Record::data(id, 3, b"n"));
-            v.push(Record::control(record::RESET, id, &[1]));
-        }),
-        ("an empty segment", |v| {
-            v.add_region(9, 4096);
-            hoarded(
-                v,
-                Segment {
-                    region: 9,
-                    token: 1,
-                    offset: 4096,
-                    len: 0,
-                },
-            )
-        }),
-        ("overlapping segments", |v| {
-            v.add_region(8, 4096);
-            hoarded(v, Segment { region: 8, ..PAGE });
-            hoarded(
-                v,
-                Segment {
-                    region: 8,
-                    token: 8,
-                    offset: 1,
-                    len: 9,
-                },
-            )
-        }),
-        ("a segment changed after it was sent", |v| {
-            v.add_region(7, 4096);
-            hoarded(
-                v,
-                Segment {
-                    region: 7,
-                    token: 9,
-                    ..PAGE
-                },
-            )
-        }),
-    ];
-    for role in [Role::Client, Role::Server] {
-        let (mut villain, session) = stage.session(role).await;
-        villain.message();
-        // Opened first, because ids only count up.
-        let echo = villain.open(record::MESSAGE, b"e");
-        assert_eq!(villain.message().body, b"e");
-        for (name, tell) in oddities {
-            tell(&mut villain);
-            villain.push(Record::data(echo, record::MESSAGE, name.as_bytes()));
-            let reply = loop {
-                let message = villain.message();
-                if message.stream == echo {
-                    break message;
+#[test]
+fn oddities_are_borne() {
+    alone(async {
+        let mut stage = Stage::new().await;
+        let before = process::Holdings::count();
+        let oddities: &[Oddity] = &[
+            ("pads", |v| {
+                for len in [0, 16, 1000] {
+                    zeros(v, record::PAD, len)
                 }
-            };
-            assert_eq!(reply.body, name.as_bytes(), "{name} ({role:?})");
-            villain.push(Record::control(record::CREDIT, echo, &[0, 0]));
-            assert!(!session.is_closed(), "{name} ({role:?})");
+            }),
+            ("asleep with every value", |v| {
+                for value in [1, 3, u32::MAX, 0, 2] {
+                    v.own.store(at::SLEEP, value)
+                }
+            }),
+            ("starved with every value", |v| {
+                for value in [1, 3, u32::MAX, 0, 2] {
+                    v.own.store(at::STARVED, value)
+                }
+            }),
+            ("constants that change", |v| {
+                for word in 0..9 {
+                    v.own.store(4 * word, u32::MAX)
+                }
+            }),
+            ("go-away twice", |v| {
+                for _ in 0..2 {
+                    zeros(v, record::GO_AWAY, 0)
+                }
+            }),
+            ("no credit", |v| {
+                let id = v.open(1, b"n");
+                v.push(Record::control(record::CREDIT, id, &[0, 0]));
+            }),
+            ("news of a stream that is over", |v| {
+                let id = v.open(record::MESSAGE, b"n");
+                for body in [&[1], &[2]] {
+                    v.push(Record::control(record::RESET, id, body));
+                }
+                v.push(Record::control(record::CREDIT, id, &[9, 9]));
+                v.push(Record::data(id, record::MESSAGE, b"late"));
+            }),
+            ("ids with gaps", |v| {
+                let id = v.next_stream() + 100;
+                v.push(Record::data(id, 3, b"n"));
+                v.push(Record::control(record::RESET, id, &[1]));
+            }),
+            ("an empty segment", |v| {
+                v.add_region(9, 4096);
+                hoarded(
+                    v,
+                    Segment {
+                        region: 9,
+                        token: 1,
+                        offset: 4096,
+                        len: 0,
+                    },
+                )
+            }),
+            ("overlapping segments", |v| {
+                v.add_region(8, 4096);
+                hoarded(v, Segment { region: 8, ..PAGE });
+                hoarded(
+                    v,
+                    Segment {
+                        region: 8,
+                        token: 8,
+                        offset: 1,
+                        len: 9,
+                    },
+                )
+            }),
+            ("a segment changed after it was sent", |v| {
+                v.add_region(7, 4096);
+                hoarded(
+                    v,
+                    Segment {
+                        region: 7,
+                        token: 9,
+                        ..PAGE
+                    },
+                )
+            }),
+        ];
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = stage.session(role).await;
+            villain.message();
+            // Opened first, because ids only count up.
+            let echo = villain.open(record::MESSAGE, b"e");
+            assert_eq!(villain.message().body, b"e");
+            for (name, tell) in oddities {
+                tell(&mut villain);
+                villain.push(Record::data(echo, record::MESSAGE, name.as_bytes()));
+                let reply = loop {
+                    let message = villain.message();
+                    if message.stream == echo {
+                        break message;
+                    }
+                };
+                assert_eq!(reply.body, name.as_bytes(), "{name} ({role:?})");
+                villain.push(Record::control(record::CREDIT, echo, &[0, 0]));
+                assert!(!session.is_closed(), "{name} ({role:?})");
+            }
+            drop(villain);
+            let lost = tests::in_time("hanging up", session.closed()).await;
+            assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
+            stage.bystander_is_well("oddities").await;
         }
-        drop(villain);
-        let lost = tests::in_time("hanging up", session.closed()).await;
-        assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
-        stage.bystander_is_well("oddities").await;
-    }
-    before.are_back("after oddities").await;
+        before.are_back("after oddities").await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn goodbyes_are_told_apart() {
-    let _alone = alone().await;
-    let mut stage = Stage::new().await;
-    for role in [Role::Client, Role::Server] {
-        let (mut villain, session) = stage.session(role).await;
-        villain.push(Record::control(record::BYE, 0, &[]));
-        let lost = tests::in_time("bye", session.closed()).await;
-        assert!(matches!(lost, SessionLost::ClosedByPeer), "{lost:?}");
-        let (mut villain, session) = stage.session(role).await;
-        villain.say(&Message {
-            bytes: vec![0, 0, 0],
-            fds: Vec::new(),
-        });
-        drop(villain);
-        let lost = tests::in_time("death", session.closed()).await;
-        assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
-    }
+#[test]
+fn goodbyes_are_told_apart() {
+    alone(async {
+        let mut stage = Stage::new().await;
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = stage.session(role).await;
+            villain.push(Record::control(record::BYE, 0, &[]));
+            let lost = tests::in_time("bye", session.closed()).await;
+            assert!(matches!(lost, SessionLost::ClosedByPeer), "{lost:?}");
+            let (mut villain, session) = stage.session(role).await;
+            villain.say(&Message {
+                bytes: vec![0, 0, 0],
+                fds: Vec::new(),
+            });
+            drop(villain);
+            let lost = tests::in_time("death", session.closed()).await;
+            assert!(matches!(lost, SessionLost::PeerDied), "{lost:?}");
+        }
+    });
 }
 
 /// Whoever is rung for must not be able to hold up whoever rings.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_and_blocking_doorbell_holds_nobody_up() {
-    use nix::sys::eventfd::{EfdFlags, EventFd};
-    let _alone = alone().await;
-    let mut stage = Stage::new().await;
-    for role in [Role::Client, Role::Server] {
-        let mut script = Script::new(role);
-        let full = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
-        full.write(u64::MAX - 1).unwrap();
-        script.messages[1].fds[1] = full.into();
-        let (ending, session) = stage.open(script).await;
-        let mut villain = ending.session();
-        let session = stage.cast(session).await;
-        villain.own.store(at::STARVED, 1);
-        for i in 0..8 {
-            villain.own.store(at::SLEEP, 2 * i + 1);
-            villain.open(record::MESSAGE, b"e");
-            villain.message();
+#[test]
+fn a_full_and_blocking_doorbell_holds_nobody_up() {
+    alone(async {
+        use nix::sys::eventfd::{EfdFlags, EventFd};
+        let mut stage = Stage::new().await;
+        for role in [Role::Client, Role::Server] {
+            let mut script = Script::new(role);
+            let full = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
+            full.write(u64::MAX - 1).unwrap();
+            script.messages[1].fds[1] = full.into();
+            let (ending, session) = stage.open(script).await;
+            let mut villain = ending.session();
+            let session = stage.cast(session).await;
+            villain.own.store(at::STARVED, 1);
+            for i in 0..8 {
+                villain.own.store(at::SLEEP, 2 * i + 1);
+                villain.open(record::MESSAGE, b"e");
+                villain.message();
+            }
+            session.close();
+            villain.wait_to_be_left();
+            stage.bystander_is_well("a full doorbell").await;
         }
-        session.close();
-        villain.wait_to_be_left();
-        stage.bystander_is_well("a full doorbell").await;
-    }
+    });
 }
 
 /// Opening streams and giving them up is free for the villain, so it must cost the victim nothing that lasts.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_given_up_before_anybody_accepts_them_do_not_pile_up() {
-    let _alone = alone().await;
-    let mut stage = Stage::new().await;
-    for role in [Role::Client, Role::Server] {
-        let (ending, session) = stage.open(Script::new(role)).await;
-        // Nobody accepts streams.
-        let session = stage.taken(session).await;
-        let mut villain = ending.session();
-        let before = process::resident();
-        for _ in 0..50_000 {
-            let id = villain.open(record::MESSAGE, &[0; 2048]);
-            villain.push(Record::control(record::RESET, id, &[0]));
+#[test]
+fn streams_given_up_before_anybody_accepts_them_do_not_pile_up() {
+    alone(async {
+        let mut stage = Stage::new().await;
+        for role in [Role::Client, Role::Server] {
+            let (ending, session) = stage.open(Script::new(role)).await;
+            // Nobody accepts streams.
+            let session = stage.taken(session).await;
+            let mut villain = ending.session();
+            let before = process::resident();
+            for _ in 0..50_000 {
+                let id = villain.open(record::MESSAGE, &[0; 2048]);
+                villain.push(Record::control(record::RESET, id, &[0]));
+            }
+            tests::until("everything was read", || {
+                villain.theirs.load(at::HEAD) == villain.tail()
+            })
+            .await;
+            let growth = process::resident().saturating_sub(before);
+            assert!(
+                growth < 16 << 20,
+                "{growth} bytes for streams that are over"
+            );
+            assert!(!session.is_closed());
+            stage.bystander_is_well("given up").await;
         }
-        tests::until("everything was read", || {
-            villain.theirs.load(at::HEAD) == villain.tail()
-        })
-        .await;
-        let growth = process::resident().saturating_sub(before);
-        assert!(
-            growth < 16 << 20,
-            "{growth} bytes for streams that are over"
-        );
-        assert!(!session.is_closed());
-        stage.bystander_is_well("given up").await;
-    }
+    });
 }
 
 /// A villain that makes its victim talk, and never listens.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_never_listens_is_given_up() {
-    let _alone = alone().await;
-    let mut stage = Stage::new().await;
-    for role in [Role::Client, Role::Server] {
-        let (mut villain, session) = stage.session(role).await;
-        let before = process::resident();
-        let most = Stage::STREAMS_MAX as usize / 2;
-        while !session.is_closed() {
-            // Each is dropped by the victim, which says so.
-            villain.open(record::MESSAGE, b"d");
-            while !session.is_closed()
-                && (villain.theirs.load(at::HEAD) != villain.tail()
-                    || most < session.stats().streams_open)
-            {
-                std::thread::yield_now();
+#[test]
+fn a_peer_that_never_listens_is_given_up() {
+    alone(async {
+        let mut stage = Stage::new().await;
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = stage.session(role).await;
+            let before = process::resident();
+            let most = Stage::STREAMS_MAX as usize / 2;
+            while !session.is_closed() {
+                // Each is dropped by the victim, which says so.
+                villain.open(record::MESSAGE, b"d");
+                while !session.is_closed()
+                    && (villain.theirs.load(at::HEAD) != villain.tail()
+                        || most < session.stats().streams_open)
+                {
+                    std::thread::yield_now();
+                }
+                assert!(villain.next_stream() < 1 << 20, "nobody minds");
             }
-            assert!(villain.next_stream() < 1 << 20, "nobody minds");
+            let lost = session.closed().await;
+            assert!(
+                matches!(
+                    lost,
+                    SessionLost::PeerMisbehaved(PeerMisbehaved::NotConsuming { .. })
+                ),
+                "{lost:?}"
+            );
+            let growth = process::resident().saturating_sub(before);
+            assert!(
+                growth < 32 << 20,
+                "{growth} bytes for one that never listens"
+            );
+            stage.bystander_is_well("never listens").await;
         }
-        let lost = session.closed().await;
-        assert!(
-            matches!(
-                lost,
-                SessionLost::PeerMisbehaved(PeerMisbehaved::NotConsuming { .. })
-            ),
-            "{lost:?}"
-        );
-        let growth = process::resident().saturating_sub(before);
-        assert!(
-            growth < 32 << 20,
-            "{growth} bytes for one that never listens"
-        );
-        stage.bystander_is_well("never listens").await;
-    }
+    });
 }
 
 /// A villain that takes memory and never gives it back.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_returns_nothing_gets_no_more_than_the_maximum() {
-    let _alone = alone().await;
-    let mut stage = Stage::new().await;
-    for role in [Role::Client, Role::Server] {
-        let (mut villain, session) = stage.session(role).await;
-        let most = Stage::MEMORY_MAX / 8192;
-        for _ in 0..most + 5 {
-            let stream = villain.open(record::MESSAGE | record::END, b"A");
-            let _ = stream;
-        }
-        let mut served = 1; // The first is sent without being asked for.
-        villain.message();
-        while served < most {
+#[test]
+fn a_peer_that_returns_nothing_gets_no_more_than_the_maximum() {
+    alone(async {
+        let mut stage = Stage::new().await;
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = stage.session(role).await;
+            let most = Stage::MEMORY_MAX / 8192;
+            for _ in 0..most + 5 {
+                let stream = villain.open(record::MESSAGE | record::END, b"A");
+                let _ = stream;
+            }
+            let mut served = 1; // The first is sent without being asked for.
             villain.message();
-            served += 1;
+            while served < most {
+                villain.message();
+                served += 1;
+            }
+            tests::until("all memory is in use", || {
+                session.stats().arena_used == u64::from(Stage::MEMORY_MAX)
+            })
+            .await;
+            assert_eq!(session.stats().segments_under_way, most);
+            stage.bystander_is_well("returns nothing").await;
+            // Giving back helps at once.
+            villain.give_back(0);
+            villain.message();
+            assert!(!session.is_closed());
         }
-        tests::until("all memory is in use", || {
-            session.stats().arena_used == u64::from(Stage::MEMORY_MAX)
-        })
-        .await;
-        assert_eq!(session.stats().segments_under_way, most);
-        stage.bystander_is_well("returns nothing").await;
-        // Giving back helps at once.
-        villain.give_back(0);
-        villain.message();
-        assert!(!session.is_closed());
-    }
+    });
 }
 
 #[test]

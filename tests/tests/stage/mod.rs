@@ -9,16 +9,7 @@ use tests::{
     in_time,
     villain::{Ending, Role, Script, Villain},
 };
-use tokio::{
-    sync::{Mutex, MutexGuard, mpsc},
-    task::JoinHandle,
-};
-
-/// Tests that count what the process holds must not run beside each other.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
-}
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// A victim that listens, a place where victims can be made to connect to, and a bystander.
 pub(crate) struct Stage {
