@@ -13,7 +13,7 @@ mod rpc {
 macro_rules! golden {
     ($($module:ident: $($file:literal),+;)*) => {
         $(
-            #[allow(dead_code, unexpected_cfgs, unreachable_pub, reason = "nobody uses this, within or without the crate")]
+            #[allow(dead_code, unexpected_cfgs, unnameable_types, unreachable_pub, reason = "nobody uses this, within or without the crate")]
             mod $module {
                 $(include!(concat!("../../shmipc-codegen/tests/golden/", $file));)+
             }

@@ -68,7 +68,7 @@ fn rules_are_numbered_without_gaps() {
         let numbers: Vec<u32> = numbers.map(|rule| rule.1).collect();
         assert!(!numbers.is_empty(), "there are rules of part {part}");
         assert!(
-            numbers.iter().copied().eq(1..=numbers.len() as u32),
+            numbers.iter().copied().eq((1..).take(numbers.len())),
             "{part}: {numbers:?}"
         );
     }
