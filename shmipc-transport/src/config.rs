@@ -138,7 +138,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             wait: Wait::default(),
-            spin_budget: Duration::from_micros(50),
+            spin_budget: Duration::from_micros(100),
             payloads: Payloads::default(),
             memory_max: 1 << 30,
             memory_idle: Duration::from_secs(1),
@@ -156,7 +156,6 @@ impl Default for Config {
 
 impl Config {
     /// Starts from the defaults.
-    #[must_use]
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder {
             config: Self::default(),
@@ -164,7 +163,6 @@ impl Config {
     }
 
     /// A builder that starts from these settings.
-    #[must_use]
     pub fn to_builder(&self) -> ConfigBuilder {
         ConfigBuilder {
             config: self.clone(),
@@ -240,7 +238,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// The longest that [`Wait::Adaptive`] looks at shared memory before it sleeps. Default: 50 µs; at most 10 ms.
+    /// The longest that [`Wait::Adaptive`] looks at shared memory before it sleeps. Default: 100 µs; at most 10 ms.
     ///
     /// Costs up to this much CPU time per wait that ends asleep; waits that repeatedly end so are not spun for at all.
     pub fn spin_budget(mut self, budget: Duration) -> Self {

@@ -1,74 +1,160 @@
 //! When to look at shared memory, and when to sleep.
 //!
 //! Two processes that spin answer each other in a fraction of a microsecond; waking one that sleeps costs tens. So a
-//! wait begins with looking, *if* that has paid lately. The policy learns from outcomes, not from guesses about the load:
-//! a wait that was spun for in vain doubles the number of waits that are not spun for at all, up to [`SKIP_MAX`]; one that
-//! ended while spinning sets it back to none. Two sides that share one CPU therefore stop spinning after a few waits (the
-//! peer cannot answer while we look), and an occasional trial finds out when that has changed. A trial lasts for the
-//! whole budget, because it must outlast a peer that has to wake up first.
+//! wait begins with looking, *if* that has paid lately, in one of two ways:
+//!
+//! - [`Way::Spin`]: look again and again. Right where the peer runs on another CPU.
+//! - [`Way::Yield`]: let the kernel run somebody else between looks. Right where the peer shares our CPU and cannot answer
+//!   while we look; much cheaper than sleeping and being woken.
+//!
+//! The policy learns from outcomes, not from guesses about the load. It begins with spinning. After [`TOLERATED`] waits in a
+//! row that were looked out for in vain it tries yielding, and if that is in vain, too, it lets waits pass without any
+//! looking, twice as many each time, up to [`SKIP_MAX`]. A wait that ends while we look sets all of that back.
+//!
+//! While yielding pays, there is a trial now and then: one wait is slept through, because being woken is what lets the
+//! scheduler place us on another CPU, and the next is spun for, which shows whether it did.
 
 use std::time::Duration;
 
 use crate::config::Wait;
 
-/// The most waits without a trial.
+/// Waits in a row that may be looked out for in vain before the policy draws a conclusion: a hiccup of the scheduler is
+/// none.
+const TOLERATED: u32 = 3;
+
+/// The most waits without looking at all.
 const SKIP_MAX: u32 = 512;
+
+/// The fewest and the most waits between two trials of spinning, while yielding pays.
+const TRIAL_EVERY: std::ops::RangeInclusive<u32> = 64..=1024;
 
 /// Looks between two readings of the clock.
 pub(crate) const LOOKS_PER_CLOCK: u32 = 32;
 
-/// The longest that one poll of a future spins, so that its runtime's other tasks are not held up for longer.
+/// The longest that one poll of a future looks, so that its runtime's other tasks are not held up for longer.
 pub(crate) const BURST: Duration = Duration::from_micros(10);
 
-/// Decides for each wait of a session whether to spin.
+/// How to look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Way {
+    /// Keep the CPU.
+    Spin,
+    /// Offer the CPU to others between looks.
+    Yield,
+}
+
+/// How to begin a wait.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Lookout {
+    pub(crate) way: Way,
+    /// How long to look. `Duration::MAX` means until something comes.
+    pub(crate) budget: Duration,
+}
+
+/// Decides for each wait of a session whether to look, and how.
 #[derive(Debug)]
 pub(crate) struct WaitPolicy {
     wait: Wait,
     budget: Duration,
-    /// Waits to let pass before the next trial.
+    /// The way that paid last, or that is being tried.
+    way: Way,
+    /// Waits in a row that were looked out for in vain.
+    missed: u32,
+    /// Waits to let pass before the next lookout, and how many passed before the last.
     skip: u32,
-    /// How many were skipped after the last trial.
     skipped_last: u32,
+    /// Waits until spinning is tried again while yielding pays, and how many there were before the last trial.
+    until_trial: u32,
+    trial_every: u32,
+    /// Whether a trial has begun by sleeping.
+    in_trial: bool,
 }
 
 impl WaitPolicy {
-    /// `single_cpu` says that this process may run on one CPU only, where looking keeps everybody else from acting.
-    pub(crate) fn new(wait: Wait, budget: Duration, single_cpu: bool) -> Self {
-        let wait = if single_cpu && wait == Wait::Adaptive {
-            Wait::Block
-        } else {
-            wait
-        };
+    pub(crate) fn new(wait: Wait, budget: Duration) -> Self {
         Self {
             wait,
             budget,
+            way: Way::Spin,
+            missed: 0,
             skip: 0,
             skipped_last: 0,
+            until_trial: 0,
+            trial_every: *TRIAL_EVERY.start(),
+            in_trial: false,
         }
     }
 
-    /// Begins a wait: how long to spin, if at all. `Duration::MAX` means until something comes.
-    pub(crate) fn begin(&mut self) -> Option<Duration> {
+    /// Begins a wait: how to look, if at all.
+    pub(crate) fn begin(&mut self) -> Option<Lookout> {
         match self.wait {
             Wait::Block => None,
-            Wait::Busy => Some(Duration::MAX),
+            Wait::Busy => Some(Lookout {
+                way: Way::Spin,
+                budget: Duration::MAX,
+            }),
             Wait::Adaptive if 0 < self.skip => {
                 self.skip -= 1;
                 None
             }
-            Wait::Adaptive => Some(self.budget),
+            Wait::Adaptive if self.in_trial => {
+                self.in_trial = false;
+                // Both sides are awake, so an answer from another CPU would be there soon.
+                Some(Lookout {
+                    way: Way::Spin,
+                    budget: self.budget.min(BURST),
+                })
+            }
+            Wait::Adaptive if self.way == Way::Yield && self.until_trial == 0 => {
+                self.until_trial = self.trial_every;
+                self.in_trial = true;
+                None
+            }
+            Wait::Adaptive if self.way == Way::Yield => {
+                self.until_trial -= 1;
+                Some(Lookout {
+                    way: Way::Yield,
+                    budget: self.budget,
+                })
+            }
+            Wait::Adaptive => Some(Lookout {
+                way: Way::Spin,
+                budget: self.budget,
+            }),
         }
     }
 
-    /// The wait ended while we were spinning.
-    pub(crate) fn hit(&mut self) {
-        (self.skip, self.skipped_last) = (0, 0);
+    /// The wait ended while we were looking in this way.
+    pub(crate) fn hit(&mut self, way: Way) {
+        (self.missed, self.skip, self.skipped_last) = (0, 0, 0);
+        if way == Way::Spin {
+            self.way = Way::Spin;
+            self.trial_every = *TRIAL_EVERY.start();
+        }
     }
 
-    /// The budget ran out.
-    pub(crate) fn miss(&mut self) {
-        self.skipped_last = (2 * self.skipped_last + 1).min(SKIP_MAX);
-        self.skip = self.skipped_last;
+    /// We looked in this way until the budget ran out.
+    pub(crate) fn miss(&mut self, way: Way) {
+        if way != self.way {
+            // A trial of spinning, while yielding pays.
+            self.trial_every = (2 * self.trial_every).min(*TRIAL_EVERY.end());
+            return;
+        }
+        self.missed = self.missed.saturating_add(1);
+        if self.missed <= TOLERATED {
+            return;
+        }
+        match way {
+            Way::Spin => {
+                self.way = Way::Yield;
+                self.until_trial = self.trial_every;
+            }
+            Way::Yield => {
+                self.way = Way::Spin;
+                self.skipped_last = (2 * self.skipped_last + 1).min(SKIP_MAX);
+                self.skip = self.skipped_last;
+            }
+        }
     }
 }
 
@@ -76,32 +162,81 @@ impl WaitPolicy {
 mod tests {
     use super::*;
 
-    const BUDGET: Duration = Duration::from_micros(50);
+    const BUDGET: Duration = Duration::from_micros(100);
 
-    #[test]
-    fn spins_that_do_not_pay_become_rare_and_one_that_pays_brings_them_back() {
-        let mut policy = WaitPolicy::new(Wait::Adaptive, BUDGET, false);
-        let mut trials = 0;
-        for _ in 0..10_000 {
-            if policy.begin().is_some() {
-                trials += 1;
-                policy.miss();
-            }
-        }
-        assert!(trials < 40, "{trials} trials in 10,000 waits");
-        while policy.begin().is_none() {}
-        policy.hit();
-        assert_eq!(policy.begin(), Some(BUDGET));
-        assert_eq!(policy.begin(), Some(BUDGET));
+    fn policy(wait: Wait) -> WaitPolicy {
+        WaitPolicy::new(wait, BUDGET)
     }
 
     #[test]
-    fn a_single_cpu_is_never_spun_on() {
-        assert_eq!(WaitPolicy::new(Wait::Adaptive, BUDGET, true).begin(), None);
-        assert_eq!(WaitPolicy::new(Wait::Block, BUDGET, false).begin(), None);
+    fn looking_in_vain_becomes_rare_and_one_hit_brings_it_back() {
+        let mut policy = policy(Wait::Adaptive);
+        let mut lookouts = 0;
+        for _ in 0..10_000 {
+            if let Some(lookout) = policy.begin() {
+                lookouts += 1;
+                policy.miss(lookout.way);
+            }
+        }
+        assert!(lookouts < 70, "{lookouts} lookouts in 10,000 waits");
+        let lookout = std::iter::repeat_with(|| policy.begin())
+            .flatten()
+            .next()
+            .unwrap();
+        policy.hit(lookout.way);
+        assert!((0..100).all(|_| policy.begin().is_some()));
+    }
+
+    #[test]
+    fn where_only_yielding_pays_it_is_done_and_spinning_tried_now_and_then() {
+        let mut policy = policy(Wait::Adaptive);
+        let (mut yields, mut spins, mut sleeps) = (0, 0, 0);
+        for _ in 0..10_000 {
+            match policy.begin() {
+                Some(Lookout {
+                    way: Way::Yield, ..
+                }) => {
+                    yields += 1;
+                    policy.hit(Way::Yield);
+                }
+                Some(Lookout { way: Way::Spin, .. }) => {
+                    spins += 1;
+                    policy.miss(Way::Spin);
+                }
+                None => sleeps += 1,
+            }
+        }
+        assert!(
+            9_900 < yields && (5..50).contains(&spins),
+            "{yields} yields, {spins} spins"
+        );
+        assert!(sleeps <= spins, "{sleeps} sleeps for {spins} trials");
+        // The peer moves to another CPU: the next trial finds out.
+        while policy.begin()
+            != Some(Lookout {
+                way: Way::Spin,
+                budget: BURST,
+            })
+        {}
+        policy.hit(Way::Spin);
         assert_eq!(
-            WaitPolicy::new(Wait::Busy, BUDGET, true).begin(),
-            Some(Duration::MAX)
+            policy.begin(),
+            Some(Lookout {
+                way: Way::Spin,
+                budget: BUDGET
+            })
+        );
+    }
+
+    #[test]
+    fn the_other_policies_never_learn() {
+        assert_eq!(policy(Wait::Block).begin(), None);
+        assert_eq!(
+            policy(Wait::Busy).begin(),
+            Some(Lookout {
+                way: Way::Spin,
+                budget: Duration::MAX
+            })
         );
     }
 }

@@ -242,7 +242,7 @@ impl Channel {
             return Ok(None);
         };
         let mut call = Unanswered(stream);
-        match frame(path, metadata, message, terms)?.try_send(&mut call.0) {
+        match frame(path, metadata, message, terms)?.try_ask(&mut call.0) {
             Ok(true) => Ok(Some(call)),
             // If the session is lost, it was before this call began to use it.
             Ok(false) | Err(SendError::SessionLost(_)) => Ok(None),

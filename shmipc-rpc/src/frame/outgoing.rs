@@ -66,20 +66,24 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
     ///
     /// Returns `false`, having done nothing, if it must be [sent](Self::send) instead.
     pub(crate) fn try_send(&mut self, stream: &mut Stream) -> Result<bool, SendError> {
-        let Self {
-            prefix,
-            head,
-            message,
-            len,
-        } = self;
-        stream.try_send_exact(*len, Flush::End, |out| {
-            out.put_slice(&prefix.encode());
-            head.write(out);
-            if let Some(message) = message {
-                message.encode_to_slice(out);
-            }
-            debug_assert!(out.is_empty(), "a message knows its length");
-        })
+        let len = self.len;
+        stream.try_send_exact(len, Flush::End, |out| self.write(out))
+    }
+
+    /// As [`try_send`](Self::try_send), for a caller that receives the answer next.
+    pub(crate) fn try_ask(&mut self, stream: &mut Stream) -> Result<bool, SendError> {
+        let len = self.len;
+        stream.try_send_exact_then_recv(len, Flush::End, |out| self.write(out))
+    }
+
+    /// Encodes the frame in place.
+    fn write(&mut self, out: &mut &mut [u8]) {
+        out.put_slice(&self.prefix.encode());
+        self.head.write(out);
+        if let Some(message) = &mut self.message {
+            message.encode_to_slice(out);
+        }
+        debug_assert!(out.is_empty(), "a message knows its length");
     }
 
     /// Sends the frame, which ends the stream.

@@ -32,10 +32,6 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
 }
 
-/// Streams taken before the task yields to others: enough to make the yield cheap, few enough to keep a busy session
-/// from starving its neighbours.
-const STREAMS_PER_POLL_MAX: usize = 64;
-
 /// Of the calls that are polled here, one in this many is timed: reading the clock twice costs a tenth of a short call.
 const TIMED_EVERY: u8 = 8;
 
@@ -70,21 +66,21 @@ impl SessionTask {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionLost> {
-        for _ in 0..STREAMS_PER_POLL_MAX {
+        // The session yields now and then, so this needs no bound of its own.
+        loop {
             match ready!(self.session.poll_accept_stream(cx)) {
                 Ok(stream) => self.on_stream(stream, cx),
                 Err(lost) => return Poll::Ready(lost),
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     fn on_stream(&mut self, mut stream: Stream, cx: &mut Context<'_>) {
-        match stream.poll_recv(cx) {
-            Poll::Ready(Ok(Some(frame))) => self.on_frame(stream, frame, cx),
+        // A stream is handed out with its first message.
+        match stream.try_recv() {
+            Some(Ok(Some(frame))) => self.on_frame(stream, frame, cx),
             // It ended, or was given up, before it told what it wants: there is nobody to answer.
-            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => {}
+            Some(Ok(None) | Err(_)) | None => {}
         }
     }
 
@@ -94,7 +90,7 @@ impl SessionTask {
             let status = Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
             ));
-            return self.answer(stream, Reply::Failed(status));
+            return self.answer(stream, Reply::Failed(status), cx);
         }
         let layered = self.dispatch.is_layered();
         let mut request = http::Request::new(Body::empty());
@@ -107,7 +103,7 @@ impl SessionTask {
             layered,
         ) {
             Ok(incoming) => incoming,
-            Err(status) => return self.answer(stream, Reply::Failed(status)),
+            Err(status) => return self.answer(stream, Reply::Failed(status), cx),
         };
         let Incoming {
             deadline,
@@ -152,7 +148,7 @@ impl SessionTask {
             Err(status) => Reply::Failed(status),
         };
         record_code(&span, reply.code());
-        self.answer(stream, reply);
+        self.answer(stream, reply, cx);
     }
 
     /// Goes on with a call in a task of its own.
@@ -180,16 +176,20 @@ impl SessionTask {
     }
 
     /// Sends a reply; in a task of its own if that takes waiting.
-    fn answer(&self, mut stream: Stream, mut reply: Reply) {
+    fn answer(&self, mut stream: Stream, mut reply: Reply, cx: &mut Context<'_>) {
         let message_len_max = self.shared.limits.response_len_max;
-        // A caller that has gone needs no answer.
-        if let Ok(false) = reply.try_send(&mut stream, message_len_max) {
-            let permit = self.running.permit();
-            tokio::spawn(async move {
-                // As above.
-                let _ = reply.send(&mut stream, message_len_max).await;
-                drop(permit);
-            });
+        // Here and below: a caller that has gone needs no answer.
+        let Ok(false) = reply.try_send(&mut stream, message_len_max) else {
+            return;
+        };
+        let permit = self.running.permit();
+        let mut sending = Box::pin(async move {
+            let _ = reply.send(&mut stream, message_len_max).await;
+            drop(permit);
+        });
+        // A long message rarely has to wait, and a task of its own would cost more than sending it.
+        if sending.as_mut().poll(cx).is_pending() {
+            tokio::spawn(sending);
         }
     }
 }

@@ -95,7 +95,14 @@ impl Reservation<'_> {
     }
 
     /// Publishes the record, and wakes the peer if it must be woken.
-    pub(crate) fn commit(mut self, stream: StreamId, record_flags: u16) {
+    pub(crate) fn commit(self, stream: StreamId, record_flags: u16) {
+        let link = self.link;
+        self.commit_quietly(stream, record_flags);
+        link.wake_peer();
+    }
+
+    /// Publishes the record. The caller [wakes the peer](Link::wake_peer) soon.
+    pub(crate) fn commit_quietly(mut self, stream: StreamId, record_flags: u16) {
         if let Some(slot) = self.slot.take() {
             let (body_len, segments) = (slot.body_len(), self.segments);
             let head = RecordHead {
@@ -111,7 +118,6 @@ impl Reservation<'_> {
                 .messages_sent
                 .add(u64::from(record_flags & flags::MESSAGE));
             self.link.counters.bytes_sent.add(self.len as u64);
-            self.link.wake_peer();
         }
     }
 }

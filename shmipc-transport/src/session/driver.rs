@@ -9,12 +9,11 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::{
     io::unix::AsyncFd,
-    runtime::{Handle, RuntimeFlavor},
     time::{Sleep, sleep},
 };
 
@@ -25,7 +24,7 @@ use crate::{
         doorbell::{self, Doorbell, WatchedDoorbell},
         socket::ControlSocket,
     },
-    wait::BURST,
+    wait::{BURST, Lookout, Way},
 };
 
 /// Drives one session until it is over.
@@ -40,12 +39,11 @@ pub(super) struct Driver {
     /// Regions and messages that there had been when the timer was set.
     activity: u64,
     spin: Option<Spin>,
-    /// Whether a task may requeue itself without waking another worker.
-    is_current_thread: bool,
 }
 
-/// A wait that is being spun for.
+/// A wait during which we look.
 struct Spin {
+    way: Way,
     until: Option<Instant>,
 }
 
@@ -74,7 +72,6 @@ impl Driver {
             idle: None,
             activity: 0,
             spin: None,
-            is_current_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
         })
     }
 
@@ -146,33 +143,45 @@ impl Driver {
     }
 
     fn decide(&mut self, inbound: &mut Inbound, found: bool) -> Next {
-        if !self.shared.is_anyone_waiting() || self.shared.lost().is_some() {
+        let shared = &self.shared;
+        let is_waited_for = shared.is_anyone_waiting();
+        if shared.lost().is_some() {
             return Next::Sleep;
         }
-        let now = Instant::now();
-        if self.spin.is_none() {
-            let Some(budget) = inbound.inherited.take().or_else(|| inbound.policy.begin()) else {
-                return Next::Sleep;
-            };
-            self.spin = Some(Spin {
-                until: now.checked_add(budget).filter(|_| budget != Duration::MAX),
-            });
-        }
-        if found {
-            return Next::AfterOthers;
-        }
-        if self.shared.look_until(inbound, now + BURST) {
-            self.shared.drain(inbound);
-            self.found(inbound);
-            return if self.shared.is_anyone_waiting() {
-                Next::AfterOthers
+        if !is_waited_for && !shared.is_anyone_engaged() {
+            return if shared.take_yields() {
+                Next::AfterAll
             } else {
                 Next::Sleep
             };
         }
-        let until = self.spin.as_ref().and_then(|spin| spin.until);
+        let now = Instant::now();
+        let spin = match &mut self.spin {
+            Some(spin) => spin,
+            none => {
+                let Some(lookout) = inbound.inherited.take().or_else(|| inbound.policy.begin())
+                else {
+                    return Next::Sleep;
+                };
+                let Lookout { way, budget } = lookout;
+                none.insert(Spin {
+                    way,
+                    until: now.checked_add(budget),
+                })
+            }
+        };
+        let Spin { way, until } = *spin;
+        if found {
+            return Next::AfterOthers;
+        }
+        // While those who were woken have not run yet, they are what is waited for.
+        if is_waited_for && shared.look_until(inbound, way, now + BURST) {
+            shared.drain(inbound);
+            self.found(inbound);
+            return Next::AfterOthers;
+        }
         if until.is_some_and(|until| until <= Instant::now()) {
-            inbound.policy.miss();
+            inbound.policy.miss(way);
             self.shared.link.counters.spins_missed.add(1);
             return Next::Sleep;
         }
@@ -181,8 +190,8 @@ impl Driver {
 
     /// A look has paid: the next one begins a new wait.
     fn found(&mut self, inbound: &mut Inbound) {
-        if self.spin.take().is_some() {
-            inbound.policy.hit();
+        if let Some(Spin { way, .. }) = self.spin.take() {
+            inbound.policy.hit(way);
             self.shared.link.counters.spins_hit.add(1);
         }
     }
@@ -208,7 +217,7 @@ impl Future for Driver {
         }
         match next {
             Next::Sleep => {}
-            Next::AfterOthers if this.is_current_thread => cx.waker().wake_by_ref(),
+            Next::AfterOthers if this.shared.is_current_thread => cx.waker().wake_by_ref(),
             // On a runtime with several workers, a task that wakes itself also wakes an idle worker to steal it; a
             // yield does not.
             Next::AfterOthers | Next::AfterAll => {

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_session;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Shared, Waiter};
 
 use crate::{
     Address, Config, Peer,
@@ -139,6 +139,8 @@ impl Session {
     }
 
     /// Polls for a stream that the peer opens; see [`accept_stream`](Self::accept_stream).
+    ///
+    /// Yields now and then although there is one, so that a busy session does not starve its neighbours.
     pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
         let accepted = self.shared().poll_accept(cx);
         accepted.map(|accepted| Ok(Stream::accepted(Arc::clone(&self.owner), accepted?)))
@@ -261,7 +263,7 @@ impl Session {
         self.shared().control(Control::GoAway);
     }
 
-    /// Whether the peer has asked us to open no more streams.
+    /// Whether the peer has asked us to open no more streams (O18).
     #[must_use]
     pub fn is_going_away(&self) -> bool {
         self.shared().peer_goes_away()

@@ -6,6 +6,7 @@ mod shared;
 
 use std::{
     future::poll_fn,
+    mem,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -23,7 +24,7 @@ use crate::{
     },
     error::{PeerMisbehaved, RecvError, SendError, SessionLost},
     link::{AllocFailure, Link, Outgoing, Reservation, Tx},
-    session::{Owner, Shared},
+    session::{Owner, Shared, Waiter},
 };
 
 /// The code of a reset when a stream is dropped unfinished.
@@ -71,6 +72,8 @@ pub struct SendHalf {
 #[derive(Debug)]
 pub struct RecvHalf {
     handle: Handle,
+    /// Whether a message was sent for which the peer has not been woken.
+    wakes_peer: bool,
 }
 
 /// Tells when a stream has ended, without taking part in it.
@@ -105,7 +108,10 @@ impl Stream {
             send: SendHalf {
                 handle: handle.clone(),
             },
-            recv: RecvHalf { handle },
+            recv: RecvHalf {
+                handle,
+                wakes_peer: false,
+            },
         }
     }
 
@@ -152,6 +158,28 @@ impl Stream {
         write: impl FnOnce(&mut &mut [u8]),
     ) -> Result<bool, SendError> {
         self.send.try_send_exact(len, flush, write)
+    }
+
+    /// Like [`try_send_exact`](Self::try_send_exact), for a caller that receives next.
+    ///
+    /// The peer is woken, if it must be, by the first poll for a message of this stream (or when the stream is dropped):
+    /// by then this side has said that it is awake, so that the answer needs no system call.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    pub fn try_send_exact_then_recv(
+        &mut self,
+        len: usize,
+        flush: Flush,
+        write: impl FnOnce(&mut &mut [u8]),
+    ) -> Result<bool, SendError> {
+        let Some((reservation, id)) = self.send.encode_exact(len, flush, write)? else {
+            return Ok(false);
+        };
+        reservation.commit_quietly(id, record_flags(true, flush));
+        self.recv.wakes_peer = true;
+        Ok(true)
     }
 
     /// Ends the sending direction without a message; see [`SendHalf::finish`].
@@ -243,13 +271,27 @@ impl SendHalf {
         flush: Flush,
         write: impl FnOnce(&mut &mut [u8]),
     ) -> Result<bool, SendError> {
-        if Self::SHORT_MAX < len {
+        let Some((reservation, id)) = self.encode_exact(len, flush, write)? else {
             return Ok(false);
+        };
+        reservation.commit(id, record_flags(true, flush));
+        Ok(true)
+    }
+
+    /// Encodes a message of exactly `len` bytes into the ring; `None` if that cannot be done now.
+    fn encode_exact(
+        &self,
+        len: usize,
+        flush: Flush,
+        write: impl FnOnce(&mut &mut [u8]),
+    ) -> Result<Option<(Reservation<'_>, StreamId)>, SendError> {
+        if Self::SHORT_MAX < len {
+            return Ok(None);
         }
         let len = u32_len(len);
         let reserved = self.reserve(Some(len), flush, |link, tx| link.reserve(tx, len))?;
         let Some((mut reservation, id)) = reserved else {
-            return Ok(false);
+            return Ok(None);
         };
         let mut space = reservation.body();
         write(&mut space);
@@ -257,10 +299,9 @@ impl SendHalf {
             // Becomes a pad. The id was never seen by the peer, which is nothing to it.
             drop(reservation);
             self.handle.stream.refund(Some(len));
-            return Ok(false);
+            return Ok(None);
         }
-        reservation.commit(id, record_flags(true, flush));
-        Ok(true)
+        Ok(Some((reservation, id)))
     }
 
     /// The longest message that [`try_send_exact`](Self::try_send_exact) takes, in bytes.
@@ -444,9 +485,13 @@ impl RecvHalf {
 
     /// Polls for the next message; see [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, RecvError>> {
+        let waiter = Waiter::Receiver {
+            wakes_peer: mem::take(&mut self.wakes_peer),
+        };
         let (session, stream) = (self.handle.session(), &self.handle.stream);
         session.poll_wait(
             cx,
+            waiter,
             || stream.take(session),
             |waker| stream.wait_to_recv(session, waker),
         )
@@ -469,6 +514,9 @@ impl RecvHalf {
 impl Drop for RecvHalf {
     fn drop(&mut self) {
         let Handle { owner, stream } = &self.handle;
+        if self.wakes_peer {
+            owner.shared.link.wake_peer();
+        }
         if stream.stop_receiving(&owner.shared) {
             stream.reset(&owner.shared, ABANDONED);
         }

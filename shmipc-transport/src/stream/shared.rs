@@ -44,6 +44,8 @@ struct State {
     sender_gone: bool,
     over: Option<Over>,
     recv_waker: Option<Waker>,
+    /// Whether the receiver counts as [engaged](Shared::count_engaged).
+    is_engaged: bool,
     send_waker: Option<Waker>,
     watchers: Vec<Waker>,
 }
@@ -78,6 +80,7 @@ impl StreamShared {
             sender_gone: false,
             over: None,
             recv_waker: None,
+            is_engaged: false,
             send_waker: None,
             watchers: Vec::new(),
         };
@@ -119,6 +122,7 @@ impl StreamShared {
         let mut state = self.state();
         if let Some(message) = state.first.take() {
             state.first = state.more.pop_front();
+            state.disengage(session);
             let grant = if state.recv_ended {
                 None
             } else {
@@ -127,6 +131,9 @@ impl StreamShared {
             drop(state);
             self.grant(session, grant);
             return Some(Ok(Some(message)));
+        }
+        if state.recv_ended || state.over.is_some() {
+            state.disengage(session);
         }
         if state.recv_ended {
             return Some(Ok(None));
@@ -147,7 +154,12 @@ impl StreamShared {
 
     /// Has `waker` called when [`take`](Self::take) has something.
     pub(super) fn wait_to_recv(&self, session: &Shared, waker: &Waker) {
-        set_waker(session, &mut self.state().recv_waker, waker);
+        let mut state = self.state();
+        set_waker(session, &mut state.recv_waker, waker);
+        if !state.is_engaged {
+            state.is_engaged = true;
+            session.count_engaged(true);
+        }
     }
 
     /// Takes credit for a message of `len` bytes (if there is one) and, if it is the last, notes the end.
@@ -226,6 +238,7 @@ impl StreamShared {
             let mut state = self.state();
             state.discards = true;
             clear_waker(session, &mut state.recv_waker);
+            state.disengage(session);
             let mut dropped: Vec<_> = state.first.take().into_iter().collect();
             dropped.extend(mem::take(&mut state.more));
             let grants = dropped
@@ -382,6 +395,13 @@ impl StreamShared {
 }
 
 impl State {
+    fn disengage(&mut self, session: &Shared) {
+        if self.is_engaged {
+            self.is_engaged = false;
+            session.count_engaged(false);
+        }
+    }
+
     fn drain_wakers(&mut self, session: &Shared) -> Vec<Waker> {
         let mut wakers = mem::take(&mut self.watchers);
         wakers.extend(clear_waker(session, &mut self.recv_waker));
