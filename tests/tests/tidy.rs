@@ -1,0 +1,222 @@
+//! House rules that no lint knows, for all of the workspace's Rust files.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Lines of a file, and of a function.
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// How far above a `SeqCst` its reason may end.
+const REASON_LINES: usize = 5;
+
+/// Where Rust files lie. What generators and compilers are compared with (golden files, sources for trybuild) is not ours to
+/// shape.
+const FOLDERS: [&str; 12] = [
+    "shmipc-transport/src",
+    "shmipc-transport/tests",
+    "shmipc-rpc/src",
+    "shmipc-rpc/tests",
+    "shmipc-codegen/src",
+    "benches/src",
+    "benches/tests",
+    "examples/src",
+    "examples/tests",
+    "tests/src",
+    "tests/tests",
+    "fuzz/fuzz_targets",
+];
+const NOT_OURS: [&str; 2] = ["tests/tests/ui", "golden"];
+
+/// Tables of cases, a line or two each, which no division would make easier to read: they may be long.
+const TABLES: [&str; 1] = ["tests/tests/villain.rs"];
+
+/// A file, and what is wrong with it.
+struct Source {
+    /// From the root of the repository.
+    path: String,
+    text: String,
+    complaints: Vec<String>,
+}
+
+#[test]
+fn the_house_is_tidy() {
+    let mut complaints = Vec::new();
+    for mut file in rust_files() {
+        // Put together, so that this file does not complain of itself.
+        for unfinished in [
+            concat!("FIX", "ME"),
+            concat!("to", "do!("),
+            concat!("db", "g!("),
+        ] {
+            file.ban(unfinished, "finish it, or file it");
+        }
+        if file.path.starts_with("shmipc-transport/src/core/") {
+            file.ban("std::time::Instant", "the core is given the time");
+            file.ban("std::time::SystemTime", "the core is given the time");
+            file.ban("tokio", "the core knows no runtime");
+            file.ban("nix::", "the core makes no system call");
+        }
+        if file.path.starts_with("shmipc-transport/src/")
+            && file.path != "shmipc-transport/src/core/sync.rs"
+        {
+            file.ban(concat!("std::sync::", "atomic"), "use `core::sync`");
+            file.ban(concat!("core::sync::", "atomic"), "use `core::sync`");
+        }
+        file.demand_partners();
+        if !TABLES.contains(&file.path.as_str()) {
+            file.limit_lines();
+            file.limit_functions();
+        }
+        complaints.append(&mut file.complaints);
+    }
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn unsafe_lives_where_the_architecture_says() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let (_, section) = architecture.split_once("## Where unsafe lives").unwrap();
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let named = section
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("- `")?.split_once('`')?.0.to_owned()));
+    let opened = rust_files()
+        .into_iter()
+        .filter(|file| file.code().any(|(_, line)| opens_unsafe(line)))
+        .map(|file| file.path);
+    assert_eq!(
+        opened.collect::<BTreeSet<_>>(),
+        named.collect::<BTreeSet<_>>(),
+        "left: files that open `unsafe_code`; right: those that ARCHITECTURE.md names"
+    );
+}
+
+fn opens_unsafe(line: &str) -> bool {
+    line.trim() == "unsafe_code,"
+        || ["expect(", "allow("]
+            .iter()
+            .any(|lint| line.contains(&format!("{lint}unsafe_code")))
+}
+
+impl Source {
+    /// The lines that are not comments, with their numbers from 1.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = (1..).zip(self.text.lines());
+        lines.filter(|(_, line)| !is_comment(line))
+    }
+
+    fn complain(&mut self, line: usize, what: impl std::fmt::Display) {
+        self.complaints
+            .push(format!("{}:{line}: {what}", self.path));
+    }
+
+    fn ban(&mut self, text: &str, instead: &str) {
+        let found: Vec<_> = self
+            .code()
+            .filter(|(_, code)| code.contains(text))
+            .map(|(line, _)| line)
+            .collect();
+        for line in found {
+            self.complain(line, format_args!("`{text}`: {instead}"));
+        }
+    }
+
+    /// Each `SeqCst` has a comment that says what it pairs with.
+    fn demand_partners(&mut self) {
+        let lines: Vec<_> = self.text.lines().collect();
+        let alone: Vec<_> = self
+            .code()
+            .filter(|(_, code)| code.contains(concat!("Ordering::", "SeqCst")))
+            .map(|(line, _)| line)
+            .filter(|line| {
+                let above = &lines[line.saturating_sub(1 + REASON_LINES)..line - 1];
+                let reason = above.iter().filter(|line| is_comment(line));
+                !reason.copied().any(|line| line.contains("pairs with"))
+            })
+            .collect();
+        for line in alone {
+            self.complain(line, "a SeqCst that does not say what it pairs with");
+        }
+    }
+
+    fn limit_lines(&mut self) {
+        let lines = self.text.lines().count();
+        if FILE_LINES_MAX < lines {
+            self.complain(lines, format_args!("more than {FILE_LINES_MAX} lines"));
+        }
+    }
+
+    /// Relies on rustfmt: a function ends with a brace in the column of its first line.
+    fn limit_functions(&mut self) {
+        let lines: Vec<_> = self.text.lines().collect();
+        let mut long = Vec::new();
+        for (start, line) in lines.iter().enumerate() {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            if !begins_function(line) {
+                continue;
+            }
+            let mut rest = lines[start..].iter();
+            let signature_end = rest.find(|line| line.ends_with(['{', ';', '}']));
+            if signature_end.is_some_and(|line| line.ends_with('{')) {
+                let end = format!("{indent}}}");
+                let len = lines[start..].iter().position(|line| **line == end);
+                if len.is_none_or(|len| FUNCTION_LINES_MAX <= len) {
+                    long.push(start + 1);
+                }
+            }
+        }
+        for line in long {
+            let what = format_args!("a function of more than {FUNCTION_LINES_MAX} lines");
+            self.complain(line, what);
+        }
+    }
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
+}
+
+fn begins_function(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let qualifiers = ["pub", "const", "async", "unsafe"];
+    words.find(|word| !qualifiers.contains(word) && !word.starts_with("pub(")) == Some("fn")
+}
+
+fn rust_files() -> Vec<Source> {
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        collect(&root().join(folder), &mut files);
+    }
+    assert!(50 < files.len(), "the folders have moved");
+    files
+}
+
+fn collect(folder: &Path, files: &mut Vec<Source>) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+            if !NOT_OURS.iter().any(|not_ours| name.contains(not_ours)) {
+                files.push(Source {
+                    path: name.to_owned(),
+                    text: fs::read_to_string(&path).unwrap(),
+                    complaints: Vec::new(),
+                });
+            }
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap().to_owned()
+}
