@@ -76,11 +76,10 @@ impl SessionTask {
     }
 
     fn on_stream(&mut self, mut stream: Stream, cx: &mut Context<'_>) {
-        // A stream is handed out with its first message.
-        match stream.try_recv() {
-            Some(Ok(Some(frame))) => self.on_frame(stream, frame, cx),
-            // It ended, or was given up, before it told what it wants: there is nobody to answer.
-            Some(Ok(None) | Err(_)) | None => {}
+        // A stream is handed out with its first message. If it has none, it ended, or was given up, before it told what it
+        // wants: there is nobody to answer.
+        if let Some(Ok(Some(frame))) = stream.try_recv() {
+            self.on_frame(stream, frame, cx);
         }
     }
 
