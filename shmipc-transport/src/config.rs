@@ -138,7 +138,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             wait: Wait::default(),
-            spin_budget: Duration::from_micros(100),
+            spin_budget: Duration::from_micros(250),
             payloads: Payloads::default(),
             memory_max: 1 << 30,
             memory_idle: Duration::from_secs(1),
@@ -238,7 +238,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// The longest that [`Wait::Adaptive`] looks at shared memory before it sleeps. Default: 100 µs; at most 10 ms.
+    /// The longest that [`Wait::Adaptive`] looks at shared memory before it sleeps. Default: 250 µs; at most 10 ms.
     ///
     /// Costs up to this much CPU time per wait that ends asleep; waits that repeatedly end so are not spun for at all.
     pub fn spin_budget(mut self, budget: Duration) -> Self {
