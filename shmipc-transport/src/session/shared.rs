@@ -5,10 +5,13 @@ use std::{
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Notify,
+};
 
 use crate::{
     Config, Peer,
@@ -21,7 +24,7 @@ use crate::{
     error::{PeerMisbehaved, SessionLost},
     link::{Arrival, Control, Link, Rx},
     stream::StreamShared,
-    wait::{BURST, LOOKS_PER_CLOCK, WaitPolicy},
+    wait::{BURST, LOOKS_PER_CLOCK, Lookout, WaitPolicy, Way},
 };
 
 /// Arrivals taken before whoever drains lets others run.
@@ -54,6 +57,14 @@ pub(crate) struct Shared {
     peer_goes_away: AtomicBool,
     /// Tasks that wait for something to arrive. While there are none, nobody needs to look.
     waiting: AtomicU32,
+    /// Those, and tasks for which something has arrived that they have not taken yet.
+    engaged: AtomicU32,
+    /// Waits that ended at once, one after the other.
+    ready_in_a_row: AtomicU32,
+    /// Whether a task has yielded that is not done waiting.
+    yields: AtomicBool,
+    /// Whether the driver runs on the only thread of its runtime.
+    pub(crate) is_current_thread: bool,
     driver: DriverSignal,
 }
 
@@ -64,14 +75,22 @@ pub(crate) struct Inbound {
     /// Whether the driver is going to look again without being woken, so that nobody else needs to arm the sleep word.
     pub(crate) driver_is_hot: bool,
     /// What is left of a wait that a caller began to spin for and leaves to the driver.
-    pub(crate) inherited: Option<Duration>,
-    ready_in_a_row: u32,
+    pub(crate) inherited: Option<Lookout>,
 }
 
 #[derive(Default)]
 struct AcceptQueue {
     streams: VecDeque<Arc<StreamShared>>,
     wakers: Vec<Waker>,
+}
+
+/// What a task waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Waiter {
+    /// A stream that the peer opens. Its task goes on to look after other streams, and comes back.
+    Acceptor,
+    /// A message on its own stream. `wakes_peer` says that the peer may have to be woken for what was sent before.
+    Receiver { wakes_peer: bool },
 }
 
 /// How the driver is woken from within the process.
@@ -81,6 +100,7 @@ struct DriverSignal {
 }
 
 impl Shared {
+    /// Must be called on the runtime that will drive the session.
     pub(crate) fn new(
         link: Link,
         rx: Rx,
@@ -89,9 +109,7 @@ impl Shared {
         peer_windows: Windows,
         connecting: bool,
     ) -> Self {
-        // Looking at memory keeps everybody else from running where there is only one CPU to run on.
-        let single_cpu = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
-        let policy = WaitPolicy::new(config.wait(), config.spin_budget(), single_cpu);
+        let policy = WaitPolicy::new(config.wait(), config.spin_budget());
         let streams = StreamTable::new(
             connecting,
             peer_windows.streams_max,
@@ -108,7 +126,6 @@ impl Shared {
                 policy,
                 driver_is_hot: false,
                 inherited: None,
-                ready_in_a_row: 0,
             }),
             accept: Mutex::default(),
             open_waiters: Mutex::default(),
@@ -116,6 +133,10 @@ impl Shared {
             changed: Notify::new(),
             peer_goes_away: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
+            engaged: AtomicU32::new(0),
+            ready_in_a_row: AtomicU32::new(0),
+            yields: AtomicBool::new(false),
+            is_current_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
             driver: DriverSignal::default(),
         }
     }
@@ -179,8 +200,34 @@ impl Shared {
         }
     }
 
+    /// Counts a task from when it begins to wait until it has taken what arrived.
+    pub(crate) fn count_engaged(&self, is_engaged: bool) {
+        // Relaxed: as above.
+        if is_engaged {
+            self.engaged.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.engaged.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn is_anyone_waiting(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a task has lately yielded in the middle of its work with the session, and will be back.
+    pub(crate) fn take_yields(&self) -> bool {
+        self.yields.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_anyone_engaged(&self) -> bool {
+        self.engaged.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the waiting task is all there is to the session, so that it keeps nobody from running when it looks at the
+    /// ring instead of yielding.
+    fn is_alone(&self, waiter: Waiter) -> bool {
+        let own_streams = usize::from(waiter != Waiter::Acceptor);
+        !self.is_anyone_engaged() && lock(&self.streams).len() <= own_streams
     }
 
     /// Registers the waker of the driver's task.
@@ -206,45 +253,67 @@ impl Shared {
 
     /// Waits for something to arrive, draining the ring while nobody else does.
     ///
-    /// `check` says whether it has arrived; `register` has the waker called when it does.
+    /// `check` says whether it has arrived; `register` has the waker called when it does. `waiter` says what
+    /// for.
     pub(crate) fn poll_wait<T>(
         &self,
         cx: &mut Context<'_>,
+        waiter: Waiter,
         mut check: impl FnMut() -> Option<T>,
         register: impl FnOnce(&Waker),
     ) -> Poll<T> {
+        let wake_peer = || {
+            if let Waiter::Receiver { wakes_peer: true } = waiter {
+                self.link.wake_peer();
+            }
+        };
+        // Relaxed: it only has to grow. Several tasks may share it, and then yield in turns.
+        if READY_IN_A_ROW < self.ready_in_a_row.fetch_add(1, Ordering::Relaxed) {
+            self.ready_in_a_row.store(0, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            self.yields.store(true, Ordering::Relaxed);
+            wake_peer();
+            return Poll::Pending;
+        }
         if let Some(ready) = check() {
+            wake_peer();
             return Poll::Ready(ready);
         }
         let Some(mut inbound) = try_lock(&self.inbound) else {
+            wake_peer();
             // Somebody else drains: what they have delivered before we registered, we see now; the rest wakes us.
             register(cx.waker());
             return check().map_or(Poll::Pending, Poll::Ready);
         };
-        if READY_IN_A_ROW <= inbound.ready_in_a_row {
-            inbound.ready_in_a_row = 0;
-            self.rest(&mut inbound);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         self.link.disarm(&mut inbound.rx);
+        wake_peer();
         self.drain(&mut inbound);
         let mut arrived = check();
-        if arrived.is_none() && !self.is_anyone_waiting() {
+        if arrived.is_none() && self.is_alone(waiter) {
             arrived = self.spin_as_caller(&mut inbound, &mut check);
         }
         if arrived.is_none() {
             register(cx.waker());
         }
+        if arrived.is_some() && (waiter == Waiter::Acceptor || self.is_current_thread) {
+            self.hand_over(&mut inbound);
+        }
         self.rest(&mut inbound);
         // Going to rest may have found more.
         let arrived = arrived.or_else(check);
-        inbound.ready_in_a_row = if arrived.is_some() {
-            inbound.ready_in_a_row + 1
-        } else {
-            0
-        };
+        if arrived.is_none() {
+            self.ready_in_a_row.store(0, Ordering::Relaxed);
+        }
         arrived.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Leaves the next look to the driver, which needs no system call of the peer's to be woken. Worth it if the driver
+    /// runs on this thread, once the current task yields, and so looks after more calls than one.
+    fn hand_over(&self, inbound: &mut Inbound) {
+        if !inbound.driver_is_hot {
+            inbound.driver_is_hot = true;
+            self.kick_driver();
+        }
     }
 
     /// Looks for arrivals within one poll. What is left of the budget afterwards is for the driver, which lets other
@@ -254,15 +323,12 @@ impl Shared {
         inbound: &mut Inbound,
         check: &mut impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let budget = inbound.policy.begin()?;
+        let Lookout { way, budget } = inbound.policy.begin()?;
         let until = Instant::now() + budget.min(BURST);
-        loop {
-            if !self.look_until(inbound, until) {
-                break;
-            }
+        while self.look_until(inbound, way, until) {
             self.drain(inbound);
             if let Some(arrived) = check() {
-                inbound.policy.hit();
+                inbound.policy.hit(way);
                 self.link.counters.spins_hit.add(1);
                 return Some(arrived);
             }
@@ -271,27 +337,35 @@ impl Shared {
             }
         }
         if budget <= BURST {
-            inbound.policy.miss();
+            inbound.policy.miss(way);
             self.link.counters.spins_missed.add(1);
         } else {
-            inbound.inherited = Some(budget - BURST);
-            inbound.driver_is_hot = true;
-            self.kick_driver();
+            inbound.inherited = Some(Lookout {
+                way,
+                budget: budget - BURST,
+            });
+            self.hand_over(inbound);
         }
         None
     }
 
     /// Looks at the ring until a record is there (`true`) or `until` has passed.
-    pub(crate) fn look_until(&self, inbound: &Inbound, until: Instant) -> bool {
+    pub(crate) fn look_until(&self, inbound: &Inbound, way: Way, until: Instant) -> bool {
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
                 if self.link.is_ready(&inbound.rx) {
                     return true;
                 }
-                std::hint::spin_loop();
+                match way {
+                    Way::Spin => std::hint::spin_loop(),
+                    Way::Yield => {
+                        std::thread::yield_now();
+                        break;
+                    }
+                }
             }
             if until <= Instant::now() || self.lost().is_some() {
-                return false;
+                return self.link.is_ready(&inbound.rx);
             }
         }
     }
@@ -435,7 +509,7 @@ impl Shared {
                 self.count_waiting(true);
             }
         };
-        self.poll_wait(cx, check, register)
+        self.poll_wait(cx, Waiter::Acceptor, check, register)
     }
 
     /// Leaves a stream for whoever accepts. A peer may reset streams and open others as fast as it likes, so those that
