@@ -427,6 +427,24 @@ async fn go_away_is_heard_and_open_streams_go_on() {
 }
 
 #[tokio::test]
+async fn a_ping_is_answered_while_the_session_lives() {
+    let pair = Pair::new().await;
+    let (first, second) = tokio::join!(pair.client.ping(), pair.client.ping());
+    first.and(second).unwrap();
+    timeout(PATIENCE, pair.server.ping())
+        .await
+        .unwrap()
+        .unwrap();
+    pair.server.close();
+    assert!(
+        timeout(PATIENCE, pair.client.ping())
+            .await
+            .unwrap()
+            .is_err()
+    );
+}
+
+#[tokio::test]
 async fn bytes_of_elsewhere_are_copied() {
     let pair = Pair::new().await;
     echo(pair.server.clone());

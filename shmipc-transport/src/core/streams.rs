@@ -119,8 +119,8 @@ pub(crate) struct StreamTable<S> {
     open: HashMap<u64, Arc<S>, RandomState>,
     /// The next id that we open; its parity is that of our side.
     next_local: u64,
-    /// The highest id that the peer has opened, or the number before its first.
-    last_remote: u64,
+    /// The highest id that the peer has opened, if it has opened any.
+    last_remote: Option<u64>,
     /// Streams opened by us, or by the peer, that are not over yet.
     local: u32,
     remote: u32,
@@ -145,7 +145,7 @@ impl<S> StreamTable<S> {
         Self {
             open: HashMap::default(),
             next_local: if connecting { 1 } else { 2 },
-            last_remote: if connecting { 0 } else { u64::MAX }, // u64::MAX + 2 = 1.
+            last_remote: None,
             local: 0,
             remote: 0,
             local_max,
@@ -214,7 +214,7 @@ impl<S> StreamTable<S> {
                 max: self.remote_max,
             });
         }
-        self.last_remote = id.0;
+        self.last_remote = Some(id.0);
         self.remote += 1;
         self.open.insert(id.0, stream);
         Ok(())
@@ -249,7 +249,7 @@ impl<S> StreamTable<S> {
     }
 
     fn is_after_last_remote(&self, id: StreamId) -> bool {
-        self.last_remote == u64::MAX || self.last_remote < id.0
+        self.last_remote.is_none_or(|last| last < id.0)
     }
 }
 
@@ -293,6 +293,22 @@ mod tests {
         table.close(StreamId(5));
         assert!(matches!(table.look_up(StreamId(5), true), Ok(Lookup::Over)));
         table.open_remote(StreamId(9), Arc::new(())).unwrap();
+    }
+
+    #[test]
+    fn the_last_id_of_all_lets_none_be_opened_again() {
+        let mut table: StreamTable<()> = StreamTable::new(false, 2, 2);
+        let last = StreamId(u64::MAX);
+        assert!(matches!(table.look_up(last, true), Ok(Lookup::New)));
+        table.open_remote(last, Arc::new(())).unwrap();
+        for id in [1, 5, u64::MAX - 2] {
+            assert!(matches!(
+                table.look_up(StreamId(id), true),
+                Ok(Lookup::Over)
+            ));
+        }
+        table.close(last);
+        assert!(matches!(table.look_up(last, true), Ok(Lookup::Over)));
     }
 
     #[test]

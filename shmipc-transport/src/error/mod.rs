@@ -155,6 +155,12 @@ pub enum PeerMisbehaved {
         /// The sum of its segments.
         len: u64,
     },
+    /// It answered a ping that was never sent.
+    #[error("it answered ping {nonce}, which was never sent")]
+    Pong {
+        /// What it answered.
+        nonce: u64,
+    },
     /// It sent something on the socket that makes no sense there.
     #[error("it sent an invalid message on the socket")]
     Socket(#[from] InvalidMessage),

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::Link;
+use super::{Control, Link};
 use crate::{
     core::{
         mem::PeerRegion,
@@ -60,6 +60,9 @@ pub(crate) enum Arrival {
     },
     GoAway,
     Bye,
+    Pong {
+        nonce: u64,
+    },
     /// Something that concerned the link alone, and is done.
     Internal,
 }
@@ -145,6 +148,14 @@ impl Link {
             },
             Kind::GoAway => Arrival::GoAway,
             Kind::Bye => Arrival::Bye,
+            Kind::Ping => {
+                let nonce = u64::from(word(0)) | u64::from(word(1)) << 32;
+                self.control(Control::Pong { nonce })?;
+                Arrival::Internal
+            }
+            Kind::Pong => Arrival::Pong {
+                nonce: u64::from(word(0)) | u64::from(word(1)) << 32,
+            },
             Kind::RegionAdded => {
                 self.admit_region(rx, RegionId(word(0)), word(1))?;
                 Arrival::Internal
@@ -202,6 +213,15 @@ impl Link {
         body: &[u8],
     ) -> Result<RecvBuf, PeerMisbehaved> {
         let mut inline = &body[usize::from(segments) * 16..];
+        // Before anything is copied: what a peer repeats costs it nothing.
+        let named = (0..segments).filter_map(|i| match Segment::of_body(body, i)? {
+            Segment::Inline { .. } => None,
+            Segment::Theirs(part) | Segment::Yours(part) => Some(u64::from(part.len)),
+        });
+        let len = inline.len() as u64 + named.sum::<u64>();
+        if self.peer_message_max < len {
+            return Err(PeerMisbehaved::MessageLength { len });
+        }
         let mut message = RecvBuf::default();
         for i in 0..segments {
             let segment = Segment::of_body(body, i).ok_or(InvalidRecord::Segments(segments))?;
@@ -226,11 +246,6 @@ impl Link {
                 }
             };
             message.push(bytes);
-            if u32::try_from(message.len()).is_err() {
-                return Err(PeerMisbehaved::MessageLength {
-                    len: message.len() as u64,
-                });
-            }
         }
         if !inline.is_empty() {
             return Err(InvalidRecord::InlineBytes.into());

@@ -60,6 +60,8 @@ pub(crate) struct Link {
     keeper: Mutex<Option<Waker>>,
     /// Set if payloads may be lent in place.
     trust: Option<Trust>,
+    /// The longest message that the peer can send, in bytes.
+    peer_message_max: u64,
     pub(crate) counters: Counters,
 }
 
@@ -99,21 +101,24 @@ pub(crate) struct PeerOutbox {
     region: PeerRegion,
     layout: Geometry,
     pub(crate) windows: Windows,
+    /// What its regions may come to, in bytes, as it announced.
+    memory_max: u64,
 }
 
 impl PeerOutbox {
-    /// Maps and verifies what the peer passed.
+    /// Maps and verifies what the peer passed: an outbox of `len` bytes, and that its regions come to `memory_max` at most.
     ///
     /// # Errors
     ///
     /// Returns what is wrong with it.
-    pub(crate) fn open(fd: &OwnedFd, len: u64) -> Result<Self, PeerMisbehaved> {
+    pub(crate) fn open(fd: &OwnedFd, len: u64, memory_max: u64) -> Result<Self, PeerMisbehaved> {
         let region = memfd::open_sealed(fd, len)?;
         let (layout, windows) = Geometry::read(&region)?;
         Ok(Self {
             region,
             layout,
             windows,
+            memory_max,
         })
     }
 }
@@ -144,6 +149,8 @@ impl Link {
             socket,
             keeper: Mutex::new(None),
             trust,
+            // Lengths are counted in 32 bits.
+            peer_message_max: peer.memory_max.min(u64::from(u32::MAX)),
             counters: Counters::default(),
             peer_layout: peer.layout,
             peer: peer.region,

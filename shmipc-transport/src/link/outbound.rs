@@ -58,6 +58,12 @@ pub(crate) enum Control {
     Return {
         token: u32,
     },
+    Ping {
+        nonce: u64,
+    },
+    Pong {
+        nonce: u64,
+    },
 }
 
 /// Why there is no block.
@@ -472,10 +478,21 @@ impl Control {
             Self::RegionAdded { id, len } => (Kind::RegionAdded, none, [id.0, len], 8),
             Self::RegionDropped { id } => (Kind::RegionDropped, none, [id.0, 0], 4),
             Self::Return { token } => (Kind::Return, none, [token, 0], 4),
+            Self::Ping { nonce } => (Kind::Ping, none, split(nonce), 8),
+            Self::Pong { nonce } => (Kind::Pong, none, split(nonce), 8),
         };
         let mut body = [0; 8];
         body[..4].copy_from_slice(&words[0].to_ne_bytes());
         body[4..].copy_from_slice(&words[1].to_ne_bytes());
         (RecordHead::control(kind, stream, len), body)
     }
+}
+
+/// The low and the high half of `word`.
+fn split(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }

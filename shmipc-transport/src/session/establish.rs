@@ -82,7 +82,7 @@ impl Attach for Join<'_> {
     }
 
     fn attach(&mut self, theirs: wire::Outbox<OwnedFd>) -> Result<Joined, AttachError> {
-        let peer = PeerOutbox::open(&theirs.memory, theirs.len)?;
+        let peer = PeerOutbox::open(&theirs.memory, theirs.len, theirs.memory_max)?;
         let Own {
             outbox: own,
             doorbell: own_doorbell,

@@ -160,7 +160,8 @@ impl Play {
             .expect("these settings make sense");
         let (memory, fd) = memfd::create_sealed(OUTBOX_LEN).expect("memory for a test");
         memory.layout::<Header>(0).constants.0.describe(WINDOWS);
-        let theirs = PeerOutbox::open(&fd, u64::from(OUTBOX_LEN)).expect("it is in order so far");
+        let theirs =
+            PeerOutbox::open(&fd, u64::from(OUTBOX_LEN), 1 << 20).expect("it is in order so far");
         let (_, doorbell) = Doorbell::create(DoorbellKind::EventFd).expect("a doorbell for a test");
         let doorbell = PeerDoorbell::accept(doorbell, DoorbellKind::EventFd).expect("an eventfd");
         let (ours, socket) = StdStream::pair().expect("sockets for a test");
@@ -301,6 +302,8 @@ impl Villain {
             5 => Kind::RegionAdded,
             6 => Kind::RegionDropped,
             7 => Kind::Return,
+            8 => Kind::Ping,
+            9 => Kind::Pong,
             _ => Kind::Data,
         };
         let stream = StreamId(u64::from(script.number()));
@@ -315,7 +318,7 @@ impl Villain {
             Kind::Reset | Kind::RegionDropped | Kind::Return => {
                 body.extend(script.number().to_ne_bytes());
             }
-            Kind::Credit => {
+            Kind::Credit | Kind::Ping | Kind::Pong => {
                 body.extend(script.number().to_ne_bytes());
                 body.extend(script.number().to_ne_bytes());
             }

@@ -10,6 +10,7 @@ mod shared;
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -244,6 +245,29 @@ impl Session {
     /// Cancel safe: nothing is taken.
     pub async fn closed(&self) -> SessionLost {
         self.until(|shared| shared.lost().cloned()).await
+    }
+
+    /// Asks the peer whether it is there, and waits for the answer. Returns how long that took.
+    ///
+    /// A peer that has died is noticed without being asked. This finds out whether one that lives still looks after the
+    /// session: set a limit with [`tokio::time::timeout`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SessionLost`] if the session is over, or ends meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a late answer is ignored.
+    pub async fn ping(&self) -> Result<Duration, SessionLost> {
+        let began = Instant::now();
+        let nonce = self.shared().ping();
+        self.until(|shared| match shared.lost() {
+            _ if shared.is_answered(nonce) => Some(Ok(began.elapsed())),
+            Some(lost) => Some(Err(lost.clone())),
+            None => None,
+        })
+        .await
     }
 
     /// Whether the session is over.

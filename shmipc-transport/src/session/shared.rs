@@ -19,7 +19,7 @@ use crate::{
         num::{StreamId, index},
         outbox::Windows,
         streams::{Lookup, StreamTable},
-        sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
+        sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, lock, try_lock},
     },
     error::{PeerMisbehaved, SessionLost},
     link::{Arrival, Control, Link, Rx},
@@ -55,6 +55,9 @@ pub(crate) struct Shared {
     /// Told when the session is lost, when the peer goes away, and when the last stream is over.
     pub(crate) changed: Notify,
     peer_goes_away: AtomicBool,
+    /// Pings sent, and the latest of them that was answered.
+    pings_sent: AtomicU64,
+    pongs_heard: AtomicU64,
     /// Tasks that wait for something to arrive. While there are none, nobody needs to look.
     waiting: AtomicU32,
     /// Those, and tasks for which something has arrived that they have not taken yet.
@@ -132,6 +135,8 @@ impl Shared {
             lost: OnceLock::new(),
             changed: Notify::new(),
             peer_goes_away: AtomicBool::new(false),
+            pings_sent: AtomicU64::new(0),
+            pongs_heard: AtomicU64::new(0),
             waiting: AtomicU32::new(0),
             engaged: AtomicU32::new(0),
             ready_in_a_row: AtomicU32::new(0),
@@ -148,6 +153,18 @@ impl Shared {
 
     pub(crate) fn peer_goes_away(&self) -> bool {
         self.peer_goes_away.load(Ordering::Relaxed)
+    }
+
+    /// Sends a ping, and returns what [`is_answered`](Self::is_answered) knows it by.
+    pub(crate) fn ping(&self) -> u64 {
+        let nonce = self.pings_sent.fetch_add(1, Ordering::Relaxed) + 1;
+        self.control(Control::Ping { nonce });
+        nonce
+    }
+
+    /// Whether a ping was answered, or one that was sent after it.
+    pub(crate) fn is_answered(&self, nonce: u64) -> bool {
+        nonce <= self.pongs_heard.load(Ordering::Relaxed)
     }
 
     /// Ends the session. The first reason stands.
@@ -465,6 +482,14 @@ impl Shared {
                 Ok(())
             }
             Arrival::Internal => Ok(()),
+            Arrival::Pong { nonce } => {
+                if nonce == 0 || self.pings_sent.load(Ordering::Relaxed) < nonce {
+                    return Err(PeerMisbehaved::Pong { nonce });
+                }
+                self.pongs_heard.fetch_max(nonce, Ordering::Relaxed);
+                self.changed.notify_waiters();
+                Ok(())
+            }
             Arrival::Bye => {
                 self.lose(SessionLost::ClosedByPeer);
                 Ok(())

@@ -50,6 +50,10 @@ pub(crate) enum Kind {
     RegionDropped = 8,
     /// A segment of the *receiver's* is given back, behind the records that sent it back; the body is its u32 token.
     Return = 9,
+    /// The sender wants to know whether we are there; the body is a u64 of its choice.
+    Ping = 10,
+    /// The answer to a ping; the body is that of the ping.
+    Pong = 11,
 }
 
 /// Bits of a data record.
@@ -112,6 +116,8 @@ impl Kind {
             7 => Self::RegionAdded,
             8 => Self::RegionDropped,
             9 => Self::Return,
+            10 => Self::Ping,
+            11 => Self::Pong,
             unknown => return Err(InvalidRecord::Kind(unknown)),
         })
     }
@@ -127,6 +133,8 @@ impl Kind {
             Self::Return => Some((4, "return")),
             Self::Credit => Some((8, "credit")),
             Self::RegionAdded => Some((8, "region-added")),
+            Self::Ping => Some((8, "ping")),
+            Self::Pong => Some((8, "pong")),
         }
     }
 }
