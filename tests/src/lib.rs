@@ -2,10 +2,14 @@
 
 pub mod echo;
 pub mod process;
+pub mod service;
 pub mod villain;
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::{Mutex, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -52,5 +56,37 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
     while !check() {
         assert!(start.elapsed() < LONG, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Polls a future as often as it asks for it, but no more than `most` times. `None` if it was dropped unfinished.
+pub async fn poll_at_most<F: Future>(most: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = most;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Polls a future that cannot go on a number of times, and drops it.
+///
+/// # Panics
+///
+/// If it could go on.
+pub async fn poll_in_vain<F: Future>(times: usize, future: F) {
+    let mut future = pin!(future);
+    for _ in 0..times {
+        let is_ready = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await;
+        assert!(!is_ready, "it was to wait");
+        tokio::task::yield_now().await;
     }
 }

@@ -31,9 +31,6 @@ const FOLDERS: [&str; 12] = [
 ];
 const NOT_OURS: [&str; 2] = ["tests/tests/ui", "golden"];
 
-/// Tables of cases, a line or two each, which no division would make easier to read: they may be long.
-const TABLES: [&str; 1] = ["tests/tests/villain.rs"];
-
 /// A file, and what is wrong with it.
 struct Source {
     /// From the root of the repository.
@@ -67,10 +64,8 @@ fn the_house_is_tidy() {
             file.ban(concat!("core::sync::", "atomic"), "use `core::sync`");
         }
         file.demand_partners();
-        if !TABLES.contains(&file.path.as_str()) {
-            file.limit_lines();
-            file.limit_functions();
-        }
+        file.limit_lines();
+        file.limit_functions();
         complaints.append(&mut file.complaints);
     }
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));

@@ -16,12 +16,14 @@ use nix::{
     },
     unistd::Pid,
 };
+use shmipc_rpc::{Channel, Code, client::Caller};
 use shmipc_transport::{ConnectError, Flush, Listener, Session, SessionLost, Stream};
 use tests::{
     alone,
     echo::{self, Place, pattern},
     in_time,
     process::{self, Holdings},
+    service::{ANSWER, HANG, Named, Packet, ask, request},
     villain::{Role, Script},
 };
 use tokio::time::timeout;
@@ -97,6 +99,7 @@ fn other_process() {
     let step: usize = step.parse().unwrap();
     match role {
         "server" => run(server(&socket)),
+        "service" => run(service(&socket)),
         "client" => run(client(&socket)),
         "stalling_client" => {
             let stream = UnixStream::connect(&socket).unwrap();
@@ -143,6 +146,13 @@ async fn server(socket: &Path) {
             }
         });
     }
+}
+
+async fn service(socket: &Path) {
+    let listener = Listener::bind(socket).unwrap();
+    ready();
+    let serving = Named::server("other").serve_with_listener(listener);
+    serving.await.unwrap();
 }
 
 async fn answer(mut stream: Stream) {
@@ -336,5 +346,55 @@ fn a_stopped_peer_holds_up_no_deadline() {
         let reply = in_time("an answer", stream.recv()).await.unwrap().unwrap();
         assert_eq!(echo::all(reply), b"anybody?");
         echo::call(&session, LONG_MESSAGE).await;
+    });
+}
+
+#[test]
+fn a_stopped_server_holds_up_no_call() {
+    alone(async {
+        let place = Place::new();
+        let other = Other::start("service", &place.path());
+        let caller = Caller::new(Channel::connect(place.path()).await.unwrap());
+        assert_eq!(ask(&caller, "awake?").await.unwrap(), "other");
+        other.stop();
+        for payload in [64, LONG_MESSAGE] {
+            let mut asked = request(vec![0; payload]);
+            asked.set_timeout(Duration::from_millis(200));
+            let call = caller.unary::<_, Packet>(&ANSWER, asked);
+            let status = in_time("a deadline", call).await.unwrap_err();
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        }
+        other.signal(Signal::SIGCONT);
+        assert_eq!(ask(&caller, "awake?").await.unwrap(), "other");
+        assert_eq!(ask(&caller, vec![1; LONG_MESSAGE]).await.unwrap(), "other");
+    });
+}
+
+#[test]
+fn calls_in_flight_fail_with_their_server() {
+    alone(async {
+        let place = Place::new();
+        let mut other = Other::start("service", &place.path());
+        let caller = Caller::new(Channel::connect(place.path()).await.unwrap());
+        let calls: Vec<_> = (0..10)
+            .map(|_| {
+                let caller = caller.clone();
+                let hanging = async move { caller.unary::<_, Packet>(&HANG, request("")).await };
+                tokio::spawn(hanging)
+            })
+            .collect();
+        // Records are read in order, so what was sent before has come when this is answered.
+        assert_eq!(ask(&caller, "there?").await.unwrap(), "other");
+        other.kill();
+        for call in calls {
+            let status = in_time("the end", call).await.unwrap().unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        }
+        drop(other);
+        let _other = Other::start("service", &place.path());
+        let mut patient = request("again");
+        patient.set_wait_for_ready(true);
+        let answer = in_time("an answer", caller.unary::<_, Packet>(&ANSWER, patient)).await;
+        assert_eq!(answer.unwrap().into_inner().name, "other");
     });
 }

@@ -14,7 +14,7 @@ use std::{
 use nix::unistd::write;
 
 pub use raw::{Memory, SEALS};
-pub use script::{Ending, Message, OUTBOX_LEN, Role, Script, at, kind};
+pub use script::{Ending, MEMORY_MAX, Message, OUTBOX_LEN, Role, Script, at, kind};
 use script::{RETURNS, RING, RING_LEN};
 
 use crate::LONG;

@@ -54,6 +54,8 @@ const RETURNS_LEN: u32 = 4096;
 
 /// The length of an outbox in bytes.
 pub const OUTBOX_LEN: u32 = RETURNS + 4 * RETURNS_LEN;
+/// What the regions of a villain may come to, by its own account.
+pub const MEMORY_MAX: u32 = 1 << 30;
 
 /// Types of the socket's messages.
 pub mod kind {
@@ -98,7 +100,7 @@ impl Message {
     #[must_use]
     pub fn outbox(len: u64, fds: Vec<OwnedFd>) -> Self {
         let mut body = len.to_be_bytes().to_vec();
-        body.extend((1u64 << 30).to_be_bytes());
+        body.extend(u64::from(MEMORY_MAX).to_be_bytes());
         body.extend(1u32.to_be_bytes());
         Self {
             fds,

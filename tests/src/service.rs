@@ -1,0 +1,112 @@
+//! A service of one method, as a generator would make it.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use shmipc_rpc::{
+    Body, Code, Method, Request, Response, Server, Status,
+    client::Caller,
+    server::{self, NamedService, ResponseFuture, Service},
+};
+
+/// Answers with the name of the service and the payload that it got.
+pub const ANSWER: Method = Method::unary("tests.Named", "Answer", "/tests.Named/Answer");
+/// Never answers.
+pub const HANG: Method = Method::unary("tests.Named", "Hang", "/tests.Named/Hang");
+
+/// The message of all requests and responses.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Packet {
+    /// Who made it.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Anything.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub payload: Bytes,
+}
+
+/// A service with a name.
+#[derive(Clone, Debug)]
+pub struct Named {
+    name: Arc<str>,
+}
+
+impl Named {
+    /// Names it.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into() }
+    }
+
+    /// A server that has only this.
+    pub fn server(name: &str) -> Server {
+        Server::builder().add_service(Self::new(name))
+    }
+}
+
+impl NamedService for Named {
+    const NAME: &'static str = "tests.Named";
+    const METHODS: &'static [Method] = &[ANSWER, HANG];
+}
+
+impl Service<http::Request<Body>> for Named {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
+        let service = Arc::new(self.clone());
+        match request.uri().path() {
+            "/tests.Named/Answer" => server::unary(service, request, answer),
+            "/tests.Named/Hang" => server::unary(service, request, hang),
+            _ => server::unimplemented(request),
+        }
+    }
+}
+
+async fn answer(service: Arc<Named>, request: Request<Packet>) -> Result<Response<Packet>, Status> {
+    Ok(Response::new(Packet {
+        name: service.name.as_ref().to_owned(),
+        payload: request.into_inner().payload,
+    }))
+}
+
+async fn hang(_: Arc<Named>, _: Request<Packet>) -> Result<Response<Packet>, Status> {
+    pending().await
+}
+
+/// A request with a payload.
+#[must_use]
+pub fn request(payload: impl Into<Bytes>) -> Request<Packet> {
+    Request::new(Packet {
+        payload: payload.into(),
+        ..Packet::default()
+    })
+}
+
+/// Asks for an answer, and returns the name of who gave it.
+///
+/// # Errors
+///
+/// Returns the code if there is none.
+///
+/// # Panics
+///
+/// If the payload comes back changed, or nothing comes back in time.
+pub async fn ask(caller: &Caller, payload: impl Into<Bytes>) -> Result<String, Code> {
+    let payload = payload.into();
+    let call = caller.unary::<_, Packet>(&ANSWER, request(payload.clone()));
+    let answer = crate::in_time("an answer", call).await;
+    let answer = answer.map_err(|status| status.code())?.into_inner();
+    assert!(answer.payload == payload, "the payload came back changed");
+    Ok(answer.name)
+}
