@@ -68,6 +68,8 @@ pub(crate) struct WaitPolicy {
     trial_every: u32,
     /// Whether a trial has begun by sleeping.
     in_trial: bool,
+    /// How long a wait took that ended while yielding, smoothed over several.
+    yielded_for: Duration,
 }
 
 impl WaitPolicy {
@@ -82,6 +84,7 @@ impl WaitPolicy {
             until_trial: 0,
             trial_every: *TRIAL_EVERY.start(),
             in_trial: false,
+            yielded_for: Duration::ZERO,
         }
     }
 
@@ -99,10 +102,11 @@ impl WaitPolicy {
             }
             Wait::Adaptive if self.in_trial => {
                 self.in_trial = false;
-                // Both sides are awake, so an answer from another CPU would be there soon.
+                // Both sides are awake, so from another CPU the answer would come at least as fast as it does now.
+                let budget = (4 * self.yielded_for).max(BURST).min(self.budget);
                 Some(Lookout {
                     way: Way::Spin,
-                    budget: self.budget.min(BURST),
+                    budget,
                 })
             }
             Wait::Adaptive if self.way == Way::Yield && self.until_trial == 0 => {
@@ -124,12 +128,15 @@ impl WaitPolicy {
         }
     }
 
-    /// The wait ended while we were looking in this way.
-    pub(crate) fn hit(&mut self, way: Way) {
+    /// The wait ended while we were looking in this way. `waited` is only asked where it matters.
+    pub(crate) fn hit(&mut self, way: Way, waited: impl FnOnce() -> Duration) {
         (self.missed, self.skip, self.skipped_last) = (0, 0, 0);
-        if way == Way::Spin {
-            self.way = Way::Spin;
-            self.trial_every = *TRIAL_EVERY.start();
+        match way {
+            Way::Spin => {
+                self.way = Way::Spin;
+                self.trial_every = *TRIAL_EVERY.start();
+            }
+            Way::Yield => self.yielded_for = (7 * self.yielded_for + waited()) / 8,
         }
     }
 
@@ -183,7 +190,7 @@ mod tests {
             .flatten()
             .next()
             .unwrap();
-        policy.hit(lookout.way);
+        policy.hit(lookout.way, || BURST);
         assert!((0..100).all(|_| policy.begin().is_some()));
     }
 
@@ -197,7 +204,7 @@ mod tests {
                     way: Way::Yield, ..
                 }) => {
                     yields += 1;
-                    policy.hit(Way::Yield);
+                    policy.hit(Way::Yield, || Duration::from_micros(2));
                 }
                 Some(Lookout { way: Way::Spin, .. }) => {
                     spins += 1;
@@ -218,7 +225,7 @@ mod tests {
                 budget: BURST,
             })
         {}
-        policy.hit(Way::Spin);
+        policy.hit(Way::Spin, || BURST);
         assert_eq!(
             policy.begin(),
             Some(Lookout {

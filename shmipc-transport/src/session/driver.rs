@@ -44,6 +44,7 @@ pub(super) struct Driver {
 /// A wait during which we look.
 struct Spin {
     way: Way,
+    began: Instant,
     until: Option<Instant>,
 }
 
@@ -166,11 +167,12 @@ impl Driver {
                 let Lookout { way, budget } = lookout;
                 none.insert(Spin {
                     way,
+                    began: now,
                     until: now.checked_add(budget),
                 })
             }
         };
-        let Spin { way, until } = *spin;
+        let Spin { way, until, .. } = *spin;
         if found {
             return Next::AfterOthers;
         }
@@ -190,8 +192,8 @@ impl Driver {
 
     /// A look has paid: the next one begins a new wait.
     fn found(&mut self, inbound: &mut Inbound) {
-        if let Some(Spin { way, .. }) = self.spin.take() {
-            inbound.policy.hit(way);
+        if let Some(Spin { way, began, .. }) = self.spin.take() {
+            inbound.policy.hit(way, || began.elapsed());
             self.shared.link.counters.spins_hit.add(1);
         }
     }

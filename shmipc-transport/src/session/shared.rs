@@ -341,11 +341,12 @@ impl Shared {
         check: &mut impl FnMut() -> Option<T>,
     ) -> Option<T> {
         let Lookout { way, budget } = inbound.policy.begin()?;
-        let until = Instant::now() + budget.min(BURST);
+        let began = Instant::now();
+        let until = began + budget.min(BURST);
         while self.look_until(inbound, way, until) {
             self.drain(inbound);
             if let Some(arrived) = check() {
-                inbound.policy.hit(way);
+                inbound.policy.hit(way, || began.elapsed());
                 self.link.counters.spins_hit.add(1);
                 return Some(arrived);
             }
