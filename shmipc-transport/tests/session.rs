@@ -444,6 +444,29 @@ async fn a_ping_is_answered_while_the_session_lives() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn regions_that_several_threads_add_at_once_are_announced_in_order() {
+    for _ in 0..20 {
+        let pair = Pair::new().await;
+        let together = Arc::new(tokio::sync::Barrier::new(8));
+        let adding = (0..8).map(|_| {
+            let (client, together) = (pair.client.clone(), Arc::clone(&together));
+            tokio::spawn(async move {
+                together.wait().await;
+                // Longer than what shares a region, so that each needs one of its own.
+                client.alloc(17 << 20).await.unwrap()
+            })
+        });
+        for added in adding.collect::<Vec<_>>() {
+            drop(timeout(PATIENCE, added).await.unwrap().unwrap());
+        }
+        timeout(PATIENCE, pair.client.ping())
+            .await
+            .unwrap()
+            .expect("the peer has understood");
+    }
+}
+
 #[tokio::test]
 async fn bytes_of_elsewhere_are_copied() {
     let pair = Pair::new().await;

@@ -6,7 +6,7 @@
 //!
 //! # Locks
 //!
-//! In this order, where one is taken inside another: `Inbound` (the session's, holds [`Rx`]), `tx`, the session's
+//! In this order, where one is taken inside another: `growing`, `Inbound` (the session's, holds [`Rx`]), `tx`, the session's
 //! streams, `back`, the heap's. None is held while code of users runs, or across an `await`.
 
 mod inbound;
@@ -49,6 +49,8 @@ pub(crate) struct Link {
     heap: Arc<Heap>,
     tx: Mutex<Tx>,
     back: Mutex<Back>,
+    /// Held while a region is passed and announced.
+    growing: Mutex<()>,
     /// Whether anybody waits for progress of the peer's: ring space, returned blocks.
     starving: AtomicBool,
     bell: Bell,
@@ -141,6 +143,7 @@ impl Link {
             peer_ring: PeerRing::new(peer.region.clone(), &peer.layout),
             heap: Arc::new(Heap::new(memory_max)),
             tx: Mutex::new(Tx::new(own_layout.ring, peer.layout.returns)),
+            growing: Mutex::new(()),
             back: Mutex::new(Back::new(own_layout.returns)),
             starving: AtomicBool::new(false),
             bell: Bell::default(),

@@ -353,6 +353,8 @@ impl Link {
 
     /// Makes a region, passes it to the peer over the socket, and announces it in the ring (O12).
     fn add_region(&self, id: RegionId, len: u32) -> Result<(), AllocFailure> {
+        // The peer takes descriptors and announcements in the order in which they come, so both must go in the same one.
+        let _growing = lock(&self.growing);
         let (region, fd) = memfd::create_sealed(len).map_err(AllocFailure::Io)?;
         if !self
             .socket
