@@ -54,7 +54,7 @@ pub use self::{
     cancel::{CancelReason, Cancellation},
     client::Channel,
     error::{BoxError, ServeError},
-    method::Method,
+    method::{Idempotency, Method, MethodKind},
     request::{IntoRequest, Request},
     response::Response,
     server::Server,
