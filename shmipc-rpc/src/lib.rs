@@ -22,6 +22,10 @@
 //! HTTP/2, so that middleware for tower and tower-http fits unchanged. [`Body`] keeps the message typed for as long as
 //! nobody asks for its bytes.
 //!
+//! # Features
+//!
+//! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
+//!
 //! # Observing
 //!
 //! Each call has a `tracing` span at level `DEBUG`, with the targets `shmipc_rpc::client` and `shmipc_rpc::server`. It names the
@@ -60,6 +64,9 @@ pub use self::{
     server::Server,
     status::{Code, Status},
 };
+
+#[cfg(feature = "error-details")]
+pub use self::status::details as error_details;
 
 /// Includes what `shmipc-codegen` generated for a package, by its name in the `.proto` file.
 ///

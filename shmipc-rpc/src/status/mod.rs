@@ -2,6 +2,8 @@
 
 mod code;
 mod convert;
+#[cfg(feature = "error-details")]
+pub mod details;
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -50,7 +52,8 @@ impl Status {
 
     /// Makes a status that also carries details for programs, which are sent as they are.
     ///
-    /// By convention they are an encoded `google.rpc.Status`.
+    /// By convention they are an encoded `google.rpc.Status`, which the module `error_details`, of the feature of that name, reads
+    /// and writes.
     pub fn with_details(code: Code, message: impl Into<String>, details: impl Into<Bytes>) -> Self {
         let mut status = Self::new(code, message);
         status.0.details = details.into();
