@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 use crate::diagnostic::Diagnostic;
-use crate::model::{InvalidType, Method, MethodKind, Service};
+use crate::model::{InvalidType, Method, Service};
 use crate::names::{self, ServiceNames};
 use crate::read::Locations;
 
@@ -34,11 +34,6 @@ pub(crate) fn service(service: &Service, locations: &Locations) -> Vec<Diagnosti
             .with_help(
                 "method names must differ in more than case and underscores; rename one of them",
             )
-        } else if let Some(streaming) = streaming(method.kind) {
-            Diagnostic::new(format!(
-                "streaming methods are not supported yet: `{full_name}` {streaming}"
-            ))
-            .with_help("make the method unary, or move it to a .proto file that is not compiled")
         } else {
             continue;
         };
@@ -113,14 +108,4 @@ pub(crate) fn invalid_type(invalid: &InvalidType, locations: &Locations) -> Diag
     ))
     .with_help("look at what was given to `extern_path`, `prost_path` and `prost_types_path`");
     locations.point(diagnostic, method)
-}
-
-/// What a streaming method does, for a message.
-fn streaming(kind: MethodKind) -> Option<&'static str> {
-    match kind {
-        MethodKind::Unary => None,
-        MethodKind::ServerStreaming => Some("streams its responses"),
-        MethodKind::ClientStreaming => Some("streams its requests"),
-        MethodKind::BidiStreaming => Some("streams its requests and its responses"),
-    }
 }

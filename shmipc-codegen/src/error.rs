@@ -14,7 +14,7 @@ use crate::diagnostic::Diagnostics;
 #[non_exhaustive]
 #[derive(thiserror::Error)]
 pub enum Error {
-    /// The `.proto` files are at fault: they cannot be read, are not protobuf, or ask for what is not supported.
+    /// The `.proto` files are at fault: they cannot be read, are not protobuf, or ask for what Rust cannot express.
     #[error("{0}")]
     Idl(Diagnostics),
     /// `protoc`, or the descriptor set it was to write, could not be used. Only with

@@ -15,7 +15,8 @@ fn separate_items(formatted: &str) -> String {
     let mut out = String::with_capacity(formatted.len() + formatted.len() / 16);
     let mut previous = "";
     for line in formatted.lines() {
-        if indent_of(previous) == indent_of(line)
+        // An item whose last line lies deeper is continued from the line before.
+        if indent_of(line) <= indent_of(previous)
             && ends_item(previous)
             && begins_item(line)
             && !alike(previous, line)
@@ -81,6 +82,16 @@ impl X for A {
 }
 ";
         assert_eq!(format(source).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_item_of_several_lines_ends_with_the_last() {
+        let source = format!(
+            "/// A.\nconst A: X = X::{long}({long}).{long}();\n/// B.\nconst B: X = X::b();",
+            long = "x".repeat(50)
+        );
+        let formatted = format(&source).unwrap();
+        assert!(formatted.contains("();\n\n/// B.\n"), "{formatted}");
     }
 
     #[test]

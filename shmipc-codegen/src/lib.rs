@@ -42,7 +42,20 @@
 //! |---|---|
 //! | `greeter_client` | `GreeterClient`, generic over the service that carries its calls, with an `async fn say_hello(&self, …)` |
 //! | `greeter_server` | the trait `Greeter`, to be implemented with an `async fn say_hello(&self, …)`, and `GreeterServer`, which makes a tower service of that |
-//! | `greeter_methods` | `SAY_HELLO` and so on: the methods as they are named on the wire |
+//! | `greeter_methods` | `SAY_HELLO` and so on: descriptors of the methods, with name, kind, idempotency and messages |
+//!
+//! # Kinds of methods
+//!
+//! | in the `.proto` file | the client takes | and returns | the trait takes | and returns |
+//! |---|---|---|---|---|
+//! | `rpc F(Q) returns (R)` | `Q` or `Request<Q>` | `Response<R>` | `Request<Q>` | `Response<R>` |
+//! | `rpc F(Q) returns (stream R)` | `Q` or `Request<Q>` | `Response<Streaming<R>>` | `Request<Q>` | `Response<impl ResponseStream<R>>` |
+//! | `rpc F(stream Q) returns (R)` | a stream of `Q`, or a `Request` of one | `Response<R>` | `Request<Streaming<Q>>` | `Response<R>` |
+//! | `rpc F(stream Q) returns (stream R)` | a stream of `Q`, or a `Request` of one | `Response<Streaming<R>>` | `Request<Streaming<Q>>` | `Response<impl ResponseStream<R>>` |
+//!
+//! All return a `Result`, with `Status` for an error. Methods of the trait are implemented with a plain `async fn`; write
+//! `impl ResponseStream<R>` there too, as the compiler warns of a named type in its place. The stream outlives the call
+//! of the method, so it must not borrow from `self`: clone what it needs.
 //!
 //! # Names
 //!
@@ -69,8 +82,6 @@
 //! 9 |   rpc SayHello(HelloReqest) returns (HelloReply);
 //!   |                ^^^^^^^^^^^ found here
 //! ```
-//!
-//! Streaming methods are not supported yet, and are reported so.
 //!
 //! # `protoc`
 //!

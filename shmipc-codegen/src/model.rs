@@ -1,6 +1,7 @@
 //! Services as plain data, ready to be rendered.
 
 use proc_macro2::TokenStream;
+use prost_types::method_options::IdempotencyLevel;
 
 use crate::docs;
 use crate::names::{MethodNames, ServiceNames};
@@ -24,6 +25,10 @@ pub(crate) struct Method {
     pub(crate) proto_name: String,
     pub(crate) names: MethodNames,
     pub(crate) kind: MethodKind,
+    pub(crate) idempotency: Idempotency,
+    /// The full names of the messages: `helloworld.HelloRequest`.
+    pub(crate) request_message: String,
+    pub(crate) response_message: String,
     /// The Rust type of a request, as seen from a module of its package's.
     pub(crate) request: TokenStream,
     /// The Rust type of a response, as seen from a module of its package's.
@@ -40,6 +45,14 @@ pub(crate) enum MethodKind {
     ServerStreaming,
     ClientStreaming,
     BidiStreaming,
+}
+
+/// What becomes of a call that is made more than once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idempotency {
+    Unknown,
+    NoSideEffects,
+    Idempotent,
 }
 
 /// Why a type that prost-build names cannot be used.
@@ -100,6 +113,9 @@ impl Method {
             response: seen_from_module(&method.output_type)?,
             names: MethodNames::new(&method.name),
             kind: MethodKind::new(method.client_streaming, method.server_streaming),
+            idempotency: method.options.idempotency_level().into(),
+            request_message: full_name(&method.input_proto_type),
+            response_message: full_name(&method.output_proto_type),
             docs: doc_lines(&method.comments),
             deprecated: method.options.deprecated.unwrap_or(false),
             proto_name: method.proto_name,
@@ -116,6 +132,32 @@ impl MethodKind {
             (true, true) => Self::BidiStreaming,
         }
     }
+
+    pub(crate) fn client_streams(self) -> bool {
+        matches!(self, Self::ClientStreaming | Self::BidiStreaming)
+    }
+
+    pub(crate) fn server_streams(self) -> bool {
+        matches!(self, Self::ServerStreaming | Self::BidiStreaming)
+    }
+}
+
+impl From<IdempotencyLevel> for Idempotency {
+    fn from(level: IdempotencyLevel) -> Self {
+        match level {
+            IdempotencyLevel::IdempotencyUnknown => Self::Unknown,
+            IdempotencyLevel::NoSideEffects => Self::NoSideEffects,
+            IdempotencyLevel::Idempotent => Self::Idempotent,
+        }
+    }
+}
+
+/// A name as descriptors write it, `.helloworld.HelloRequest`, without its mark of being absolute.
+fn full_name(proto_type: &str) -> String {
+    proto_type
+        .strip_prefix('.')
+        .unwrap_or(proto_type)
+        .to_owned()
 }
 
 fn doc_lines(comments: &prost_build::Comments) -> Vec<String> {
@@ -180,5 +222,18 @@ mod tests {
         assert_eq!(MethodKind::new(false, true), MethodKind::ServerStreaming);
         assert_eq!(MethodKind::new(true, false), MethodKind::ClientStreaming);
         assert_eq!(MethodKind::new(true, true), MethodKind::BidiStreaming);
+        for (client, server) in [(false, false), (false, true), (true, false), (true, true)] {
+            let kind = MethodKind::new(client, server);
+            assert_eq!(
+                (kind.client_streams(), kind.server_streams()),
+                (client, server)
+            );
+        }
+    }
+
+    #[test]
+    fn messages_are_named_in_full_without_the_dot() {
+        assert_eq!(full_name(".a.b.Point"), "a.b.Point");
+        assert_eq!(full_name(".Point"), "Point");
     }
 }

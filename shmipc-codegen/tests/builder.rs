@@ -268,9 +268,9 @@ fn the_generator_works_in_the_hands_of_others() {
 #[test]
 fn the_generator_in_the_hands_of_others_leaves_errors_to_the_compiler() {
     let mut generator = configure().into_service_generator().unwrap();
-    let mut method = prost_build::Method {
-        name: "watch".to_owned(),
-        proto_name: "Watch".to_owned(),
+    let method = |name: &str, proto_name: &str| prost_build::Method {
+        name: name.to_owned(),
+        proto_name: proto_name.to_owned(),
         comments: prost_build::Comments::default(),
         input_type: "Query".to_owned(),
         output_type: "Event".to_owned(),
@@ -280,27 +280,28 @@ fn the_generator_in_the_hands_of_others_leaves_errors_to_the_compiler() {
         client_streaming: false,
         server_streaming: true,
     };
-    let service = |method: &prost_build::Method| Service {
+    let service = |methods: Vec<prost_build::Method>| Service {
         name: "Watcher".to_owned(),
         proto_name: "Watcher".to_owned(),
         package: "a".to_owned(),
         comments: prost_build::Comments::default(),
-        methods: vec![method.clone()],
+        methods,
         options: Default::default(),
     };
     let mut text = String::new();
-    generator.generate(service(&method), &mut text);
+    let twice = vec![
+        method("watch_it", "WatchIt"),
+        method("watch_it", "watch_it"),
+    ];
+    generator.generate(service(twice), &mut text);
     assert!(text.contains("compile_error"), "{text}");
     assert!(
-        text.contains(
-            "streaming methods are not supported yet: `a.Watcher.Watch` streams its responses"
-        ),
+        text.contains("`a.Watcher.watch_it` and `WatchIt` would both be called `watch_it` in Rust"),
         "{text}"
     );
 
-    method.server_streaming = false;
     text.clear();
-    generator.generate(service(&method), &mut text);
+    generator.generate(service(vec![method("watch_it", "WatchIt")]), &mut text);
     assert!(!text.contains("compile_error"), "{text}");
 }
 

@@ -201,33 +201,6 @@ fn unsupported_syntax() {
 }
 
 #[test]
-fn streaming_methods() {
-    check(
-        &[(
-            "a.proto",
-            "syntax = \"proto3\";\npackage pkg;\nmessage M {}\nservice S {\n  rpc Down(M) returns (stream M);\n  rpc Up(stream M) returns (M);\n  rpc Plain(M) returns (M);\n  rpc Both(stream M)\n    returns (stream M) {\n  }\n}\n",
-        )],
-        "proto/a.proto:5:3: streaming methods are not supported yet: `pkg.S.Down` streams its responses
-  |
-5 |   rpc Down(M) returns (stream M);
-  |   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-  = help: make the method unary, or move it to a .proto file that is not compiled
-
-proto/a.proto:6:3: streaming methods are not supported yet: `pkg.S.Up` streams its requests
-  |
-6 |   rpc Up(stream M) returns (M);
-  |   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-  = help: make the method unary, or move it to a .proto file that is not compiled
-
-proto/a.proto:8:3: streaming methods are not supported yet: `pkg.S.Both` streams its requests and its responses
-  |
-8 |   rpc Both(stream M)
-  |   ^^^^^^^^^^^^^^^^^^
-  = help: make the method unary, or move it to a .proto file that is not compiled",
-    );
-}
-
-#[test]
 fn methods_that_become_one() {
     check(
         &[(

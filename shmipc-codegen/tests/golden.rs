@@ -116,6 +116,7 @@ golden! {
     same_name;
     server_only = |builder: Builder| builder.build_client(false);
     services_only;
+    streaming;
     two_services;
     undocumented = |builder: Builder| builder.disable_comments(["."]).bytes_as_vec().btree_map(["."]);
     well_known;

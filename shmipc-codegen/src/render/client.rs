@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::{Options, allow, deprecated, doc, ident, method_doc, methods, service_doc};
-use crate::model::{Method, MethodKind, Service};
+use crate::model::{Method, Service};
 
 /// Renders the module of the client.
 pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
@@ -112,23 +112,33 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
     );
     let deprecated = deprecated(method.deprecated);
     let descriptor = methods::path(service, method);
-    let Method {
-        request, response, ..
-    } = method;
-    match method.kind {
-        MethodKind::Unary => quote! {
-            #docs
-            #deprecated
-            pub async fn #function(
-                &self,
-                request: impl #runtime::IntoRequest<#request>,
-            ) -> Result<#runtime::Response<#response>, #runtime::Status> {
-                self.caller.unary(&#descriptor, request.into_request()).await
-            }
-        },
-        // Refused by `check`.
-        MethodKind::ServerStreaming | MethodKind::ClientStreaming | MethodKind::BidiStreaming => {
-            TokenStream::new()
+    let kind = ident(methods::kind(method.kind));
+    let message = &method.request;
+    let (takes, into) = if method.kind.client_streams() {
+        (
+            quote! { #runtime::IntoStreamingRequest<#message> },
+            quote! { into_streaming_request },
+        )
+    } else {
+        (
+            quote! { #runtime::IntoRequest<#message> },
+            quote! { into_request },
+        )
+    };
+    let message = &method.response;
+    let gives = if method.kind.server_streams() {
+        quote! { #runtime::Streaming<#message> }
+    } else {
+        quote! { #message }
+    };
+    quote! {
+        #docs
+        #deprecated
+        pub async fn #function(
+            &self,
+            request: impl #takes,
+        ) -> Result<#runtime::Response<#gives>, #runtime::Status> {
+            self.caller.#kind(&#descriptor, request.#into()).await
         }
     }
 }

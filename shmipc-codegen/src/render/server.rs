@@ -4,7 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 
 use super::{Options, allow, deprecated, doc, ident, method_doc, methods, service_doc};
-use crate::model::{Method, MethodKind, Service};
+use crate::model::{Method, Service};
 
 /// Renders the module of the server.
 pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
@@ -67,24 +67,27 @@ fn handle(service: &Service, method: &Method, options: &Options) -> TokenStream 
         &format!("Handles `{}`.", method.proto_name),
     );
     let deprecated = deprecated(method.deprecated);
-    let Method {
-        request, response, ..
-    } = method;
-    match method.kind {
-        MethodKind::Unary => quote! {
-            #docs
-            #deprecated
-            fn #function(
-                &self,
-                request: #runtime::Request<#request>,
-            ) -> impl ::core::future::Future<
-                Output = ::core::result::Result<#runtime::Response<#response>, #runtime::Status>,
-            > + ::core::marker::Send;
-        },
-        // Refused by `check`.
-        MethodKind::ServerStreaming | MethodKind::ClientStreaming | MethodKind::BidiStreaming => {
-            TokenStream::new()
-        }
+    let message = &method.request;
+    let takes = if method.kind.client_streams() {
+        quote! { #runtime::Streaming<#message> }
+    } else {
+        quote! { #message }
+    };
+    let message = &method.response;
+    let gives = if method.kind.server_streams() {
+        quote! { impl #runtime::ResponseStream<#message> }
+    } else {
+        quote! { #message }
+    };
+    quote! {
+        #docs
+        #deprecated
+        fn #function(
+            &self,
+            request: #runtime::Request<#takes>,
+        ) -> impl ::core::future::Future<
+            Output = ::core::result::Result<#runtime::Response<#gives>, #runtime::Status>,
+        > + ::core::marker::Send;
     }
 }
 
@@ -177,18 +180,21 @@ fn arm(service: &Service, method: &Method, options: &Options) -> TokenStream {
     let parameter = type_parameter(service);
     let function = ident(&method.names.function);
     let path = service.method_path(method);
-    match method.kind {
-        MethodKind::Unary => quote! {
-            #path => #runtime::server::unary(
-                ::std::sync::Arc::clone(&self.service),
-                request,
-                |service, request| async move { <#parameter as #name>::#function(&service, request).await },
-            ),
-        },
-        // Refused by `check`.
-        MethodKind::ServerStreaming | MethodKind::ClientStreaming | MethodKind::BidiStreaming => {
-            TokenStream::new()
-        }
+    let kind = ident(methods::kind(method.kind));
+    let call = quote! { <#parameter as #name>::#function(&service, request).await };
+    // The type of the stream names the lifetime of the borrowed service, though the stream itself is `'static`: it cannot
+    // leave the block before its type is erased.
+    let answer = if method.kind.server_streams() {
+        quote! { #runtime::server::streamed(#call) }
+    } else {
+        call
+    };
+    quote! {
+        #path => #runtime::server::#kind(
+            ::std::sync::Arc::clone(&self.service),
+            request,
+            |service, request| async move { #answer },
+        ),
     }
 }
 

@@ -20,15 +20,16 @@ pub struct HelloReply {
     pub message: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `attributes.Greeter`, as they are named on the wire.
+/// What there is to know of the methods of `attributes.Greeter`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_methods {
     /// `SayHello`.
     pub const SAY_HELLO: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "attributes.Greeter",
-        "SayHello",
-        "/attributes.Greeter/SayHello",
-    );
+            "attributes.Greeter",
+            "SayHello",
+            "/attributes.Greeter/SayHello",
+        )
+        .with_messages("attributes.HelloRequest", "attributes.HelloReply");
 }
 
 /// The client of `attributes.Greeter`.

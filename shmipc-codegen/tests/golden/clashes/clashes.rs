@@ -37,107 +37,121 @@ pub struct Result {}
 #[prost(prost_path = "::shmipc_rpc::prost")]
 pub struct Arc {}
 
-/// The methods of `clashes.Clashes`, as they are named on the wire.
+/// What there is to know of the methods of `clashes.Clashes`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 #[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
 pub mod clashes_methods {
     /// `New`.
     pub const NEW: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "New",
-        "/clashes.Clashes/New",
-    );
+            "clashes.Clashes",
+            "New",
+            "/clashes.Clashes/New",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Connect`.
     pub const CONNECT: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Connect",
-        "/clashes.Clashes/Connect",
-    );
+            "clashes.Clashes",
+            "Connect",
+            "/clashes.Clashes/Connect",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Clone`.
     pub const CLONE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Clone",
-        "/clashes.Clashes/Clone",
-    );
+            "clashes.Clashes",
+            "Clone",
+            "/clashes.Clashes/Clone",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `FromArc`.
     pub const FROM_ARC: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "FromArc",
-        "/clashes.Clashes/FromArc",
-    );
+            "clashes.Clashes",
+            "FromArc",
+            "/clashes.Clashes/FromArc",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `MaxRequestSize`.
     pub const MAX_REQUEST_SIZE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "MaxRequestSize",
-        "/clashes.Clashes/MaxRequestSize",
-    );
+            "clashes.Clashes",
+            "MaxRequestSize",
+            "/clashes.Clashes/MaxRequestSize",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `MaxResponseSize`.
     pub const MAX_RESPONSE_SIZE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "MaxResponseSize",
-        "/clashes.Clashes/MaxResponseSize",
-    );
+            "clashes.Clashes",
+            "MaxResponseSize",
+            "/clashes.Clashes/MaxResponseSize",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Call`.
     pub const CALL: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Call",
-        "/clashes.Clashes/Call",
-    );
+            "clashes.Clashes",
+            "Call",
+            "/clashes.Clashes/Call",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `PollReady`.
     pub const POLL_READY: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "PollReady",
-        "/clashes.Clashes/PollReady",
-    );
+            "clashes.Clashes",
+            "PollReady",
+            "/clashes.Clashes/PollReady",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Service`.
     pub const SERVICE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Service",
-        "/clashes.Clashes/Service",
-    );
+            "clashes.Clashes",
+            "Service",
+            "/clashes.Clashes/Service",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Caller`.
     pub const CALLER: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Caller",
-        "/clashes.Clashes/Caller",
-    );
+            "clashes.Clashes",
+            "Caller",
+            "/clashes.Clashes/Caller",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Name`.
     pub const NAME: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Name",
-        "/clashes.Clashes/Name",
-    );
+            "clashes.Clashes",
+            "Name",
+            "/clashes.Clashes/Name",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Methods`.
     pub const METHODS: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Methods",
-        "/clashes.Clashes/Methods",
-    );
+            "clashes.Clashes",
+            "Methods",
+            "/clashes.Clashes/Methods",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Unimplemented`.
     pub const UNIMPLEMENTED: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Unimplemented",
-        "/clashes.Clashes/Unimplemented",
-    );
+            "clashes.Clashes",
+            "Unimplemented",
+            "/clashes.Clashes/Unimplemented",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 
     /// `Drop`.
     pub const DROP: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.Clashes",
-        "Drop",
-        "/clashes.Clashes/Drop",
-    );
+            "clashes.Clashes",
+            "Drop",
+            "/clashes.Clashes/Drop",
+        )
+        .with_messages("clashes.Request", "clashes.Response");
 }
 
 /// The client of `clashes.Clashes`.
@@ -692,15 +706,16 @@ pub mod clashes_server {
     }
 }
 
-/// The methods of `clashes.STATUS`, as they are named on the wire.
+/// What there is to know of the methods of `clashes.STATUS`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod status_methods {
     /// `Status`.
     pub const STATUS: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "clashes.STATUS",
-        "Status",
-        "/clashes.STATUS/Status",
-    );
+            "clashes.STATUS",
+            "Status",
+            "/clashes.STATUS/Status",
+        )
+        .with_messages("clashes.Status", "clashes.Result");
 }
 
 /// The client of `clashes.STATUS`.

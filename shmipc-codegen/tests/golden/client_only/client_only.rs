@@ -19,15 +19,16 @@ pub struct HelloReply {
     pub message: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `client_only.Greeter`, as they are named on the wire.
+/// What there is to know of the methods of `client_only.Greeter`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_methods {
     /// `SayHello`.
     pub const SAY_HELLO: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "client_only.Greeter",
-        "SayHello",
-        "/client_only.Greeter/SayHello",
-    );
+            "client_only.Greeter",
+            "SayHello",
+            "/client_only.Greeter/SayHello",
+        )
+        .with_messages("client_only.HelloRequest", "client_only.HelloReply");
 }
 
 /// The client of `client_only.Greeter`.

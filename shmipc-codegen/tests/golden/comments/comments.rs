@@ -15,36 +15,40 @@ pub struct Item {
     pub id: u32,
 }
 
-/// The methods of `comments.Comments`, as they are named on the wire.
+/// What there is to know of the methods of `comments.Comments`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod comments_methods {
     /// `Get`.
     pub const GET: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "comments.Comments",
-        "Get",
-        "/comments.Comments/Get",
-    );
+            "comments.Comments",
+            "Get",
+            "/comments.Comments/Get",
+        )
+        .with_messages("comments.Item", "comments.Item");
 
     /// `Bare`.
     pub const BARE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "comments.Comments",
-        "Bare",
-        "/comments.Comments/Bare",
-    );
+            "comments.Comments",
+            "Bare",
+            "/comments.Comments/Bare",
+        )
+        .with_messages("comments.Item", "comments.Item");
 
     /// `Tight`.
     pub const TIGHT: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "comments.Comments",
-        "Tight",
-        "/comments.Comments/Tight",
-    );
+            "comments.Comments",
+            "Tight",
+            "/comments.Comments/Tight",
+        )
+        .with_messages("comments.Item", "comments.Item");
 
     /// `Odd`.
     pub const ODD: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "comments.Comments",
-        "Odd",
-        "/comments.Comments/Odd",
-    );
+            "comments.Comments",
+            "Odd",
+            "/comments.Comments/Odd",
+        )
+        .with_messages("comments.Item", "comments.Item");
 }
 
 /// The client of `comments.Comments`.

@@ -8,24 +8,26 @@ pub struct Thing {
     pub old: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `deprecated.Half`, as they are named on the wire.
+/// What there is to know of the methods of `deprecated.Half`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 #[allow(deprecated, reason = "what is deprecated is still served")]
 pub mod half_methods {
     /// `New`.
     pub const NEW: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "deprecated.Half",
-        "New",
-        "/deprecated.Half/New",
-    );
+            "deprecated.Half",
+            "New",
+            "/deprecated.Half/New",
+        )
+        .with_messages("deprecated.Thing", "deprecated.Thing");
 
     /// `Old`.
     #[deprecated]
     pub const OLD: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "deprecated.Half",
-        "Old",
-        "/deprecated.Half/Old",
-    );
+            "deprecated.Half",
+            "Old",
+            "/deprecated.Half/Old",
+        )
+        .with_messages("deprecated.Thing", "deprecated.Thing");
 }
 
 /// The client of `deprecated.Half`.
@@ -205,16 +207,17 @@ pub mod half_server {
     }
 }
 
-/// The methods of `deprecated.Whole`, as they are named on the wire.
+/// What there is to know of the methods of `deprecated.Whole`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 #[allow(deprecated, reason = "what is deprecated is still served")]
 pub mod whole_methods {
     /// `Get`.
     pub const GET: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "deprecated.Whole",
-        "Get",
-        "/deprecated.Whole/Get",
-    );
+            "deprecated.Whole",
+            "Get",
+            "/deprecated.Whole/Get",
+        )
+        .with_messages("deprecated.Thing", "deprecated.Thing");
 }
 
 /// The client of `deprecated.Whole`.

@@ -19,15 +19,16 @@ pub struct HelloReply {
     pub message: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `helloworld.Greeter`, as they are named on the wire.
+/// What there is to know of the methods of `helloworld.Greeter`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_methods {
     /// `SayHello`.
     pub const SAY_HELLO: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "helloworld.Greeter",
-        "SayHello",
-        "/helloworld.Greeter/SayHello",
-    );
+            "helloworld.Greeter",
+            "SayHello",
+            "/helloworld.Greeter/SayHello",
+        )
+        .with_messages("helloworld.HelloRequest", "helloworld.HelloReply");
 }
 
 /// The client of `helloworld.Greeter`.

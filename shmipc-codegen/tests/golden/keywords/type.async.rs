@@ -16,43 +16,48 @@ pub struct Fn {
     pub r#await: bool,
 }
 
-/// The methods of `type.async.self`, as they are named on the wire.
+/// What there is to know of the methods of `type.async.self`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod self_methods {
     /// `type`.
     pub const TYPE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.self",
-        "type",
-        "/type.async.self/type",
-    );
+            "type.async.self",
+            "type",
+            "/type.async.self/type",
+        )
+        .with_messages("type.async.Self", "type.async.Fn");
 
     /// `Self`.
     pub const SELF_: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.self",
-        "Self",
-        "/type.async.self/Self",
-    );
+            "type.async.self",
+            "Self",
+            "/type.async.self/Self",
+        )
+        .with_messages("type.async.Self", "type.async.Fn");
 
     /// `Match`.
     pub const MATCH: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.self",
-        "Match",
-        "/type.async.self/Match",
-    );
+            "type.async.self",
+            "Match",
+            "/type.async.self/Match",
+        )
+        .with_messages("type.async.Fn", "type.async.Self");
 
     /// `_1`.
     pub const _1: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.self",
-        "_1",
-        "/type.async.self/_1",
-    );
+            "type.async.self",
+            "_1",
+            "/type.async.self/_1",
+        )
+        .with_messages("type.async.Fn", "type.async.Fn");
 
     /// `gen`.
     pub const GEN: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.self",
-        "gen",
-        "/type.async.self/gen",
-    );
+            "type.async.self",
+            "gen",
+            "/type.async.self/gen",
+        )
+        .with_messages("type.async.Fn", "type.async.Fn");
 }
 
 /// The client of `type.async.self`.
@@ -315,15 +320,16 @@ pub mod self_server {
     }
 }
 
-/// The methods of `type.async.T`, as they are named on the wire.
+/// What there is to know of the methods of `type.async.T`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod t_methods {
     /// `Get`.
     pub const GET: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.T",
-        "Get",
-        "/type.async.T/Get",
-    );
+            "type.async.T",
+            "Get",
+            "/type.async.T/Get",
+        )
+        .with_messages("type.async.Fn", "type.async.Fn");
 }
 
 /// The client of `type.async.T`.
@@ -468,15 +474,16 @@ pub mod t_server {
     }
 }
 
-/// The methods of `type.async.Future`, as they are named on the wire.
+/// What there is to know of the methods of `type.async.Future`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod future_methods {
     /// `Result`.
     pub const RESULT: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.Future",
-        "Result",
-        "/type.async.Future/Result",
-    );
+            "type.async.Future",
+            "Result",
+            "/type.async.Future/Result",
+        )
+        .with_messages("type.async.Fn", "type.async.Fn");
 }
 
 /// The client of `type.async.Future`.
@@ -625,15 +632,16 @@ pub mod future_server {
     }
 }
 
-/// The methods of `type.async.Send`, as they are named on the wire.
+/// What there is to know of the methods of `type.async.Send`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod send_methods {
     /// `Sync`.
     pub const SYNC: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async.Send",
-        "Sync",
-        "/type.async.Send/Sync",
-    );
+            "type.async.Send",
+            "Sync",
+            "/type.async.Send/Sync",
+        )
+        .with_messages("type.async.Fn", "type.async.Fn");
 }
 
 /// The client of `type.async.Send`.
@@ -778,15 +786,16 @@ pub mod send_server {
     }
 }
 
-/// The methods of `type.async._1`, as they are named on the wire.
+/// What there is to know of the methods of `type.async._1`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod _1_methods {
     /// `Get`.
     pub const GET: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "type.async._1",
-        "Get",
-        "/type.async._1/Get",
-    );
+            "type.async._1",
+            "Get",
+            "/type.async._1/Get",
+        )
+        .with_messages("type.async.Fn", "type.async.Fn");
 }
 
 /// The client of `type.async._1`.

@@ -19,29 +19,32 @@ pub mod plan {
     }
 }
 
-/// The methods of `geo.v1.route.Router`, as they are named on the wire.
+/// What there is to know of the methods of `geo.v1.route.Router`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod router_methods {
     /// `Name`.
     pub const NAME: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "geo.v1.route.Router",
-        "Name",
-        "/geo.v1.route.Router/Name",
-    );
+            "geo.v1.route.Router",
+            "Name",
+            "/geo.v1.route.Router/Name",
+        )
+        .with_messages("geo.v1.Point", "geo.v1.Point.Name");
 
     /// `Measure`.
     pub const MEASURE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "geo.v1.route.Router",
-        "Measure",
-        "/geo.v1.route.Router/Measure",
-    );
+            "geo.v1.route.Router",
+            "Measure",
+            "/geo.v1.route.Router/Measure",
+        )
+        .with_messages("geo.v1.route.types.Leg", "other.v2.Length");
 
     /// `Plan`.
     pub const PLAN: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "geo.v1.route.Router",
-        "Plan",
-        "/geo.v1.route.Router/Plan",
-    );
+            "geo.v1.route.Router",
+            "Plan",
+            "/geo.v1.route.Router/Plan",
+        )
+        .with_messages("geo.v1.route.Plan.Request", "geo.v1.route.Plan");
 }
 
 /// The client of `geo.v1.route.Router`.

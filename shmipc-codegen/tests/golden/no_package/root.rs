@@ -7,15 +7,16 @@ pub struct Words {
     pub text: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `Echo`, as they are named on the wire.
+/// What there is to know of the methods of `Echo`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod echo_methods {
     /// `Say`.
     pub const SAY: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "Echo",
-        "Say",
-        "/Echo/Say",
-    );
+            "Echo",
+            "Say",
+            "/Echo/Say",
+        )
+        .with_messages("Words", "Words");
 }
 
 /// The client of `Echo`.

@@ -19,15 +19,16 @@ pub struct HelloReply {
     pub message: crate::rpc::prost::alloc::string::String,
 }
 
-/// The methods of `runtime_path.Greeter`, as they are named on the wire.
+/// What there is to know of the methods of `runtime_path.Greeter`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_methods {
     /// `SayHello`.
     pub const SAY_HELLO: crate::rpc::Method = crate::rpc::Method::unary(
-        "runtime_path.Greeter",
-        "SayHello",
-        "/runtime_path.Greeter/SayHello",
-    );
+            "runtime_path.Greeter",
+            "SayHello",
+            "/runtime_path.Greeter/SayHello",
+        )
+        .with_messages("runtime_path.HelloRequest", "runtime_path.HelloReply");
 }
 
 /// The client of `runtime_path.Greeter`.

@@ -14,15 +14,16 @@ pub struct Echo {
     pub text: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `same_name.echo.ECHO`, as they are named on the wire.
+/// What there is to know of the methods of `same_name.echo.ECHO`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod echo_methods {
     /// `Echo`.
     pub const ECHO: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "same_name.echo.ECHO",
-        "Echo",
-        "/same_name.echo.ECHO/Echo",
-    );
+            "same_name.echo.ECHO",
+            "Echo",
+            "/same_name.echo.ECHO/Echo",
+        )
+        .with_messages("same_name.echo.Echo", "same_name.echo.Echo");
 }
 
 /// The client of `same_name.echo.ECHO`.

@@ -19,15 +19,16 @@ pub struct HelloReply {
     pub message: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `server_only.Greeter`, as they are named on the wire.
+/// What there is to know of the methods of `server_only.Greeter`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_methods {
     /// `SayHello`.
     pub const SAY_HELLO: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "server_only.Greeter",
-        "SayHello",
-        "/server_only.Greeter/SayHello",
-    );
+            "server_only.Greeter",
+            "SayHello",
+            "/server_only.Greeter/SayHello",
+        )
+        .with_messages("server_only.HelloRequest", "server_only.HelloReply");
 }
 
 /// The server of `server_only.Greeter`.

@@ -26,15 +26,16 @@ pub mod item {
     }
 }
 
-/// The methods of `two.services.First`, as they are named on the wire.
+/// What there is to know of the methods of `two.services.First`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod first_methods {
     /// `Get`.
     pub const GET: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "two.services.First",
-        "Get",
-        "/two.services.First/Get",
-    );
+            "two.services.First",
+            "Get",
+            "/two.services.First/Get",
+        )
+        .with_messages("two.services.Item", "two.services.Item");
 }
 
 /// The client of `two.services.First`.
@@ -179,22 +180,24 @@ pub mod first_server {
     }
 }
 
-/// The methods of `two.services.Second`, as they are named on the wire.
+/// What there is to know of the methods of `two.services.Second`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod second_methods {
     /// `Get`.
     pub const GET: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "two.services.Second",
-        "Get",
-        "/two.services.Second/Get",
-    );
+            "two.services.Second",
+            "Get",
+            "/two.services.Second/Get",
+        )
+        .with_messages("two.services.Item", "two.services.Item");
 
     /// `Put`.
     pub const PUT: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "two.services.Second",
-        "Put",
-        "/two.services.Second/Put",
-    );
+            "two.services.Second",
+            "Put",
+            "/two.services.Second/Put",
+        )
+        .with_messages("two.services.Item", "two.services.Item");
 }
 
 /// The client of `two.services.Second`.
@@ -370,7 +373,7 @@ pub mod second_server {
     }
 }
 
-/// The methods of `two.services.None`, as they are named on the wire.
+/// What there is to know of the methods of `two.services.None`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod none_methods {}
 

@@ -16,15 +16,16 @@ pub struct HelloReply {
     pub message: ::shmipc_rpc::prost::alloc::string::String,
 }
 
-/// The methods of `undocumented.Greeter`, as they are named on the wire.
+/// What there is to know of the methods of `undocumented.Greeter`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_methods {
     /// `SayHello`.
     pub const SAY_HELLO: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "undocumented.Greeter",
-        "SayHello",
-        "/undocumented.Greeter/SayHello",
-    );
+            "undocumented.Greeter",
+            "SayHello",
+            "/undocumented.Greeter/SayHello",
+        )
+        .with_messages("undocumented.HelloRequest", "undocumented.HelloReply");
 }
 
 /// The client of `undocumented.Greeter`.

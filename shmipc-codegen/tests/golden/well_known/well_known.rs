@@ -11,57 +11,64 @@ pub struct Holder {
     pub any: ::core::option::Option<::shmipc_rpc::prost_types::Any>,
 }
 
-/// The methods of `well_known.WellKnown`, as they are named on the wire.
+/// What there is to know of the methods of `well_known.WellKnown`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod well_known_methods {
     /// `Ping`.
     pub const PING: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Ping",
-        "/well_known.WellKnown/Ping",
-    );
+            "well_known.WellKnown",
+            "Ping",
+            "/well_known.WellKnown/Ping",
+        )
+        .with_messages("google.protobuf.Empty", "google.protobuf.Empty");
 
     /// `Now`.
     pub const NOW: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Now",
-        "/well_known.WellKnown/Now",
-    );
+            "well_known.WellKnown",
+            "Now",
+            "/well_known.WellKnown/Now",
+        )
+        .with_messages("google.protobuf.Empty", "google.protobuf.Timestamp");
 
     /// `Wait`.
     pub const WAIT: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Wait",
-        "/well_known.WellKnown/Wait",
-    );
+            "well_known.WellKnown",
+            "Wait",
+            "/well_known.WellKnown/Wait",
+        )
+        .with_messages("google.protobuf.Duration", "google.protobuf.BoolValue");
 
     /// `Count`.
     pub const COUNT: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Count",
-        "/well_known.WellKnown/Count",
-    );
+            "well_known.WellKnown",
+            "Count",
+            "/well_known.WellKnown/Count",
+        )
+        .with_messages("google.protobuf.Int64Value", "google.protobuf.UInt32Value");
 
     /// `Upper`.
     pub const UPPER: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Upper",
-        "/well_known.WellKnown/Upper",
-    );
+            "well_known.WellKnown",
+            "Upper",
+            "/well_known.WellKnown/Upper",
+        )
+        .with_messages("google.protobuf.StringValue", "google.protobuf.StringValue");
 
     /// `Reverse`.
     pub const REVERSE: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Reverse",
-        "/well_known.WellKnown/Reverse",
-    );
+            "well_known.WellKnown",
+            "Reverse",
+            "/well_known.WellKnown/Reverse",
+        )
+        .with_messages("google.protobuf.BytesValue", "google.protobuf.BytesValue");
 
     /// `Pack`.
     pub const PACK: ::shmipc_rpc::Method = ::shmipc_rpc::Method::unary(
-        "well_known.WellKnown",
-        "Pack",
-        "/well_known.WellKnown/Pack",
-    );
+            "well_known.WellKnown",
+            "Pack",
+            "/well_known.WellKnown/Pack",
+        )
+        .with_messages("google.protobuf.Struct", "google.protobuf.Any");
 }
 
 /// The client of `well_known.WellKnown`.
