@@ -93,6 +93,11 @@ impl Cancellation {
         self.deadline
     }
 
+    /// Brings the deadline forward to `limit`, if that is earlier.
+    pub(crate) fn limit(&mut self, limit: Option<Instant>) {
+        self.deadline = crate::deadline::earlier(self.deadline, limit);
+    }
+
     fn reason(&self, abandoned: &Abandoned) -> CancelReason {
         // At the deadline both sides give up, and either may be seen first.
         if self

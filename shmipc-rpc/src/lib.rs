@@ -20,7 +20,7 @@
 //!
 //! Between clients, servers and layers, a call is an `http::Request<Body>` and an `http::Response<Body>`, as in gRPC over
 //! HTTP/2, so that middleware for tower and tower-http fits unchanged. [`Body`] keeps the message typed for as long as
-//! nobody asks for its bytes.
+//! nobody asks for its bytes. An [`interceptor`] is middleware that deals with the heads of calls only, and is easier to write.
 //!
 //! # Features
 //!
@@ -32,6 +32,7 @@
 //! method, the peer and, at the end, the status.
 
 pub mod client;
+pub mod interceptor;
 pub mod metadata;
 pub mod server;
 
