@@ -112,6 +112,55 @@ pub(crate) fn is_own_user(peer: &Peer) -> bool {
     peer.uid() == nix::unistd::geteuid().as_raw()
 }
 
+/// How peers are found out that live and do not answer, because they are stopped or stuck. See
+/// [`ConfigBuilder::keepalive`].
+///
+/// A peer answers a ping whenever it looks after the session, whatever its handlers do, unless they block all threads of its
+/// runtime.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Keepalive {
+    interval: Duration,
+    timeout: Duration,
+    while_idle: bool,
+}
+
+impl Keepalive {
+    /// Sends a ping when nothing was heard from the peer for `interval` while streams are open, and ends the session if
+    /// there is no answer within `timeout`. Each is at least 1 ms.
+    #[must_use]
+    pub const fn new(interval: Duration, timeout: Duration) -> Self {
+        Self {
+            interval,
+            timeout,
+            while_idle: false,
+        }
+    }
+
+    /// Whether pings are also sent while no stream is open. Default: `false`, so that a session that nobody uses costs
+    /// nothing.
+    #[must_use]
+    pub const fn while_idle(mut self, while_idle: bool) -> Self {
+        self.while_idle = while_idle;
+        self
+    }
+
+    /// How long nothing is heard before a ping is sent.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// How long the peer has to answer.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) const fn pings_while_idle(&self) -> bool {
+        self.while_idle
+    }
+}
+
 /// Settings of a session or listener, known to make sense.
 ///
 /// ```
@@ -132,6 +181,7 @@ pub struct Config {
     handshake_timeout: Duration,
     handshakes_max: usize,
     authorize: Authorize,
+    keepalive: Option<Keepalive>,
 }
 
 impl Default for Config {
@@ -150,6 +200,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(5),
             handshakes_max: 64,
             authorize: Authorize::default(),
+            keepalive: None,
         }
     }
 }
@@ -191,6 +242,12 @@ impl Config {
     #[must_use]
     pub fn handshakes_max(&self) -> usize {
         self.handshakes_max
+    }
+
+    /// See [`ConfigBuilder::keepalive`].
+    #[must_use]
+    pub fn keepalive(&self) -> Option<Keepalive> {
+        self.keepalive
     }
 
     pub(crate) fn spin_budget(&self) -> Duration {
@@ -312,6 +369,15 @@ impl ConfigBuilder {
         self
     }
 
+    /// Ends sessions with peers that live and do not answer. Default: none; a peer that has died is noticed without.
+    ///
+    /// Costs a timer per session while streams are open, and a ping where nothing else is heard. Both sides may do it, each
+    /// for itself.
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.config.keepalive = Some(keepalive);
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -365,6 +431,13 @@ impl ConfigBuilder {
                 (1..=65_536).contains(&c.handshakes_max),
                 "from 1 to 65,536",
             ),
+            (
+                "keepalive",
+                c.keepalive.is_none_or(|keepalive| {
+                    Duration::from_millis(1) <= keepalive.interval.min(keepalive.timeout)
+                }),
+                "at least 1 ms each",
+            ),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             Some((setting, _, accepted)) => Err(InvalidConfig { setting, accepted }),
@@ -404,6 +477,10 @@ mod tests {
                 "handshake_timeout",
             ),
             (Config::builder().handshakes_max(0), "handshakes_max"),
+            (
+                Config::builder().keepalive(Keepalive::new(Duration::ZERO, Duration::from_secs(1))),
+                "keepalive",
+            ),
         ];
         for (builder, setting) in nonsense {
             assert_eq!(builder.build().unwrap_err().setting, setting);

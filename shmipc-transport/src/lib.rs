@@ -56,16 +56,16 @@ mod sys;
 mod wait;
 
 pub use address::Address;
-pub use config::{Config, ConfigBuilder, InvalidConfig, Payloads, Wait};
+pub use config::{Config, ConfigBuilder, InvalidConfig, Keepalive, Payloads, Wait};
 pub use core::{
     mem::OutOfRegion,
     outbox::{HeadOverrun, InvalidGeometry, InvalidRecord, ReturnsOverrun},
     wire::InvalidMessage,
 };
 pub use error::*;
-pub use listener::Listener;
+pub use listener::{Leftover, Listener};
 pub use peer::Peer;
-pub use session::{Lent, Session};
+pub use session::{Lent, Session, WeakSession};
 pub use stats::Stats;
 pub use stream::{
     ABANDONED, Abandoned, Flush, RecvBuf, RecvHalf, SendBuf, SendHalf, Stream, StreamWatch,

@@ -1,5 +1,7 @@
 //! Sessions between two ends in one process.
 
+mod common;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes};
@@ -9,77 +11,7 @@ use shmipc_transport::{
 };
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Two ends of a session, over a socket in a directory of its own.
-struct Pair {
-    client: Session,
-    server: Session,
-    _dir: tempfile::TempDir,
-}
-
-impl Pair {
-    async fn new() -> Self {
-        Self::with(Config::default(), Config::default()).await
-    }
-
-    async fn with(client: Config, server: Config) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let listener = Listener::bind_with(dir.path().join("socket"), server).unwrap();
-        let connecting = Session::connect_with(dir.path().join("socket"), client);
-        let (client, server) = tokio::join!(connecting, listener.accept());
-        Self {
-            client: client.unwrap(),
-            server: server.unwrap(),
-            _dir: dir,
-        }
-    }
-}
-
-fn all(mut message: RecvBuf) -> Vec<u8> {
-    let mut bytes = vec![0; message.len()];
-    message.copy_to_slice(&mut bytes);
-    bytes
-}
-
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| u8::try_from((i * 31 + seed) % 251).unwrap())
-        .collect()
-}
-
-async fn send(stream: &mut Stream, bytes: &[u8], flush: Flush) {
-    let mut message = stream.buffer(bytes.len());
-    message.put_slice(bytes);
-    stream.send(message, flush).await.unwrap();
-}
-
-/// Sends every message of every stream back, until the session ends.
-fn echo(session: Session) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        while let Ok(mut stream) = session.accept_stream().await {
-            tokio::spawn(async move {
-                while let Ok(Some(message)) = stream.recv().await {
-                    let mut reply = stream.buffer(message.len());
-                    reply.put(message);
-                    if stream.send(reply, Flush::More).await.is_err() {
-                        return;
-                    }
-                }
-                drop(stream.finish().await);
-            });
-        }
-    })
-}
-
-async fn assert_echo(client: &Session, len: usize) {
-    let mut stream = client.open_stream().unwrap();
-    let sent = pattern(len, len);
-    send(&mut stream, &sent, Flush::End).await;
-    let received = stream.recv().await.unwrap().expect("an echo");
-    assert!(all(received) == sent, "{len} bytes came back changed");
-    assert!(stream.recv().await.unwrap().is_none());
-}
+use crate::common::{PATIENCE, Pair, all, assert_echo, echo, pattern, send};
 
 async fn echoes_of_all_sizes(client: Config, server: Config) {
     let pair = Pair::with(client, server).await;

@@ -2,7 +2,7 @@
 
 mod front;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 pub use front::*;
 
@@ -28,6 +28,13 @@ pub enum SessionLost {
     /// The peer broke the protocol. Do not trust what it says; this side is unharmed.
     #[error("the peer broke the protocol")]
     PeerMisbehaved(#[source] PeerMisbehaved),
+    /// The peer's process lives, but does not look after the session: it may be stopped, or busy beyond measure. See
+    /// [`ConfigBuilder::keepalive`](crate::ConfigBuilder::keepalive).
+    #[error("the peer did not answer a ping within {timeout:?}")]
+    Unresponsive {
+        /// How long it was given.
+        timeout: Duration,
+    },
     /// The operating system refused something that the session cannot do without.
     #[error("could not {action}")]
     Io {
@@ -184,6 +191,9 @@ pub enum SendError {
     /// The operating system refused to provide memory. The same message may succeed later.
     #[error("could not add memory")]
     Memory(#[source] Arc<io::Error>),
+    /// The peer wants no further streams, and this one is not open yet. Open it in another session; nothing was sent.
+    #[error("the peer accepts no further streams in this session")]
+    GoingAway,
     /// This side ended or reset the stream before.
     #[error("the stream was ended on this side")]
     Finished,

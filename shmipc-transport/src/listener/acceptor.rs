@@ -1,6 +1,6 @@
 //! Many handshakes at once, so that no client waits for another.
 
-use std::{fmt, future::Future, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, future::Future, io, sync::Arc, time::Duration};
 
 use nix::errno::Errno;
 use tokio::{
@@ -86,6 +86,71 @@ impl<S: Send + 'static> Acceptor<S> {
                         *paused_until = Some(Instant::now() + PAUSE);
                     }
                 },
+            }
+        }
+    }
+
+    /// Stops listening. Connections that have come already are left to be shaken hands with.
+    ///
+    /// The caller has seen to it that no more of them come.
+    pub(super) fn close(self) -> Leftover<S> {
+        let Self {
+            listener,
+            handshakes_max,
+            state,
+        } = self;
+        let mut waiting = VecDeque::new();
+        if let Ok(listener) = listener.into_std() {
+            // It does not block. What cannot be accepted is hung up on, and comes again.
+            while waiting.len() < BACKLOG_MAX
+                && let Ok((stream, _)) = listener.accept()
+            {
+                waiting.push_back(stream);
+            }
+        }
+        Leftover {
+            waiting,
+            handshakes: state.into_inner().handshakes,
+            handshakes_max,
+        }
+    }
+}
+
+/// What has come to an acceptor and was not accepted yet when it closed.
+#[derive(Debug)]
+pub(super) struct Leftover<S> {
+    waiting: VecDeque<std::os::unix::net::UnixStream>,
+    handshakes: JoinSet<Result<S, HandshakeError>>,
+    handshakes_max: usize,
+}
+
+/// The most connections that are taken from a queue that is closed: as many as Linux lets wait by default.
+const BACKLOG_MAX: usize = 4096;
+
+impl<S: Send + 'static> Leftover<S> {
+    /// Returns the next session, or `None` if there are no more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe, as with [`Acceptor::accept`].
+    pub(super) async fn next<F>(&mut self, shake: impl Fn(UnixStream) -> F) -> Option<S>
+    where
+        F: Future<Output = Result<S, HandshakeError>> + Send + 'static,
+    {
+        loop {
+            while self.handshakes.len() < self.handshakes_max
+                && let Some(stream) = self.waiting.pop_front()
+            {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| UnixStream::from_std(stream));
+                match stream {
+                    Ok(stream) => drop(self.handshakes.spawn(shake(stream))),
+                    Err(error) => warn!(%error, "cannot watch a connection"),
+                }
+            }
+            if let Some(session) = report(self.handshakes.join_next().await?) {
+                return Some(session);
             }
         }
     }
@@ -257,6 +322,31 @@ mod tests {
         }
         let (one, other) = tokio::join!(server.accept(), server.accept());
         assert_eq!(one.unwrap() + other.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_connected_before_the_end_is_shaken_hands_with() {
+        let server = Server::new(2);
+        let mut clients = Vec::new();
+        for byte in 1..=5 {
+            clients.push(server.client().await);
+            clients.last_mut().unwrap().write_u8(byte).await.unwrap();
+        }
+        let first = server.accept().await.unwrap();
+        let Server {
+            directory,
+            acceptor,
+        } = server;
+        let mut leftover = acceptor.close();
+        UnixStream::connect(directory.path().join("socket"))
+            .await
+            .unwrap_err();
+        let mut sessions = vec![first];
+        while let Some(session) = leftover.next(shake).await {
+            sessions.push(session);
+        }
+        sessions.sort_unstable();
+        assert_eq!(sessions, [1, 2, 3, 4, 5]);
     }
 
     #[tokio::test]

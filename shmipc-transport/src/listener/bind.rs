@@ -4,6 +4,10 @@
 //! removed if nobody listens behind it, which a connection attempt shows. Between that look and the removal another
 //! server might take the address; therefore whoever changes a socket file holds a lock on the directory it is in. The
 //! lock is `flock`'s, which leaves nothing behind.
+//!
+//! A successor that takes an address over listens under another name first, and renames its file over its predecessor's.
+//! So at every moment somebody listens behind the path. The predecessor finds that the file is no longer its own, and
+//! leaves it alone.
 
 use std::{
     fs::{self, File},
@@ -33,20 +37,22 @@ pub(super) struct Bound {
     pub(super) socket: UnixListener,
 }
 
+/// Makes an error of what the system says.
+fn failed(address: &Address, action: &'static str) -> impl FnOnce(io::Error) -> BindError {
+    let address = address.clone();
+    move |source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { address },
+        _ => BindError::Io {
+            action,
+            address,
+            source,
+        },
+    }
+}
+
 /// Listens at `address`.
 pub(super) fn bind(address: &Address) -> Result<Bound, BindError> {
-    let failed = |action| {
-        move |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse {
-                address: address.clone(),
-            },
-            _ => BindError::Io {
-                action,
-                address: address.clone(),
-                source,
-            },
-        }
-    };
+    let failed = |action| failed(address, action);
     match (address, address.to_unix()?) {
         (Address::Path(path), Some(unix)) => {
             // Looked up now: the working directory may be another one when the file is removed.
@@ -80,6 +86,59 @@ pub(super) fn bind(address: &Address) -> Result<Bound, BindError> {
             unreachable!("both have a form for system calls")
         }
     }
+}
+
+/// Listens at `address`, whoever listens there now: new connections come here from now on.
+///
+/// Only paths can be taken over. Other addresses are bound as ever.
+pub(super) fn take_over(address: &Address) -> Result<Bound, BindError> {
+    let Address::Path(path) = address else {
+        return bind(address);
+    };
+    let failed = |action| failed(address, action);
+    address.to_unix()?;
+    let path = absolute(path).map_err(failed("find the directory"))?;
+    let draft = draft_of(path.clone());
+    // Not what was asked for, but what must fit as well.
+    let unix = Address::Path(draft.clone())
+        .to_unix()?
+        .expect("a path has a form for system calls");
+    let lock = DirectoryLock::acquire(&path).map_err(failed("lock the directory"))?;
+    let permissions = match fs::symlink_metadata(&path) {
+        Ok(found) if found.file_type().is_socket() => Some(found.permissions()),
+        Ok(_) => {
+            return Err(BindError::InUse {
+                address: address.clone(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed("look for a predecessor")(error)),
+    };
+    // We hold the lock, so a draft that is there was left by a server that was killed.
+    remove_if_stale(&draft, &unix);
+    let socket = endpoint::listen(&unix).map_err(failed("listen"))?;
+    let mut file = SocketFile::of(draft).map_err(failed("find the new socket"))?;
+    let replaced = permissions
+        .map_or(Ok(()), |permissions| {
+            fs::set_permissions(&file.path, permissions)
+        })
+        .and_then(|()| fs::rename(&file.path, &path));
+    // First of all: if this has failed, the file is about to be removed, which takes the lock as well.
+    drop(lock);
+    replaced.map_err(failed("replace the predecessor's socket"))?;
+    file.path = path;
+    Ok(Bound {
+        file: Some(file),
+        socket,
+    })
+}
+
+/// Where a successor listens until its socket takes its place at `path`. Always the same, so that a server that is
+/// killed in between leaves no more than one, and that not for long.
+fn draft_of(path: PathBuf) -> PathBuf {
+    let mut draft = path.into_os_string();
+    draft.push("~");
+    draft.into()
 }
 
 /// Removes the socket at `path` if nobody listens there. Says whether it is gone.
@@ -116,18 +175,22 @@ impl SocketFile {
             inode: metadata.ino(),
         })
     }
+
+    /// Removes the file, if it is still ours. The caller has the directory's lock.
+    fn remove(&self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Without the lock, a successor's file might be removed; it will replace ours just as well.
-        let Ok(_lock) = DirectoryLock::acquire(&self.path) else {
-            return;
-        };
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        if let Ok(_lock) = DirectoryLock::acquire(&self.path) {
+            self.remove();
         }
     }
 }
@@ -177,7 +240,10 @@ impl DirectoryLock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{
+        os::unix::fs::PermissionsExt,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use tempfile::TempDir;
 
@@ -267,6 +333,66 @@ mod tests {
         assert!(path.exists());
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_successor_takes_the_path_over_and_at_no_moment_nobody_listens() {
+        let (directory, path, address) = place();
+        let unix = address.to_unix().unwrap().unwrap();
+        let mut current = take_over(&address).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Nobody accepts, so the queue may fill.
+                    match endpoint::connect(&unix) {
+                        Ok(_) => {}
+                        // The inode was found, and its listener had gone by the time it was asked.
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                        Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                    }
+                }
+            });
+            for _ in 0..200 {
+                let successor = take_over(&address).unwrap();
+                drop(std::mem::replace(&mut current, successor));
+                assert!(path.exists(), "the predecessor leaves the file alone");
+                endpoint::connect(&unix).expect("the successor listens");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o660,
+            "whoever could connect to the predecessor can connect to the successor"
+        );
+        drop(current);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_successor_that_was_killed_half_way_is_in_nobodys_way() {
+        let (directory, path, address) = place();
+        let first = bind(&address).unwrap();
+        drop(UnixListener::bind(draft_of(path)).unwrap());
+        let second = take_over(&address).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        drop((first, second));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_sockets_are_taken_over() {
+        let (_directory, path, address) = place();
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(take_over(&address), Err(BindError::InUse { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let long = format!("/{}", "x".repeat(106));
+        assert!(matches!(
+            take_over(&long.as_str().into()),
+            Err(BindError::Address(InvalidAddress::TooLong { .. }))
+        ));
     }
 
     #[test]

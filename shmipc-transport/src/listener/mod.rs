@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Listener {
     /// The first field, and so dropped first: nobody finds a file behind which nobody listens.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     acceptor: Acceptor<Session>,
     address: Address,
     config: Config,
@@ -54,11 +54,39 @@ impl Listener {
     ///
     /// If the runtime was built without I/O.
     pub fn bind_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
-        let address = address.into();
+        Self::listen(address.into(), config, bind::bind)
+    }
+
+    /// Listens at the path `address` in the place of a server that may still listen there.
+    ///
+    /// From one moment to the next, connections come here and no longer to the predecessor; at none of them is there
+    /// nobody. The predecessor keeps its sessions and is not told, and leaves the file alone when it stops. The new file
+    /// has the permissions of the old one. Whoever may write to the directory can do so: choose one that others cannot.
+    ///
+    /// Until it takes its place, the new file has the same name with `~` at its end. Addresses other than paths cannot be
+    /// taken over; for them this is [`bind_with`](Self::bind_with).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`BindError`], which names the address, if it cannot be used or a file is there that is no socket, and
+    /// outside of a tokio runtime. The path may have at most 106 bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime was built without I/O.
+    pub fn take_over_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
+        Self::listen(address.into(), config, bind::take_over)
+    }
+
+    fn listen(
+        address: Address,
+        config: Config,
+        bind: impl FnOnce(&Address) -> Result<bind::Bound, BindError>,
+    ) -> Result<Self, BindError> {
         if Handle::try_current().is_err() {
             return Err(BindError::NoRuntime);
         }
-        let bind::Bound { file, socket } = bind::bind(&address)?;
+        let bind::Bound { file, socket } = bind(&address)?;
         let listener = UnixListener::from_std(socket).map_err(|source| BindError::Io {
             action: "watch the socket",
             address: address.clone(),
@@ -66,7 +94,7 @@ impl Listener {
         })?;
         let acceptor = Acceptor::new(listener, config.handshakes_max());
         Ok(Self {
-            _file: file,
+            file,
             acceptor,
             address,
             config,
@@ -97,10 +125,59 @@ impl Listener {
             .await
     }
 
+    /// Stops listening: gives the address back, unless a successor has taken it over, and returns those who have
+    /// connected before.
+    ///
+    /// Dropping the listener would hang up on clients that wait to be accepted, or are in the middle of a handshake.
+    #[must_use = "dropping it hangs up on the clients"]
+    pub fn close(self) -> Leftover {
+        let Self {
+            file,
+            acceptor,
+            address: _,
+            config,
+        } = self;
+        // Before the queue is emptied, so that nobody else queues up.
+        drop(file);
+        Leftover {
+            acceptor: acceptor.close(),
+            config,
+        }
+    }
+
     /// Returns the address that was bound.
     #[must_use]
     pub const fn local_address(&self) -> &Address {
         &self.address
+    }
+}
+
+/// The clients that had connected to a [`Listener`] when it was [closed](Listener::close).
+///
+/// Dropping it hangs up on those that are left.
+#[derive(Debug)]
+pub struct Leftover {
+    acceptor: acceptor::Leftover<Session>,
+    config: Config,
+}
+
+impl Leftover {
+    /// Returns the next session with a client that was admitted and has shaken hands, or `None` if there are no more.
+    /// That takes no longer than the [time for a handshake](crate::ConfigBuilder::handshake_timeout), unless there are
+    /// more clients than may shake hands at once.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a tokio runtime, or if that was built without timers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe. Handshakes that have begun go on, and their sessions are left for the next call.
+    pub async fn next(&mut self) -> Option<Session> {
+        let Self { acceptor, config } = self;
+        acceptor
+            .next(|stream| Session::accept(stream, config.clone()))
+            .await
     }
 }
 
@@ -121,6 +198,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         (directory, path)
+    }
+
+    /// How many connections to `path` nobody has accepted yet.
+    fn queued(path: &Path) -> usize {
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        // Those have the path, as the listener has, and are connecting.
+        let connecting = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.get(5) == Some(&"02") && line.ends_with(&*path.to_string_lossy())
+        };
+        sockets.lines().filter(connecting).count()
     }
 
     async fn connected(listener: &Listener, address: impl Into<Address>) -> (Session, Session) {
@@ -163,6 +251,31 @@ mod tests {
         ));
         let listener = Listener::bind(path.as_path()).unwrap();
         let _ = connected(&listener, path.as_path()).await;
+    }
+
+    #[tokio::test]
+    async fn clients_that_wait_when_the_listener_closes_are_not_let_down() {
+        let (directory, path) = place();
+        let first = Listener::bind(path.as_path()).unwrap();
+        let waiting: Vec<_> = (0..5)
+            .map(|_| tokio::spawn(Session::connect(path.clone())))
+            .collect();
+        while waiting.len() != queued(&path) {
+            tokio::task::yield_now().await;
+        }
+        let second = Listener::take_over_with(path.as_path(), Config::default()).unwrap();
+        let mut leftover = first.close();
+        let mut sessions = Vec::new();
+        while let Some(session) = leftover.next().await {
+            sessions.push(session);
+        }
+        assert_eq!(sessions.len(), waiting.len());
+        for client in waiting {
+            client.await.unwrap().unwrap();
+        }
+        let _ = connected(&second, path.as_path()).await;
+        drop(second);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -17,7 +17,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::shared::{Inbound, Shared};
+use super::{
+    pulse::Pulse,
+    shared::{Inbound, Shared},
+};
 use crate::{
     error::SessionLost,
     sys::{
@@ -39,6 +42,7 @@ pub(super) struct Driver {
     /// Regions and messages that there had been when the timer was set.
     activity: u64,
     spin: Option<Spin>,
+    pulse: Option<Pulse>,
 }
 
 /// A wait during which we look.
@@ -69,6 +73,7 @@ impl Driver {
             doorbell: doorbell.watch()?,
             process: process.map(doorbell::watch).transpose()?,
             socket,
+            pulse: shared.config.keepalive().map(Pulse::new),
             shared,
             idle: None,
             activity: 0,
@@ -120,6 +125,20 @@ impl Driver {
                 self.shared.blame(misbehaved);
                 return;
             }
+        }
+    }
+
+    /// Ends the session if the peer does not answer.
+    fn poll_pulse(&mut self, cx: &mut Context<'_>) {
+        let shared = &self.shared;
+        let Some(pulse) = &mut self.pulse else {
+            return;
+        };
+        let catch_up = || {
+            shared.drain(&mut shared.inbound());
+        };
+        if let Poll::Ready(reason) = pulse.poll(cx, shared, catch_up) {
+            shared.lose(reason);
         }
     }
 
@@ -213,6 +232,7 @@ impl Future for Driver {
             return Poll::Ready(());
         }
         this.poll_idle(cx);
+        this.poll_pulse(cx);
         let next = this.look();
         if this.shared.lost().is_some() {
             return Poll::Ready(());

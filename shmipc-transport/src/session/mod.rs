@@ -5,10 +5,12 @@ mod establish;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod handshake;
+mod presence;
+mod pulse;
 mod shared;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -24,7 +26,7 @@ use crate::{
     Address, Config, Peer,
     core::{mem::Block, num::u32_len, sync::lock},
     error::{AllocError, ConnectError, HandshakeError, SessionLost},
-    link::{AllocFailure, Control},
+    link::AllocFailure,
     stats::Stats,
     stream::Stream,
 };
@@ -55,7 +57,7 @@ impl Drop for Owner {
 
 fn close(shared: &Shared) {
     // Best effort: a peer whose ring is full learns of it by the socket's closing.
-    shared.control(Control::Bye);
+    shared.say_bye();
     shared.lose(SessionLost::ClosedHere);
 }
 
@@ -284,7 +286,45 @@ impl Session {
 
     /// Asks the peer to open no more streams. Those that are open, or on their way, go on.
     pub fn go_away(&self) {
-        self.shared().control(Control::GoAway);
+        self.shared().go_away();
+    }
+
+    /// Asks the peer to open no more streams, waits until all streams of both sides are over, and ends the session. Returns
+    /// when it has ended, for this reason or another.
+    ///
+    /// Streams that the peer opens before it learns of this are [accepted](Self::accept_stream) like others, so none is
+    /// lost. Waits for a peer that is stopped, and for streams without end: set a limit with [`tokio::time::timeout`], and
+    /// [`close`](Self::close).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the session goes on, and the peer opens no more streams all the same.
+    pub async fn drain(&self) {
+        /// How long the peer may take to hang up. Having taken everything, it does so at once.
+        const FAREWELL: Duration = Duration::from_secs(1);
+
+        let shared = self.shared();
+        shared.go_away();
+        // Having read that, the peer opens no more streams, and answers pings (O18). So those it has opened come first.
+        if self.ping().await.is_err() {
+            return;
+        }
+        self.until(|shared| (shared.is_idle() || shared.lost().is_some()).then_some(()))
+            .await;
+        // The last message may have been counted before it was all written. So the end is left to the peer, which takes
+        // one after the other.
+        shared.say_bye();
+        let _ = tokio::time::timeout(FAREWELL, self.closed()).await;
+        shared.lose(SessionLost::ClosedHere);
+    }
+
+    /// A handle that does not keep the session going.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakSession {
+        WeakSession {
+            owner: Arc::downgrade(&self.owner),
+            shared: Arc::clone(&self.owner.shared),
+        }
     }
 
     /// Whether the peer has asked us to open no more streams (O18).
@@ -311,6 +351,34 @@ impl Session {
             }
             changed.await;
         }
+    }
+}
+
+/// A handle of a [`Session`] that does not keep it going: for whoever serves the peer for as long as somebody else has a use
+/// for the session.
+#[derive(Clone, Debug)]
+pub struct WeakSession {
+    owner: Weak<Owner>,
+    /// Kept, because whoever waits here is woken through it.
+    shared: Arc<Shared>,
+}
+
+impl WeakSession {
+    /// Returns an ordinary handle, unless there are no others: then the session is over.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Session> {
+        self.owner.upgrade().map(|owner| Session { owner })
+    }
+
+    /// Polls for a stream that the peer opens; see [`Session::poll_accept_stream`].
+    pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
+        self.shared.poll_accept(cx).map(|accepted| {
+            let stream = accepted?;
+            match self.owner.upgrade() {
+                Some(owner) => Ok(Stream::accepted(owner, stream)),
+                None => Err(self.shared.reason()),
+            }
+        })
     }
 }
 

@@ -13,13 +13,14 @@ use tokio::{
     sync::Notify,
 };
 
+use super::presence::Presence;
 use crate::{
     Config, Peer,
     core::{
         num::{StreamId, index},
         outbox::Windows,
         streams::{Lookup, StreamTable},
-        sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, lock, try_lock},
+        sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
     },
     error::{PeerMisbehaved, SessionLost},
     link::{Arrival, Control, Link, Rx},
@@ -52,12 +53,9 @@ pub(crate) struct Shared {
     /// Streams of ours that wait until the peer accepts one more.
     open_waiters: Mutex<Vec<Waker>>,
     lost: OnceLock<SessionLost>,
-    /// Told when the session is lost, when the peer goes away, and when the last stream is over.
+    /// Told when the session is lost, when the peer goes away, and when the last stream is over while we do.
     pub(crate) changed: Notify,
-    peer_goes_away: AtomicBool,
-    /// Pings sent, and the latest of them that was answered.
-    pings_sent: AtomicU64,
-    pongs_heard: AtomicU64,
+    pub(super) presence: Presence,
     /// Tasks that wait for something to arrive. While there are none, nobody needs to look.
     waiting: AtomicU32,
     /// Those, and tasks for which something has arrived that they have not taken yet.
@@ -134,9 +132,7 @@ impl Shared {
             open_waiters: Mutex::default(),
             lost: OnceLock::new(),
             changed: Notify::new(),
-            peer_goes_away: AtomicBool::new(false),
-            pings_sent: AtomicU64::new(0),
-            pongs_heard: AtomicU64::new(0),
+            presence: Presence::default(),
             waiting: AtomicU32::new(0),
             engaged: AtomicU32::new(0),
             ready_in_a_row: AtomicU32::new(0),
@@ -151,22 +147,6 @@ impl Shared {
         self.lost.get()
     }
 
-    pub(crate) fn peer_goes_away(&self) -> bool {
-        self.peer_goes_away.load(Ordering::Relaxed)
-    }
-
-    /// Sends a ping, and returns what [`is_answered`](Self::is_answered) knows it by.
-    pub(crate) fn ping(&self) -> u64 {
-        let nonce = self.pings_sent.fetch_add(1, Ordering::Relaxed) + 1;
-        self.control(Control::Ping { nonce });
-        nonce
-    }
-
-    /// Whether a ping was answered, or one that was sent after it.
-    pub(crate) fn is_answered(&self, nonce: u64) -> bool {
-        nonce <= self.pongs_heard.load(Ordering::Relaxed)
-    }
-
     /// Ends the session. The first reason stands.
     pub(crate) fn lose(&self, reason: SessionLost) {
         if self.lost.set(reason.clone()).is_err() {
@@ -179,9 +159,7 @@ impl Shared {
         for stream in lock(&self.streams).clear() {
             stream.lose(self, &reason);
         }
-        for waker in mem::take(&mut *lock(&self.open_waiters)) {
-            waker.wake();
-        }
+        self.wake_openers();
         self.wake_acceptors();
         self.changed.notify_waiters();
         self.kick_driver();
@@ -435,7 +413,11 @@ impl Shared {
                 };
             }
         }
-        self.lose(SessionLost::PeerDied);
+        self.lose(if self.presence.said_bye() {
+            SessionLost::ClosedHere
+        } else {
+            SessionLost::PeerDied
+        });
     }
 
     fn dispatch(&self, arrival: Arrival) -> Result<(), PeerMisbehaved> {
@@ -453,6 +435,7 @@ impl Shared {
                         let stream = Arc::new(StreamShared::opened_by_peer(id, self));
                         lock(&self.streams).open_remote(id, Arc::clone(&stream))?;
                         stream.receive(self, message, end)?;
+                        self.stream_opened();
                         self.queue_to_accept(stream);
                         self.wake_acceptors();
                         Ok(())
@@ -478,16 +461,14 @@ impl Shared {
                 }
             }
             Arrival::GoAway => {
-                self.peer_goes_away.store(true, Ordering::Relaxed);
+                self.presence.peer_goes_away();
+                self.wake_openers();
                 self.changed.notify_waiters();
                 Ok(())
             }
             Arrival::Internal => Ok(()),
             Arrival::Pong { nonce } => {
-                if nonce == 0 || self.pings_sent.load(Ordering::Relaxed) < nonce {
-                    return Err(PeerMisbehaved::Pong { nonce });
-                }
-                self.pongs_heard.fetch_max(nonce, Ordering::Relaxed);
+                self.presence.answered(nonce)?;
                 self.changed.notify_waiters();
                 Ok(())
             }
@@ -505,16 +486,20 @@ impl Shared {
             (streams.close(id), streams.is_empty())
         };
         if may_open {
-            for waker in mem::take(&mut *lock(&self.open_waiters)) {
-                waker.wake();
-            }
+            self.wake_openers();
         }
-        if is_empty && self.peer_goes_away() {
+        if is_empty && self.presence.goes_away() {
             self.changed.notify_waiters();
         }
     }
 
-    /// Has `waker` called when the peer accepts one more stream.
+    fn wake_openers(&self) {
+        for waker in mem::take(&mut *lock(&self.open_waiters)) {
+            waker.wake();
+        }
+    }
+
+    /// Has `waker` called when the peer accepts one more stream, or none ever again.
     pub(crate) fn wait_to_open(&self, waker: &Waker) {
         lock(&self.open_waiters).push(waker.clone());
     }

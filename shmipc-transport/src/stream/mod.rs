@@ -400,11 +400,10 @@ impl SendHalf {
             None => {
                 // Under the sender's lock, so that ids appear in the ring in the order in which they were given.
                 let mut streams = lock(&session.streams);
-                if !streams.may_open() || session.lost().is_some() {
+                let may_open = session.may_open(&streams);
+                if !matches!(may_open, Ok(true)) {
                     stream.refund(len);
-                    return session
-                        .lost()
-                        .map_or(Ok(None), |lost| Err(SendError::SessionLost(lost.clone())));
+                    return may_open.map(|_| None);
                 }
                 let id = streams.open_local(Arc::clone(stream));
                 stream.set_id(Some(id));
@@ -422,6 +421,9 @@ impl SendHalf {
         drop(tx);
         match reserved {
             Ok(Some(reservation)) => {
+                if opened.is_none() {
+                    session.stream_opened();
+                }
                 // Before the peer can see the end, and may open another stream in the place of this one.
                 if closes {
                     session.close_stream(id);
@@ -440,10 +442,10 @@ impl SendHalf {
         if has_message && stream.wait_for_credit(session, waker) {
             return Ok(true);
         }
-        if stream.id().is_none() && !lock(&session.streams).may_open() {
+        if stream.id().is_none() && !session.may_open(&lock(&session.streams))? {
             session.wait_to_open(waker);
             // A stream may have closed, or the session have ended, between the look and the registration.
-            return Ok(!lock(&session.streams).may_open() && session.lost().is_none());
+            return Ok(!session.may_open(&lock(&session.streams))?);
         }
         self.is_space_out(waker)
     }

@@ -1,0 +1,156 @@
+//! How sessions come to an end: drained, given up, and not while the peer answers.
+
+mod common;
+
+use std::time::Duration;
+
+use shmipc_transport::{Config, Flush, Keepalive, SendError, SessionLost};
+use tokio::time::timeout;
+
+use crate::common::{PATIENCE, Pair, all, assert_echo, echo, send};
+
+#[tokio::test]
+async fn a_drained_session_serves_all_streams_and_opens_no_more() {
+    let pair = Pair::new().await;
+    let echoing = echo(pair.server.clone());
+    // Each task calls for as long as it may.
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let client = pair.client.clone();
+            tokio::spawn(async move {
+                for calls in 0.. {
+                    let mut stream = match client.open_stream() {
+                        Ok(stream) => stream,
+                        Err(_) => return calls,
+                    };
+                    let message = stream.buffer(0);
+                    match stream.send(message, Flush::End).await {
+                        Ok(()) => {}
+                        Err(SendError::GoingAway | SendError::SessionLost(_)) => return calls,
+                        Err(error) => panic!("{error}"),
+                    }
+                    let reply = stream.recv().await.expect("what was sent is answered");
+                    assert!(reply.is_some());
+                    assert!(stream.recv().await.expect("to the end").is_none());
+                }
+                0
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        assert_echo(&pair.client, 64).await;
+    }
+    timeout(PATIENCE, pair.server.drain())
+        .await
+        .expect("an end");
+    for caller in callers {
+        assert_ne!(caller.await.unwrap(), 0);
+    }
+    assert!(matches!(
+        pair.server.closed().await,
+        SessionLost::ClosedHere | SessionLost::PeerDied
+    ));
+    assert!(matches!(
+        pair.client.closed().await,
+        SessionLost::ClosedByPeer
+    ));
+    echoing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drained_session_waits_for_its_streams() {
+    let pair = Pair::new().await;
+    let mut stream = pair.client.open_stream().unwrap();
+    send(&mut stream, b"first", Flush::More).await;
+    let mut accepted = pair.server.accept_stream().await.unwrap();
+    assert!(accepted.recv().await.unwrap().is_some());
+    let draining = tokio::spawn({
+        let server = pair.server.clone();
+        async move { server.drain().await }
+    });
+    pair.client.going_away().await;
+    let mut late = pair.client.open_stream().unwrap();
+    let message = late.buffer(0);
+    assert!(matches!(
+        late.send(message, Flush::End).await,
+        Err(SendError::GoingAway)
+    ));
+    // The other direction is not concerned.
+    let mut back = pair.server.open_stream().unwrap();
+    send(&mut back, b"back", Flush::End).await;
+    let mut served = pair.client.accept_stream().await.unwrap();
+    assert!(served.recv().await.unwrap().is_some());
+    send(&mut served, b"there", Flush::End).await;
+    assert_eq!(all(back.recv().await.unwrap().unwrap()), b"there");
+    send(&mut stream, b"last", Flush::End).await;
+    assert_eq!(all(accepted.recv().await.unwrap().unwrap()), b"last");
+    assert!(!draining.is_finished());
+    send(&mut accepted, b"answer", Flush::End).await;
+    timeout(PATIENCE, draining).await.expect("an end").unwrap();
+    assert_eq!(all(stream.recv().await.unwrap().unwrap()), b"answer");
+    assert!(pair.client.is_closed());
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_another_to_close_learns_of_going_away() {
+    let one = Config::builder().streams_max(1).build().unwrap();
+    let pair = Pair::with(Config::default(), one).await;
+    let mut first = pair.client.open_stream().unwrap();
+    send(&mut first, b"first", Flush::More).await;
+    let mut second = pair.client.open_stream().unwrap();
+    let waiting = tokio::spawn(async move {
+        let message = second.buffer(0);
+        second.send(message, Flush::End).await
+    });
+    tokio::task::yield_now().await;
+    pair.server.go_away();
+    let waited = timeout(PATIENCE, waiting)
+        .await
+        .expect("an answer")
+        .unwrap();
+    assert!(matches!(waited, Err(SendError::GoingAway)), "{waited:?}");
+}
+
+#[tokio::test]
+async fn whoever_holds_a_session_weakly_serves_it_until_nobody_else_uses_it() {
+    let pair = Pair::new().await;
+    let weak = pair.client.downgrade();
+    let serving = tokio::spawn(async move {
+        loop {
+            match std::future::poll_fn(|cx| weak.poll_accept_stream(cx)).await {
+                Ok(mut stream) => {
+                    let message = stream.recv().await.unwrap().unwrap();
+                    assert!(weak.upgrade().is_some(), "a stream keeps the session going");
+                    send(&mut stream, &all(message), Flush::End).await;
+                }
+                Err(lost) => break (weak.upgrade().is_none(), lost),
+            }
+        }
+    });
+    assert_echo(&pair.server, 64).await;
+    drop(pair.client);
+    let (is_gone, lost) = timeout(PATIENCE, serving).await.expect("an end").unwrap();
+    assert!(
+        is_gone && matches!(lost, SessionLost::ClosedHere),
+        "{lost:?}"
+    );
+    assert!(matches!(
+        pair.server.closed().await,
+        SessionLost::ClosedByPeer
+    ));
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_pings_may_take_its_time() {
+    let keepalive = Keepalive::new(Duration::from_millis(5), Duration::from_millis(500));
+    let config = Config::builder().keepalive(keepalive).build().unwrap();
+    let pair = Pair::with(config.clone(), config).await;
+    let mut stream = pair.client.open_stream().unwrap();
+    send(&mut stream, b"slow", Flush::End).await;
+    let mut accepted = pair.server.accept_stream().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(accepted.recv().await.unwrap().is_some());
+    send(&mut accepted, b"done", Flush::End).await;
+    assert_eq!(all(stream.recv().await.unwrap().unwrap()), b"done");
+    assert!(!pair.client.is_closed() && !pair.server.is_closed());
+}
