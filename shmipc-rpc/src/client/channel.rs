@@ -244,8 +244,8 @@ impl Channel {
         let mut call = Unanswered(stream);
         match frame(path, metadata, message, terms)?.try_ask(&mut call.0) {
             Ok(true) => Ok(Some(call)),
-            // If the session is lost, it was before this call began to use it.
-            Ok(false) | Err(SendError::SessionLost(_)) => Ok(None),
+            // If the session is lost, or is to be left, it was before this call began to use it.
+            Ok(false) | Err(SendError::SessionLost(_) | SendError::GoingAway) => Ok(None),
             Err(error) => Err(not_sent(error)),
         }
     }
@@ -259,12 +259,15 @@ impl Channel {
         terms: Terms,
     ) -> Result<Unanswered, Status> {
         let send = async {
-            let mut call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
-            frame(path, metadata, message, terms)?
-                .send(&mut call.0)
-                .await
-                .map_err(not_sent)?;
-            Ok(call)
+            loop {
+                let mut call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
+                match frame(path, metadata, message, terms)?.send(&mut call.0).await {
+                    Ok(()) => return Ok(call),
+                    // The server has not seen the call, nor will it: it is as if it had not begun.
+                    Err(SendError::GoingAway) => {}
+                    Err(error) => return Err(not_sent(error)),
+                }
+            }
         };
         let sent = deadline::within(terms.deadline, send).await;
         sent.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))

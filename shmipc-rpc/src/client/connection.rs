@@ -1,7 +1,7 @@
 //! The session beneath a channel, and getting another when it is lost.
 
 use std::{
-    mem,
+    io, mem,
     pin::pin,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
@@ -71,7 +71,7 @@ impl Connection {
 
     /// Connects, unless that has been done.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
-        let session = Session::connect_with(self.address.clone(), self.config.clone()).await?;
+        let session = dial(&self.address, &self.config).await?;
         *self.write() = State::Ready(self.watch(session));
         Ok(())
     }
@@ -209,6 +209,25 @@ impl Drop for Watched {
     }
 }
 
+/// Connects.
+///
+/// A server that stops just now may hang up on whoever has found its socket, although its successor listens at the same
+/// address: then we ask again.
+async fn dial(address: &Address, config: &Config) -> Result<Session, ConnectError> {
+    /// More successors than one in a moment are few.
+    const ATTEMPTS: u32 = 4;
+
+    for _ in 1..ATTEMPTS {
+        match Session::connect_with(address.clone(), config.clone()).await {
+            Err(ConnectError::Closed { .. }) => {}
+            Err(ConnectError::NoServer { source, .. })
+                if source.kind() == io::ErrorKind::ConnectionRefused => {}
+            result => return result,
+        }
+    }
+    Session::connect_with(address.clone(), config.clone()).await
+}
+
 /// An attempt to connect. However it ends, those who wait for it are woken.
 struct Attempt {
     connection: Arc<Connection>,
@@ -216,10 +235,7 @@ struct Attempt {
 
 impl Attempt {
     async fn run(self) {
-        let Connection {
-            address, config, ..
-        } = &*self.connection;
-        let result = Session::connect_with(address.clone(), config.clone()).await;
+        let result = dial(&self.connection.address, &self.connection.config).await;
         let mut state = self.connection.write();
         let State::Connecting { mut backoff } = *state else {
             return;
