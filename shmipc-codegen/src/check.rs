@@ -8,6 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::model::{InvalidType, Method, Service};
 use crate::names::{self, ServiceNames};
 use crate::read::Locations;
+use crate::render::Options;
 
 /// What is wrong with a service by itself.
 pub(crate) fn service(service: &Service, locations: &Locations) -> Vec<Diagnostic> {
@@ -43,7 +44,14 @@ pub(crate) fn service(service: &Service, locations: &Locations) -> Vec<Diagnosti
 }
 
 /// What is wrong with the services of a descriptor set in relation to their surroundings.
-pub(crate) fn packages(fds: &FileDescriptorSet, locations: &Locations) -> Vec<Diagnostic> {
+pub(crate) fn packages(
+    fds: &FileDescriptorSet,
+    locations: &Locations,
+    options: &Options,
+) -> Vec<Diagnostic> {
+    if !options.any() {
+        return Vec::new();
+    }
     // What made a module, by package and module.
     let mut modules: HashMap<(&str, String), String> = HashMap::new();
     for file in &fds.file {
@@ -61,7 +69,12 @@ pub(crate) fn packages(fds: &FileDescriptorSet, locations: &Locations) -> Vec<Di
     for file in &fds.file {
         for service in &file.service {
             let service_names = ServiceNames::new(service.name(), service.name());
-            for module in service_names.modules() {
+            let blocking = options
+                .blocking_module()
+                .then_some(&*service_names.blocking_module);
+            let mock = options.mock_module().then_some(&*service_names.mock_module);
+            let modules_of_service = service_names.modules().into_iter();
+            for module in modules_of_service.chain(blocking).chain(mock) {
                 let made_by = format!("the service `{}`", service.name());
                 let Some(other) =
                     modules.insert((file.package(), module.to_owned()), made_by.clone())

@@ -48,6 +48,12 @@ pub enum Error {
         /// What the parser says.
         source: syn::Error,
     },
+    /// Files are missing, or are not what would be generated now. Only with [`Builder::check`](crate::Builder::check).
+    #[error("{}", outdated(files))]
+    Outdated {
+        /// The files.
+        files: Vec<PathBuf>,
+    },
     /// There is nowhere to write to: this is no build script, and [`Builder::out_dir`](crate::Builder::out_dir) was
     /// not called.
     #[error("OUT_DIR is not set; outside of a build script, say where to write with `out_dir`")]
@@ -60,6 +66,17 @@ pub enum Error {
         /// What the operating system says.
         source: io::Error,
     },
+}
+
+fn outdated(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files
+        .iter()
+        .map(|file| format!("`{}`", file.display()))
+        .collect();
+    match names.as_slice() {
+        [name] => format!("{name} is out of date; generate it again"),
+        names => format!("{} are out of date; generate them again", names.join(", ")),
+    }
 }
 
 impl fmt::Debug for Error {

@@ -141,6 +141,17 @@ pub fn compile_protos(proto: impl AsRef<Path>) -> Result<(), Error> {
     configure().compile_protos(&[proto], &[directory])
 }
 
+/// Generates code for a descriptor set, with all defaults.
+///
+/// It must hold everything it imports. The result lies in `OUT_DIR`, in one file per package.
+///
+/// # Errors
+///
+/// Returns [`Error`], which says what is at fault.
+pub fn compile_fds(fds: prost_types::FileDescriptorSet) -> Result<(), Error> {
+    configure().compile_fds(fds)
+}
+
 /// Starts to configure what is generated. See [`Builder`].
 pub fn configure() -> Builder {
     Builder::default()

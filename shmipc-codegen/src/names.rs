@@ -30,8 +30,16 @@ pub(crate) struct ServiceNames {
     pub(crate) client_module: String,
     /// `greeter_server`.
     pub(crate) server_module: String,
+    /// `DynGreeter`, the trait's twin that can be made an object.
+    pub(crate) twin: String,
+    /// `MockGreeter`.
+    pub(crate) mock: String,
     /// `greeter_methods`.
     pub(crate) methods_module: String,
+    /// `greeter_blocking`.
+    pub(crate) blocking_module: String,
+    /// `greeter_mock`.
+    pub(crate) mock_module: String,
 }
 
 impl ServiceNames {
@@ -46,11 +54,15 @@ impl ServiceNames {
             server: format!("{camel}Server"),
             client_module: format!("{snake}_client"),
             server_module: format!("{snake}_server"),
+            twin: format!("Dyn{camel}"),
+            mock: format!("Mock{camel}"),
             methods_module: format!("{snake}_methods"),
+            blocking_module: format!("{snake}_blocking"),
+            mock_module: format!("{snake}_mock"),
         }
     }
 
-    /// The modules, which share a namespace with the modules of nested messages.
+    /// The modules that there are in any case. They share a namespace with the modules of nested messages.
     pub(crate) fn modules(&self) -> [&str; 3] {
         [
             &self.client_module,
@@ -67,6 +79,8 @@ pub(crate) struct MethodNames {
     pub(crate) function: String,
     /// `SAY_HELLO`, the constant that describes the method.
     pub(crate) constant: String,
+    /// `on_say_hello`, by which a mock is told what to answer.
+    pub(crate) setter: String,
 }
 
 impl MethodNames {
@@ -77,11 +91,12 @@ impl MethodNames {
         } else {
             rust_name.to_owned()
         };
-        let constant = rust_name
-            .strip_prefix("r#")
-            .unwrap_or(rust_name)
-            .to_uppercase();
-        Self { function, constant }
+        let bare = rust_name.strip_prefix("r#").unwrap_or(rust_name);
+        Self {
+            function,
+            constant: bare.to_uppercase(),
+            setter: format!("on_{bare}"),
+        }
     }
 }
 

@@ -35,27 +35,53 @@ impl Target {
         }
     }
 
-    /// Writes `content`, unless the file already holds it: its time of change would set off a build.
-    pub(crate) fn write(&self, file: &Path, content: &str) -> Result<(), Error> {
-        let path = self.directory.join(file);
-        if fs::read(&path).is_ok_and(|present| present == content.as_bytes()) {
+    /// A file in the directory.
+    pub(crate) fn output(&self, file: impl AsRef<Path>, content: impl Into<Vec<u8>>) -> Output {
+        Output {
+            path: self.directory.join(file),
+            content: content.into(),
+        }
+    }
+}
+
+/// A file to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    pub(crate) path: PathBuf,
+    pub(crate) content: Vec<u8>,
+}
+
+impl Output {
+    /// Whether the file is there as it should be.
+    pub(crate) fn is_present(&self) -> bool {
+        fs::read(&self.path).is_ok_and(|present| present == self.content)
+    }
+
+    /// Writes the file, unless it is there already: its time of change would set off a build.
+    pub(crate) fn write(&self) -> Result<(), Error> {
+        if self.is_present() {
             return Ok(());
         }
-        fs::write(&path, content).map_err(|source| {
+        fs::write(&self.path, &self.content).map_err(|source| {
             let source = match source.kind() {
                 io::ErrorKind::NotFound => {
                     io::Error::new(source.kind(), "the directory does not exist")
                 }
                 _ => source,
             };
-            Error::Write { path, source }
+            Error::Write {
+                path: self.path.clone(),
+                source,
+            }
         })
     }
 }
 
-/// The name of the file for a package: that of the package in snake case, without the marks of raw identifiers.
-pub(crate) fn file_name(module: &Module, default: &str) -> String {
-    module.to_file_name_or(default).replace("r#", "")
+/// The name of the file for a package, up to its extension: that of the package in snake case, without the marks of raw
+/// identifiers.
+pub(crate) fn file_stem(module: &Module, default: &str) -> String {
+    let name = module.to_file_name_or(default).replace("r#", "");
+    name.strip_suffix(".rs").map(str::to_owned).unwrap_or(name)
 }
 
 /// The text of a file that includes others, each in the module of its package.
@@ -102,7 +128,7 @@ mod tests {
         let files = ["", "a.b", "a.b.c", "a.type"]
             .map(|package| {
                 let module = Module::from_protobuf_package_name(package);
-                let file = file_name(&module, "_");
+                let file = format!("{}.rs", file_stem(&module, "_"));
                 (module, file)
             })
             .into_iter()

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use prost::Message as _;
 use shmipc_codegen::prost_build::{self, Service, ServiceGenerator};
 use shmipc_codegen::{Builder, Error, configure};
 
@@ -124,6 +125,80 @@ fn a_file_that_has_not_changed_is_left_alone() {
         .compile_protos(&[PROTO], &[INCLUDE])
         .unwrap();
     assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn a_check_writes_nothing_and_tells_what_is_out_of_date() {
+    let out = tempfile::tempdir().unwrap();
+    let check = || {
+        quiet(out.path())
+            .check(true)
+            .include_file("mod.rs")
+            .compile_protos(&[PROTO], &[INCLUDE])
+    };
+    let paths = ["helloworld.rs", "mod.rs"].map(|file| out.path().join(file));
+    match check().unwrap_err() {
+        Error::Outdated { files } => assert_eq!(files, paths),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+
+    quiet(out.path())
+        .include_file("mod.rs")
+        .compile_protos(&[PROTO], &[INCLUDE])
+        .unwrap();
+    check().unwrap();
+
+    fs::write(&paths[1], "").unwrap();
+    match check().unwrap_err() {
+        Error::Outdated { files } => assert_eq!(files, paths[1..]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_embedded_descriptor_set_is_complete_and_without_comments() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| fs::write(directory.path().join(file), text).unwrap();
+    write(
+        "base.proto",
+        "syntax = \"proto3\";\npackage base;\nimport \"google/protobuf/descriptor.proto\";\n\
+         extend google.protobuf.MessageOptions { string colour = 50000; }\nmessage B {}\n",
+    );
+    write(
+        "top.proto",
+        "syntax = \"proto3\";\npackage top;\nimport \"base.proto\";\n\
+         // Says something.\nmessage T { option (base.colour) = \"rouge\"; base.B b = 1; }\n",
+    );
+    quiet(directory.path())
+        .embed_descriptor_set(true)
+        .compile_protos(&["top.proto"], &[directory.path()])
+        .unwrap();
+
+    let files = |package: &str| {
+        let bytes = fs::read(directory.path().join(format!("{package}.fds"))).unwrap();
+        let set = shmipc_codegen::prost_types::FileDescriptorSet::decode(&*bytes).unwrap();
+        let no_comments = set.file.iter().all(|file| file.source_code_info.is_none());
+        assert!(no_comments, "{package}");
+        let names = set.file.iter().map(|file| file.name().to_owned());
+        (names.collect::<Vec<_>>(), bytes)
+    };
+    let (names, bytes) = files("top");
+    let expected = [
+        "google/protobuf/descriptor.proto",
+        "base.proto",
+        "top.proto",
+    ];
+    assert_eq!(names, expected);
+    let has_option = bytes.windows(5).any(|window| window == b"rouge");
+    assert!(has_option, "options of the user's own survive");
+    let (names, _) = files("base");
+    assert_eq!(names, expected[..2]);
+    let code = fs::read_to_string(directory.path().join("top.rs")).unwrap();
+    assert!(
+        code.contains("FILE_DESCRIPTOR_SET: &[u8] = ::core::include_bytes!(\"top.fds\");"),
+        "{code}"
+    );
 }
 
 #[test]

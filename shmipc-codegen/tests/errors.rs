@@ -246,6 +246,38 @@ fn a_message_that_takes_the_place_of_a_client() {
 }
 
 #[test]
+fn a_message_that_takes_the_place_of_what_an_option_adds() {
+    for (suffix, option) in [
+        (
+            "Blocking",
+            Builder::blocking as fn(Builder, bool) -> Builder,
+        ),
+        ("Mock", Builder::mocks),
+    ] {
+        let text = format!(
+            "syntax = \"proto3\";\npackage pkg;\nmessage Echo{suffix} {{\n  message Nested {{}}\n}}\nservice Echo {{\n  rpc Get(Echo{suffix}) returns (Echo{suffix});\n}}\n"
+        );
+        let error = compile(&[("a.proto", &text)], |builder| option(builder, true));
+        let module = suffix.to_lowercase();
+        let expected = format!(
+            "proto/a.proto:6:1: the service `Echo` and what the message `Echo{suffix}` nests would both have the module `echo_{module}`\n"
+        );
+        assert!(error.starts_with(&expected), "{error}");
+
+        // Without the option nothing is in the way.
+        let directory = tempfile::tempdir().unwrap();
+        let proto = directory.path().join("a.proto");
+        fs::write(&proto, &text).unwrap();
+        let builder = configure()
+            .out_dir(directory.path())
+            .emit_rerun_if_changed(false);
+        builder
+            .compile_protos(&[proto], &[directory.path()])
+            .unwrap();
+    }
+}
+
+#[test]
 fn a_message_without_a_module_is_in_nobodys_way() {
     let directory = tempfile::tempdir().unwrap();
     let proto = directory.path().join("a.proto");

@@ -22,35 +22,38 @@ fn check(case: &str, options: impl FnOnce(Builder) -> Builder) {
         .compile_protos(&files(&directory, "proto"), &[&directory])
         .unwrap();
 
-    let generated = files(out.path(), "rs");
-    for path in &generated {
+    let generated = written(out.path());
+    for path in files(out.path(), "rs") {
         syn::parse_file(&fs::read_to_string(path).unwrap()).unwrap();
     }
     if env::var_os("UPDATE_GOLDEN").is_some() {
-        for stale in files(&directory, "rs") {
+        for stale in written(&directory) {
             fs::remove_file(stale).unwrap();
         }
         for path in &generated {
             fs::copy(path, directory.join(path.file_name().unwrap())).unwrap();
         }
     }
-    let expected = files(&directory, "rs");
+    let expected = written(&directory);
     assert_eq!(
         names(&expected),
         names(&generated),
         "other files are generated than before"
     );
     for (expected, generated) in expected.iter().zip(&generated) {
-        let (before, now) = (
-            fs::read_to_string(expected).unwrap(),
-            fs::read_to_string(generated).unwrap(),
-        );
+        let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+        let (before, now) = (read(expected), read(generated));
         assert!(
             before == now,
             "{} has changed from:\n{before}\nto:\n{now}\nIf that is meant, run with UPDATE_GOLDEN=1.",
             expected.display(),
         );
     }
+}
+
+/// What was generated into `directory`: code, then descriptor sets.
+fn written(directory: &Path) -> Vec<PathBuf> {
+    [files(directory, "rs"), files(directory, "fds")].concat()
 }
 
 /// The files in `directory` with this extension, sorted.
@@ -95,6 +98,18 @@ macro_rules! golden {
 }
 
 golden! {
+    all_options = |builder: Builder| builder
+        .blocking(true)
+        .dyn_traits(true)
+        .mocks(true)
+        .embed_descriptor_set(true)
+        .generate_default_stubs(true);
+    arc_self = |builder: Builder| builder
+        .use_arc_self(true)
+        .blocking(true)
+        .dyn_traits(true)
+        .mocks(true)
+        .generate_default_stubs(true);
     attributes = |builder: Builder| builder
         .client_mod_attribute("Greeter", "#[cfg(feature = \"client\")]")
         .client_attribute(".attributes", "#[doc(alias = \"hello\")] #[non_exhaustive]")

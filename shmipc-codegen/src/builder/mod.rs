@@ -2,6 +2,7 @@
 
 mod messages;
 mod run;
+mod services;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -46,16 +47,23 @@ pub struct Builder {
     runtime_path: String,
     client: bool,
     server: bool,
+    blocking: bool,
+    dyn_traits: bool,
+    mocks: bool,
+    arc_self: bool,
+    default_stubs: bool,
     attributes: Vec<Attribute>,
     disable_comments: Vec<String>,
     next: Option<Box<dyn prost_build::ServiceGenerator>>,
     source: Source,
     skip_source_info: bool,
     fds_path: Option<PathBuf>,
+    embed_descriptor_set: bool,
     out_dir: Option<PathBuf>,
     include_file: Option<PathBuf>,
     default_package_filename: String,
     format: bool,
+    check: bool,
     rerun: bool,
 }
 
@@ -93,6 +101,8 @@ enum AttributeTarget {
     ServerModule,
     Server,
     Trait,
+    BlockingModule,
+    MockModule,
 }
 
 impl Default for Builder {
@@ -107,95 +117,25 @@ impl Default for Builder {
             runtime_path: "::shmipc_rpc".to_owned(),
             client: true,
             server: true,
+            blocking: false,
+            dyn_traits: false,
+            mocks: false,
+            arc_self: false,
+            default_stubs: false,
             attributes: Vec::new(),
             disable_comments: Vec::new(),
             next: None,
             source: Source::Protox,
             skip_source_info: false,
             fds_path: None,
+            embed_descriptor_set: false,
             out_dir: None,
             include_file: None,
             default_package_filename: "_".to_owned(),
             format: true,
+            check: false,
             rerun: true,
         }
-    }
-}
-
-/// What is generated for services.
-impl Builder {
-    /// Whether to generate clients. Default: `true`.
-    pub fn build_client(mut self, enable: bool) -> Self {
-        self.client = enable;
-        self
-    }
-
-    /// Whether to generate the traits that servers implement. Default: `true`.
-    pub fn build_server(mut self, enable: bool) -> Self {
-        self.server = enable;
-        self
-    }
-
-    /// The path under which generated code finds the runtime. Default: `::shmipc_rpc`.
-    ///
-    /// For those who rename the dependency or re-export it from a crate of their own. The paths of prost and
-    /// prost-types follow, unless [`prost_path`](Self::prost_path) and [`prost_types_path`](Self::prost_types_path)
-    /// say otherwise.
-    pub fn runtime_path(mut self, path: impl Into<String>) -> Self {
-        self.runtime_path = path.into();
-        self
-    }
-
-    /// Adds attributes to the module of the client of each service that matches `path`, such as `#[cfg(feature =
-    /// "client")]`.
-    pub fn client_mod_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
-        self.attribute(
-            AttributeTarget::ClientModule,
-            path.as_ref(),
-            attribute.as_ref(),
-        )
-    }
-
-    /// Adds attributes to the client of each service that matches `path`.
-    pub fn client_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
-        self.attribute(AttributeTarget::Client, path.as_ref(), attribute.as_ref())
-    }
-
-    /// Adds attributes to the module of the server of each service that matches `path`, such as `#[cfg(feature =
-    /// "server")]`.
-    pub fn server_mod_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
-        self.attribute(
-            AttributeTarget::ServerModule,
-            path.as_ref(),
-            attribute.as_ref(),
-        )
-    }
-
-    /// Adds attributes to the server (the struct around your implementation) of each service that matches `path`.
-    pub fn server_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
-        self.attribute(AttributeTarget::Server, path.as_ref(), attribute.as_ref())
-    }
-
-    /// Adds attributes to the trait of each service that matches `path`.
-    pub fn trait_attribute(self, path: impl AsRef<str>, attribute: impl AsRef<str>) -> Self {
-        self.attribute(AttributeTarget::Trait, path.as_ref(), attribute.as_ref())
-    }
-
-    /// Gives every service to `generator` too, after it has been rendered. Default: no other generator.
-    ///
-    /// What it writes lands in the same file.
-    pub fn also_generate(mut self, generator: Box<dyn prost_build::ServiceGenerator>) -> Self {
-        self.next = Some(generator);
-        self
-    }
-
-    fn attribute(mut self, target: AttributeTarget, path: &str, text: &str) -> Self {
-        self.attributes.push(Attribute {
-            target,
-            path: path.to_owned(),
-            text: text.to_owned(),
-        });
-        self
     }
 }
 
@@ -284,6 +224,25 @@ impl Builder {
         self
     }
 
+    /// Whether to add a constant `FILE_DESCRIPTOR_SET: &[u8]` to each package, for reflection. Default: `false`.
+    ///
+    /// It holds the descriptors of the package's files and of all that they import, without comments. The bytes lie in a file
+    /// beside the code, called like it but for the extension `.fds`.
+    ///
+    /// Has no effect on [`into_service_generator`](Self::into_service_generator), which never sees a descriptor set.
+    pub fn embed_descriptor_set(mut self, enable: bool) -> Self {
+        self.embed_descriptor_set = enable;
+        self
+    }
+
+    /// Whether to write nothing, but to compare with the files that are there. Default: `false`.
+    ///
+    /// If they differ, [`Error::Outdated`] is returned. For a test that keeps checked-in code up to date.
+    pub fn check(mut self, enable: bool) -> Self {
+        self.check = enable;
+        self
+    }
+
     /// Whether to format the generated code. Default: `true`.
     pub fn format(mut self, enable: bool) -> Self {
         self.format = enable;
@@ -328,7 +287,7 @@ impl Builder {
     /// Returns [`Error`], which says what is at fault.
     pub fn compile_fds(self, fds: FileDescriptorSet) -> Result<(), Error> {
         let input = read::descriptor_set(fds, &Files::default())?;
-        self.generate(input)
+        self.generate(input, None)
     }
 
     /// Makes a generator for those who call prost-build themselves. It renders services by the options that concern
@@ -356,8 +315,10 @@ impl Builder {
     pub fn into_service_generator(
         mut self,
     ) -> Result<Box<dyn prost_build::ServiceGenerator>, Error> {
-        self.generator(read::Locations::default())
-            .map(|generator| Box::new(generator) as _)
+        let options = self.options()?;
+        Ok(Box::new(
+            self.generator(options, read::Locations::default()),
+        ))
     }
 }
 
@@ -368,6 +329,9 @@ impl fmt::Debug for Builder {
             .field("runtime_path", &self.runtime_path)
             .field("client", &self.client)
             .field("server", &self.server)
+            .field("blocking", &self.blocking)
+            .field("dyn_traits", &self.dyn_traits)
+            .field("mocks", &self.mocks)
             .field("attributes", &self.attributes)
             .field("source", &self.source)
             .field("out_dir", &self.out_dir)

@@ -1,13 +1,15 @@
 //! From options and input to files.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use proc_macro2::TokenStream;
 use prost_build::Module;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use protox::prost_reflect::DescriptorPool;
 use quote::quote;
 use syn::parse::Parser;
 
@@ -17,15 +19,15 @@ use crate::error::Error;
 use crate::generator::Generator;
 use crate::patterns::Patterns;
 use crate::read::{self, Files, Input, Locations};
-use crate::render::{Attributes, Options};
-use crate::write::{self, Target};
+use crate::render::{self, Attributes, Options};
+use crate::write::{self, Output, Target};
 use crate::{check, docs, format};
 
 impl Builder {
     /// Reads `protos` in the chosen way, then generates.
     pub(super) fn run(mut self, protos: &[PathBuf], files: &Files) -> Result<(), Error> {
         let input = match self.source {
-            Source::Protox => read::with_protox(protos, files, self.fds_path.as_deref())?,
+            Source::Protox => read::with_protox(protos, files)?,
             Source::Protoc | Source::Ready => {
                 if self.source == Source::Ready {
                     self.prost.skip_protoc_run();
@@ -37,12 +39,21 @@ impl Builder {
                 read::descriptor_set(fds, files)?
             }
         };
+        let written_set = match (&self.fds_path, self.source) {
+            (Some(path), Source::Protox) => Some(Output {
+                path: path.clone(),
+                // Encoded by protox, because prost-types has no room for custom options.
+                content: input.pool.encode_to_vec(),
+            }),
+            // `protoc` has written it, or it was there.
+            _ => None,
+        };
         if self.rerun {
             for instruction in self.rerun_instructions(&input.paths) {
                 println!("{instruction}");
             }
         }
-        self.generate(input)
+        self.generate(input, written_set)
     }
 
     /// What Cargo is to be told, on standard output, for an input that consists of the files at `paths`.
@@ -59,37 +70,45 @@ impl Builder {
         }
     }
 
-    /// Generates, and writes only if there was nothing wrong.
-    pub(super) fn generate(mut self, input: Input) -> Result<(), Error> {
+    /// Generates, and writes only if there was nothing wrong. `further` is written along with what is generated.
+    pub(super) fn generate(mut self, input: Input, further: Option<Output>) -> Result<(), Error> {
         let target = Target::new(self.out_dir.as_deref())?;
-        let Input { fds, locations, .. } = input;
-        let (client, server) = (self.client, self.server);
-        let mut wrong = if client || server {
-            check::packages(&fds, &locations)
-        } else {
-            Vec::new()
-        };
-        let generator = self.generator(locations)?;
+        let Input {
+            fds,
+            pool,
+            locations,
+            ..
+        } = input;
+        let options = self.options()?;
+        let mut wrong = check::packages(&fds, &locations, &options);
+        let has_services = options.any() || self.next.is_some();
+        let generator = self.generator(options, locations);
         let found = Rc::clone(&generator.found);
-        if client || server || generator.next.is_some() {
+        if has_services {
             self.prost.service_generator(Box::new(generator));
         }
         self.configure_prost();
         let requests = self.requests(fds);
         let mut packages: BTreeMap<Module, Package> = BTreeMap::new();
         for (module, file) in &requests {
-            packages
-                .entry(module.clone())
-                .or_default()
-                .sources
-                .push(file.name().to_owned());
+            let package = packages.entry(module.clone()).or_default();
+            file.package().clone_into(&mut package.name);
+            package.sources.push(file.name().to_owned());
         }
-        let sources = self.prost.generate(requests).map_err(Error::Prost)?;
+        let mut sources = self.prost.generate(requests).map_err(Error::Prost)?;
         wrong.append(&mut found.borrow_mut());
         if let Some(diagnostics) = Diagnostics::new(wrong) {
             return Err(Error::Idl(diagnostics));
         }
-        self.write(sources, packages, &target)
+        packages.retain(|module, package| {
+            sources
+                .remove(module)
+                .map(|source| package.source = source)
+                .is_some()
+        });
+        let mut outputs = self.outputs(packages, &pool, &target)?;
+        outputs.extend(further);
+        self.put(&outputs)
     }
 
     /// Each file of the set with its module, and with comments that suit rustdoc.
@@ -118,45 +137,62 @@ impl Builder {
         prepared.collect()
     }
 
-    fn write(
+    /// The files that packages become.
+    fn outputs(
         &self,
-        sources: HashMap<Module, String>,
         packages: BTreeMap<Module, Package>,
+        pool: &DescriptorPool,
         target: &Target,
-    ) -> Result<(), Error> {
-        let mut written = BTreeMap::new();
-        // Everything is formatted before anything is written.
-        for (module, package) in packages {
-            let Some(source) = sources.get(&module) else {
-                continue;
-            };
-            let file = write::file_name(&module, &self.default_package_filename);
-            let text = self.text(&file, source, &package)?;
-            written.insert(module, (file, text));
-        }
-        for (file, text) in written.values() {
-            target.write(Path::new(file), text)?;
+    ) -> Result<Vec<Output>, Error> {
+        let mut outputs = Vec::new();
+        let mut files = BTreeMap::new();
+        for (module, mut package) in packages {
+            let stem = write::file_stem(&module, &self.default_package_filename);
+            if self.embed_descriptor_set {
+                let file = format!("{stem}.fds");
+                let set = read::self_contained(pool, &package.name)
+                    .map_err(|error| Error::DescriptorSet(io::Error::other(error)))?;
+                package
+                    .source
+                    .push_str(&render::descriptor_set(&file).to_string());
+                outputs.push(target.output(file, set));
+            }
+            let file = format!("{stem}.rs");
+            outputs.push(target.output(&file, self.text(&file, &package)?));
+            files.insert(module, file);
         }
         if let Some(include_file) = &self.include_file {
-            let files = written
-                .into_iter()
-                .map(|(module, (file, _))| (module, file))
-                .collect();
-            target.write(include_file, &write::includes(&files, target))?;
+            outputs.push(target.output(include_file, write::includes(&files, target)));
         }
-        Ok(())
+        Ok(outputs)
+    }
+
+    /// Writes files, or compares with those that are there.
+    fn put(&self, outputs: &[Output]) -> Result<(), Error> {
+        if !self.check {
+            return outputs.iter().try_for_each(Output::write);
+        }
+        let outdated: Vec<PathBuf> = outputs
+            .iter()
+            .filter(|output| !output.is_present())
+            .map(|output| output.path.clone())
+            .collect();
+        match outdated.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Outdated { files: outdated }),
+        }
     }
 
     /// The text of a file: who made it and from what, then the code.
-    fn text(&self, file: &str, source: &str, package: &Package) -> Result<String, Error> {
+    fn text(&self, file: &str, package: &Package) -> Result<String, Error> {
         let protos = package.sources.join(", ");
         let code = if self.format {
-            format::format(source).map_err(|error| Error::NotRust {
+            format::format(&package.source).map_err(|error| Error::NotRust {
                 file: file.to_owned(),
                 source: error,
             })?
         } else {
-            source.to_owned()
+            package.source.clone()
         };
         Ok(format!(
             "// This file is @generated by shmipc-codegen from {protos}. Do not edit.\n\n{code}"
@@ -200,17 +236,17 @@ impl Builder {
     }
 
     /// Makes the generator for services. Takes with it the one that is to follow.
-    pub(super) fn generator(&mut self, locations: Locations) -> Result<Generator, Error> {
-        Ok(Generator {
-            options: self.options()?,
+    pub(super) fn generator(&mut self, options: Options, locations: Locations) -> Generator {
+        Generator {
+            options,
             locations,
             found: Rc::new(RefCell::new(Vec::new())),
             next: self.next.take(),
-        })
+        }
     }
 
     /// The options for services, parsed.
-    fn options(&self) -> Result<Options, Error> {
+    pub(super) fn options(&self) -> Result<Options, Error> {
         let runtime = syn::parse_str::<syn::Path>(&self.runtime_path).map_err(|source| {
             Error::InvalidOption {
                 option: "runtime_path",
@@ -227,6 +263,8 @@ impl Builder {
                 AttributeTarget::ServerModule => &mut attributes.server_module,
                 AttributeTarget::Server => &mut attributes.server,
                 AttributeTarget::Trait => &mut attributes.service,
+                AttributeTarget::BlockingModule => &mut attributes.blocking_module,
+                AttributeTarget::MockModule => &mut attributes.mock_module,
             };
             let tokens = parse_attributes(attribute.target.option(), &attribute.text)?;
             target.push(&attribute.path, tokens);
@@ -234,6 +272,11 @@ impl Builder {
         Ok(Options {
             client: self.client,
             server: self.server,
+            blocking: self.blocking,
+            dyn_traits: self.dyn_traits,
+            mocks: self.mocks,
+            arc_self: self.arc_self,
+            default_stubs: self.default_stubs,
             runtime: quote! { #runtime },
             attributes,
             no_comments: self
@@ -245,10 +288,15 @@ impl Builder {
     }
 }
 
-/// The `.proto` files of a package.
+/// What becomes one file.
 #[derive(Debug, Default)]
 struct Package {
+    /// As it is called in protobuf.
+    name: String,
+    /// The `.proto` files.
     sources: Vec<String>,
+    /// The code.
+    source: String,
 }
 
 impl AttributeTarget {
@@ -260,6 +308,8 @@ impl AttributeTarget {
             Self::ServerModule => "server_mod_attribute",
             Self::Server => "server_attribute",
             Self::Trait => "trait_attribute",
+            Self::BlockingModule => "blocking_mod_attribute",
+            Self::MockModule => "mock_mod_attribute",
         }
     }
 }

@@ -1,15 +1,16 @@
 //! From `.proto` files to a descriptor set, by whichever way the user chose.
 
+mod embed;
 mod explain;
 mod files;
 mod locations;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use prost_types::FileDescriptorSet;
 use protox::prost_reflect::DescriptorPool;
 
+pub(crate) use self::embed::self_contained;
 pub(crate) use self::files::Files;
 pub(crate) use self::locations::Locations;
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -19,19 +20,15 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) fds: FileDescriptorSet,
+    /// The same, with the custom options that prost-types has no room for, if they were there to be read.
+    pub(crate) pool: DescriptorPool,
     /// Where the files of the set lie, in its order.
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) locations: Locations,
 }
 
 /// Compiles `protos` without any other program.
-///
-/// The descriptor set is also written to `fds_path`, if there is one.
-pub(crate) fn with_protox(
-    protos: &[PathBuf],
-    files: &Files,
-    fds_path: Option<&Path>,
-) -> Result<Input, Error> {
+pub(crate) fn with_protox(protos: &[PathBuf], files: &Files) -> Result<Input, Error> {
     let explained = |error: protox::Error| Error::Idl(explain::protox_error(&error, files));
     let mut compiler = protox::Compiler::new(files.includes()).map_err(explained)?;
     compiler.include_imports(true).include_source_info(true);
@@ -41,13 +38,6 @@ pub(crate) fn with_protox(
                 Some(diagnostic) => Error::Idl(diagnostic.into()),
                 None => explained(error),
             }
-        })?;
-    }
-    if let Some(path) = fds_path {
-        // Encoded by protox, because prost-types has no room for custom options.
-        fs::write(path, compiler.encode_file_descriptor_set()).map_err(|source| Error::Write {
-            path: path.to_owned(),
-            source,
         })?;
     }
     let paths = compiler
@@ -60,6 +50,7 @@ pub(crate) fn with_protox(
     let locations = Locations::of(&fds, files);
     Ok(Input {
         fds,
+        pool: compiler.descriptor_pool(),
         paths,
         locations,
     })
@@ -69,7 +60,7 @@ pub(crate) fn with_protox(
 pub(crate) fn descriptor_set(fds: FileDescriptorSet, files: &Files) -> Result<Input, Error> {
     supported(&fds)?;
     // prost-build panics where a set is incomplete or inconsistent.
-    DescriptorPool::from_file_descriptor_set(fds.clone())
+    let pool = DescriptorPool::from_file_descriptor_set(fds.clone())
         .map_err(|error| Error::Idl(explain::descriptor_error(&error, files)))?;
     let paths = fds
         .file
@@ -79,6 +70,7 @@ pub(crate) fn descriptor_set(fds: FileDescriptorSet, files: &Files) -> Result<In
     let locations = Locations::of(&fds, files);
     Ok(Input {
         fds,
+        pool,
         paths,
         locations,
     })

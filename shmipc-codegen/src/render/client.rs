@@ -114,29 +114,18 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
     let descriptor = methods::path(service, method);
     let kind = ident(methods::kind(method.kind));
     let message = &method.request;
-    let (takes, into) = if method.kind.client_streams() {
-        (
-            quote! { #runtime::IntoStreamingRequest<#message> },
-            quote! { into_streaming_request },
-        )
-    } else {
-        (
-            quote! { #runtime::IntoRequest<#message> },
-            quote! { into_request },
-        )
+    let (takes, into) = match method.kind.client_streams() {
+        true => ("IntoStreamingRequest", "into_streaming_request"),
+        false => ("IntoRequest", "into_request"),
     };
-    let message = &method.response;
-    let gives = if method.kind.server_streams() {
-        quote! { #runtime::Streaming<#message> }
-    } else {
-        quote! { #message }
-    };
+    let (takes, into) = (ident(takes), ident(into));
+    let gives = method.responses(&quote! { #runtime::Streaming });
     quote! {
         #docs
         #deprecated
         pub async fn #function(
             &self,
-            request: impl #takes,
+            request: impl #runtime::#takes<#message>,
         ) -> Result<#runtime::Response<#gives>, #runtime::Status> {
             self.caller.#kind(&#descriptor, request.#into()).await
         }

@@ -3,8 +3,12 @@
 //! Next to the trait everything is named by an absolute path, for a service may be called `Result`, `Send` or
 //! `Future`.
 
+mod blocking;
 mod client;
+mod dynamic;
+mod handler;
 mod methods;
+mod mock;
 mod server;
 
 use proc_macro2::{Ident, TokenStream};
@@ -18,6 +22,15 @@ use crate::patterns::Patterns;
 pub(crate) struct Options {
     pub(crate) client: bool,
     pub(crate) server: bool,
+    /// Whether there are to be twins that block, of whatever else there is.
+    pub(crate) blocking: bool,
+    /// Whether there is to be a twin of the trait that can be made an object.
+    pub(crate) dyn_traits: bool,
+    pub(crate) mocks: bool,
+    /// Whether the methods of the trait take an `Arc<Self>`.
+    pub(crate) arc_self: bool,
+    /// Whether the methods of the trait need not be implemented.
+    pub(crate) default_stubs: bool,
     /// The path of the runtime crate.
     pub(crate) runtime: TokenStream,
     pub(crate) attributes: Attributes,
@@ -33,17 +46,74 @@ pub(crate) struct Attributes {
     pub(crate) server_module: Patterns<TokenStream>,
     pub(crate) server: Patterns<TokenStream>,
     pub(crate) service: Patterns<TokenStream>,
+    pub(crate) blocking_module: Patterns<TokenStream>,
+    pub(crate) mock_module: Patterns<TokenStream>,
+}
+
+impl Options {
+    /// Whether there is anything to render for a service.
+    pub(crate) fn any(&self) -> bool {
+        self.client || self.server
+    }
+
+    /// Whether there is to be a module of what blocks.
+    pub(crate) fn blocking_module(&self) -> bool {
+        self.blocking && self.any()
+    }
+
+    /// Whether there is to be a module with a mock: it stands in for an implementation of the trait.
+    pub(crate) fn mock_module(&self) -> bool {
+        self.mocks && self.server
+    }
 }
 
 /// Renders the modules of one service.
 pub(crate) fn render(service: &Service, options: &Options) -> TokenStream {
-    let methods = (options.client || options.server).then(|| methods::render(service, options));
+    let methods = options.any().then(|| methods::render(service, options));
     let client = options.client.then(|| client::render(service, options));
     let server = options.server.then(|| server::render(service, options));
+    let blocking = options
+        .blocking_module()
+        .then(|| blocking::render(service, options));
+    let mock = options
+        .mock_module()
+        .then(|| mock::render(service, options));
     quote! {
         #methods
         #client
         #server
+        #blocking
+        #mock
+    }
+}
+
+/// Renders the descriptor set of a package, which lies in a file beside.
+pub(crate) fn descriptor_set(file: &str) -> TokenStream {
+    quote! {
+        /// The descriptors of this package's files and of all that they import, for reflection: an encoded
+        /// `google.protobuf.FileDescriptorSet`.
+        #[allow(dead_code, reason = "a program may need only one side of a service")]
+        pub const FILE_DESCRIPTOR_SET: &[u8] = ::core::include_bytes!(#file);
+    }
+}
+
+impl Method {
+    /// What a request carries to the server: a message, or several as `streaming`.
+    fn requests(&self, streaming: &TokenStream) -> TokenStream {
+        let message = &self.request;
+        match self.kind.client_streams() {
+            true => quote! { #streaming<#message> },
+            false => quote! { #message },
+        }
+    }
+
+    /// What a response carries: a message, or several as `streaming`.
+    fn responses(&self, streaming: &TokenStream) -> TokenStream {
+        let message = &self.response;
+        match self.kind.server_streams() {
+            true => quote! { #streaming<#message> },
+            false => quote! { #message },
+        }
     }
 }
 
@@ -104,6 +174,22 @@ fn allow(service: &Service) -> TokenStream {
         .any(|name| name.starts_with("from_") || name.starts_with("into_"))
         .then(|| quote! { #[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")] });
     quote! { #unused #deprecated #unconventional }
+}
+
+/// The parameter for the implementation of the trait: `T`, unless the trait itself is called so.
+fn type_parameter(service: &Service) -> Ident {
+    match service.names.service.as_str() {
+        "T" => ident("Implementation"),
+        _ => ident("T"),
+    }
+}
+
+/// The receiver of the methods of the trait.
+fn receiver(options: &Options) -> TokenStream {
+    match options.arc_self {
+        true => quote! { self: ::std::sync::Arc<Self> },
+        false => quote! { &self },
+    }
 }
 
 #[cfg(test)]

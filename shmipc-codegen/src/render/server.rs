@@ -1,9 +1,9 @@
-//! The trait that a server implements, and the service that calls it.
+//! The service that calls an implementation of the trait.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::{Options, allow, deprecated, doc, ident, method_doc, methods, service_doc};
+use super::{Options, allow, doc, dynamic, handler, ident, methods, type_parameter};
 use crate::model::{Method, Service};
 
 /// Renders the module of the server.
@@ -15,7 +15,10 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
         .server_module
         .matching(&service.full_name);
     let allow = allow(service);
-    let handler = handler(service, options);
+    let handler = handler::render(service, options);
+    let dynamic = options
+        .dyn_traits
+        .then(|| dynamic::render(service, options));
     let definition = definition(service, options);
     let serving = serving(service, options);
     let naming = naming(service, options);
@@ -25,6 +28,7 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
         #allow
         pub mod #module {
             #handler
+            #dynamic
             #definition
             #serving
             #naming
@@ -32,67 +36,8 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
     }
 }
 
-/// The trait.
-fn handler(service: &Service, options: &Options) -> TokenStream {
-    let name = ident(&service.names.service);
-    let docs = service_doc(
-        service,
-        options,
-        &format!("Handles the calls to `{}`.", service.full_name),
-    );
-    let deprecated = deprecated(service.deprecated);
-    let attributes = options.attributes.service.matching(&service.full_name);
-    let methods = service
-        .methods
-        .iter()
-        .map(|method| handle(service, method, options));
-    quote! {
-        #docs
-        #deprecated
-        #(#attributes)*
-        pub trait #name: ::core::marker::Send + ::core::marker::Sync + 'static {
-            #(#methods)*
-        }
-    }
-}
-
-/// A method of the trait.
-fn handle(service: &Service, method: &Method, options: &Options) -> TokenStream {
-    let runtime = &options.runtime;
-    let function = ident(&method.names.function);
-    let docs = method_doc(
-        service,
-        method,
-        options,
-        &format!("Handles `{}`.", method.proto_name),
-    );
-    let deprecated = deprecated(method.deprecated);
-    let message = &method.request;
-    let takes = if method.kind.client_streams() {
-        quote! { #runtime::Streaming<#message> }
-    } else {
-        quote! { #message }
-    };
-    let message = &method.response;
-    let gives = if method.kind.server_streams() {
-        quote! { impl #runtime::ResponseStream<#message> }
-    } else {
-        quote! { #message }
-    };
-    quote! {
-        #docs
-        #deprecated
-        fn #function(
-            &self,
-            request: #runtime::Request<#takes>,
-        ) -> impl ::core::future::Future<
-            Output = ::core::result::Result<#runtime::Response<#gives>, #runtime::Status>,
-        > + ::core::marker::Send;
-    }
-}
-
 /// The service around an implementation of the trait.
-fn definition(service: &Service, options: &Options) -> TokenStream {
+pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
     let name = ident(&service.names.service);
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
@@ -181,7 +126,11 @@ fn arm(service: &Service, method: &Method, options: &Options) -> TokenStream {
     let function = ident(&method.names.function);
     let path = service.method_path(method);
     let kind = ident(methods::kind(method.kind));
-    let call = quote! { <#parameter as #name>::#function(&service, request).await };
+    let receiver = match options.arc_self {
+        true => quote! { service },
+        false => quote! { &service },
+    };
+    let call = quote! { <#parameter as #name>::#function(#receiver, request).await };
     // The type of the stream names the lifetime of the borrowed service, though the stream itself is `'static`: it cannot
     // leave the block before its type is erased.
     let answer = if method.kind.server_streams() {
@@ -213,13 +162,5 @@ fn naming(service: &Service, options: &Options) -> TokenStream {
             const NAME: &'static str = #full_name;
             const METHODS: &'static [#runtime::Method] = &[#(#descriptors),*];
         }
-    }
-}
-
-/// The parameter for the implementation of the trait: `T`, unless the trait itself is called so.
-fn type_parameter(service: &Service) -> Ident {
-    match service.names.service.as_str() {
-        "T" => ident("Implementation"),
-        _ => ident("T"),
     }
 }
