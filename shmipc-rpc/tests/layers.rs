@@ -270,6 +270,62 @@ async fn layers_stack_and_types_can_be_erased() {
 }
 
 #[tokio::test]
+async fn a_layer_around_one_service_keeps_its_name_and_leaves_others_alone() {
+    #[derive(Clone)]
+    struct Elsewhere(common::Lab);
+    impl shmipc_rpc::server::NamedService for Elsewhere {
+        const NAME: &'static str = "lab.v1.Elsewhere";
+    }
+    impl shmipc_rpc::server::Service<http::Request<shmipc_rpc::Body>> for Elsewhere {
+        type Response = http::Response<shmipc_rpc::Body>;
+        type Error = std::convert::Infallible;
+        type Future = shmipc_rpc::server::ResponseFuture;
+
+        fn poll_ready(
+            &mut self,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), std::convert::Infallible>> {
+            self.0.poll_ready(cx)
+        }
+
+        fn call(&mut self, mut request: http::Request<shmipc_rpc::Body>) -> Self::Future {
+            *request.uri_mut() = http::Uri::from_static(RUN.path());
+            self.0.call(request)
+        }
+    }
+    let layer = TimeoutLayer::new(SHORT);
+    let answered = tokio::sync::Semaphore::new(0);
+    let answered = Arc::new(answered);
+    let waiting = {
+        let answered = Arc::clone(&answered);
+        lab(move |request: Request<Packet>| {
+            let answered = Arc::clone(&answered);
+            async move {
+                let _permit = answered.acquire().await;
+                Ok(Response::new(request.into_inner()))
+            }
+        })
+    };
+    let running = serve(
+        Server::builder()
+            .add_service(shmipc_rpc::server::named_layer(layer, hang()))
+            .add_service(Elsewhere(waiting)),
+    );
+    let caller = running.caller().await;
+    let patient = {
+        let caller = caller.clone();
+        let request = Request::new(packet("text"));
+        tokio::spawn(async move { caller.unary::<_, Packet>(&common::ELSEWHERE, request).await })
+    };
+    // The call of the other service was made first and is still there when the layer has ended this one.
+    assert_eq!(code(&caller).await, Code::DeadlineExceeded);
+    assert!(!patient.is_finished());
+    answered.add_permits(1);
+    let response = in_time(patient).await.expect("it does not panic");
+    assert_eq!(response.expect("it echoes").into_inner(), packet("text"));
+}
+
+#[tokio::test]
 async fn an_http_status_without_a_grpc_status_is_translated() {
     #[derive(Clone)]
     struct Deny<S>(S);

@@ -7,6 +7,7 @@ mod builder;
 mod call;
 mod dispatch;
 mod incoming;
+mod named;
 mod pace;
 mod panic;
 mod reply;
@@ -19,6 +20,7 @@ pub use tower_service::Service;
 
 pub use self::{
     builder::Server,
+    named::{Named, named_layer},
     router::Router,
     service::{NamedService, ResponseFuture, unary, unimplemented},
 };
