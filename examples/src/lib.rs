@@ -1,6 +1,7 @@
 //! What the examples have in common: the services that `build.rs` generates from the `.proto` files.
 //!
 //! - `digest` computes SHA-256 of files, in a second process. Its services are in [`digest`].
+//! - `tower_stack` calls a service through layers on both sides. Its services are in [`vault`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
 
 /// `proto/digest/v1/digest.proto`.
@@ -11,6 +12,11 @@ pub mod digest {
 /// `proto/helloworld/v1/helloworld.proto`.
 pub mod helloworld {
     shmipc_rpc::include_proto!("helloworld.v1");
+}
+
+/// `proto/vault/v1/vault.proto`.
+pub mod vault {
+    shmipc_rpc::include_proto!("vault.v1");
 }
 
 /// Compiles the examples of the README.

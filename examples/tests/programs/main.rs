@@ -3,3 +3,4 @@
 mod digest;
 mod greeter;
 mod process;
+mod tower_stack;

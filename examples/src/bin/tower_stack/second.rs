@@ -1,0 +1,79 @@
+//! The server's process: this program again, tied to this process by a pipe.
+//!
+//! It ends when its standard input does, and the kernel ends that when this process is gone, however it went.
+
+use std::{
+    collections::hash_map::RandomState,
+    env,
+    hash::{BuildHasher as _, Hasher as _},
+    io::{self, BufRead as _, BufReader, Read as _},
+    process::{self, Child, ChildStdout, Command, Stdio},
+    thread,
+};
+
+use tokio::sync::oneshot;
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Second {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Second {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(name: &str, trace: bool) -> io::Result<Self> {
+        // Nobody is to guess the name and take it first.
+        let random = RandomState::new().build_hasher().finish();
+        let address = format!("@{name}-{}-{random:016x}", process::id());
+        let mut child = Command::new(env::current_exe()?)
+            .args(trace.then_some("--trace"))
+            .args(["serve", &address])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take();
+        let mut output = BufReader::new(output.ok_or_else(|| io::Error::other("no output"))?);
+        let mut word = String::new();
+        output.read_line(&mut word)?;
+        let second = Self {
+            child,
+            output,
+            address,
+        };
+        if word == "ready\n" {
+            return Ok(second);
+        }
+        second.stop()?;
+        Err(io::Error::other("the server did not start"))
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Tells it to end, waits until it has, and returns what else it said.
+    pub(crate) fn stop(mut self) -> io::Result<String> {
+        drop(self.child.stdin.take());
+        let mut said = String::new();
+        self.output.read_to_string(&mut said)?;
+        self.child.wait()?;
+        Ok(said)
+    }
+}
+
+/// Tells, in the second process, when it is to end.
+pub(crate) fn told_to_end() -> impl Future<Output = ()> {
+    let (ended, end) = oneshot::channel();
+    thread::spawn(move || {
+        // There is nothing to read, and an error is an end, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = ended.send(());
+    });
+    async {
+        // Whether the thread said so or is gone makes no difference.
+        let _ = end.await;
+    }
+}
