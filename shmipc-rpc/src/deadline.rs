@@ -132,6 +132,30 @@ pub(crate) fn parse_grpc_timeout(value: &[u8]) -> Option<Duration> {
     }
 }
 
+/// Writes the value of the header `grpc-timeout`, as exactly as eight digits can; what they cannot is rounded up.
+#[cfg(any(feature = "grpc", feature = "tonic"))]
+pub(crate) fn format_grpc_timeout(timeout: Duration) -> http::HeaderValue {
+    const COUNT_MAX: u128 = 99_999_999;
+    const UNITS: [(u128, char); 6] = [
+        (1, 'n'),
+        (1_000, 'u'),
+        (1_000_000, 'm'),
+        (1_000_000_000, 'S'),
+        (60_000_000_000, 'M'),
+        (3_600_000_000_000, 'H'),
+    ];
+
+    let ns = timeout.as_nanos();
+    let (count, unit) = UNITS
+        .iter()
+        .map(|&(unit_ns, unit)| (ns.div_ceil(unit_ns), unit))
+        .find(|&(count, _)| count <= COUNT_MAX)
+        .unwrap_or((COUNT_MAX, 'H'));
+    // Digits and a letter are a value.
+    http::HeaderValue::try_from(format!("{count}{unit}"))
+        .unwrap_or(http::HeaderValue::from_static("99999999H"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
@@ -187,5 +211,21 @@ mod tests {
         for bad in [&b""[..], b"S", b"1", b"1s", b"123456789S", b"-1S", b" 1S"] {
             assert_eq!(parse_grpc_timeout(bad), None);
         }
+    }
+    #[cfg(any(feature = "grpc", feature = "tonic"))]
+    #[test]
+    fn grpc_timeouts_are_written_as_exactly_as_can_be() {
+        let written = |timeout| {
+            let value = format_grpc_timeout(timeout);
+            let read = parse_grpc_timeout(value.as_bytes()).expect("it was just written");
+            assert!(timeout <= read || timeout == Duration::MAX, "{value:?}");
+            value.to_str().expect("it is ASCII").to_owned()
+        };
+        assert_eq!(written(Duration::ZERO), "0n");
+        assert_eq!(written(Duration::from_nanos(99_999_999)), "99999999n");
+        assert_eq!(written(Duration::from_nanos(100_000_001)), "100001u");
+        assert_eq!(written(Duration::from_secs(1)), "1000000u");
+        assert_eq!(written(Duration::from_secs(100_000)), "100000S");
+        assert_eq!(written(Duration::MAX), "99999999H");
     }
 }

@@ -35,18 +35,27 @@ pub mod client;
 pub mod interceptor;
 pub mod metadata;
 pub mod server;
+#[cfg(feature = "grpc")]
+pub mod tls;
+#[cfg(feature = "tonic")]
+pub mod tonic;
 
 mod body;
 mod cancel;
 mod context;
 mod deadline;
+mod endpoint;
 mod error;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "grpc")]
+mod grpc_headers;
 mod method;
 mod request;
 mod response;
+#[cfg(feature = "grpc")]
+mod socket;
 mod status;
 
 pub use http;
@@ -58,6 +67,7 @@ pub use self::{
     body::Body,
     cancel::{CancelReason, Cancellation},
     client::Channel,
+    endpoint::{Endpoint, InvalidEndpoint},
     error::{BoxError, ServeError},
     method::{Idempotency, Method, MethodKind},
     request::{IntoRequest, Request},

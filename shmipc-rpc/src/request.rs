@@ -179,6 +179,13 @@ impl<T> Request<T> {
         deadline::earlier(own, deadline::inherited())
     }
 
+    /// Returns how long a call made now may take.
+    #[cfg(feature = "tonic")]
+    pub(crate) fn timeout_from_now(&self) -> Option<Duration> {
+        self.deadline_from_now()
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     pub(crate) fn wait_for_ready(&self) -> Option<bool> {
         self.wait_for_ready
     }

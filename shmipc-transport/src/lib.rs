@@ -49,6 +49,7 @@ pub mod fuzzing;
 mod link;
 mod listener;
 mod peer;
+pub mod plain;
 mod session;
 mod stats;
 mod stream;

@@ -9,8 +9,15 @@ mod call_service;
 mod caller;
 mod channel;
 mod connection;
+#[cfg(feature = "grpc")]
+#[expect(dead_code, reason = "channels do not reach it yet")]
+mod http2;
+#[cfg(feature = "grpc")]
+mod reconnect;
 mod sent;
 
+#[cfg(feature = "grpc")]
+pub use self::http2::Http2ConnectError;
 pub use self::{
     call_service::CallService,
     caller::Caller,

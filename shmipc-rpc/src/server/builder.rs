@@ -1,18 +1,25 @@
+#[cfg(feature = "grpc")]
+use std::time::Duration;
 use std::{fmt, future::pending};
 
 use bytes::Bytes;
-use shmipc_transport::{Address, Config, Listener};
+use shmipc_transport::{Config, Listener};
 use tower_layer::{Identity, Layer, Stack};
 
+#[cfg(feature = "grpc")]
+use super::http2;
 use super::{
     Limits, NamedService, Router, Service,
-    dispatch::{Dispatch, dispatch},
+    bound::{BoundServer, Services},
+    dispatch::dispatch,
     router::Routes,
     serve,
 };
-use crate::{Body, ServeError, context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError};
+#[cfg(feature = "grpc")]
+use crate::tls::ServerTls;
+use crate::{Body, Endpoint, ServeError, context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError};
 
-/// Serves several services at one address.
+/// Serves several services, at one endpoint or [several](Server::bind).
 ///
 /// # Examples
 ///
@@ -41,6 +48,10 @@ pub struct Server<L = Identity> {
     layer: L,
     limits: Limits,
     config: Config,
+    #[cfg(feature = "grpc")]
+    tls: Option<ServerTls>,
+    #[cfg(feature = "grpc")]
+    http2: http2::Http2Settings,
 }
 
 impl Server {
@@ -55,6 +66,10 @@ impl Server {
                 calls_per_session_max: usize::MAX,
             },
             config: Config::default(),
+            #[cfg(feature = "grpc")]
+            tls: None,
+            #[cfg(feature = "grpc")]
+            http2: http2::Http2Settings::default(),
         }
     }
 }
@@ -82,22 +97,44 @@ impl<L> Server<L> {
         self
     }
 
+    /// Adds a service that tonic generated. See [`tonic`](crate::tonic).
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is one of that name.
+    #[cfg(feature = "tonic")]
+    pub fn add_tonic_service<S, B>(self, service: S) -> Self
+    where
+        S: Service<
+                http::Request<crate::tonic::RequestBody>,
+                Response = http::Response<B>,
+                Error = std::convert::Infallible,
+            > + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.add_service(crate::tonic::TonicService::new(service))
+    }
+
     /// Wraps all services in a tower layer, within those that were added before: the first sees a request first.
     ///
     /// The layers wrap a [`Router`]. Each call goes through a clone of the whole, so that a limit must be shared by
     /// clones, as tower's are.
     pub fn layer<N>(self, layer: N) -> Server<Stack<N, L>> {
-        let Self {
-            routes,
-            layer: outer,
-            limits,
-            config,
-        } = self;
         Server {
-            routes,
-            layer: Stack::new(layer, outer),
-            limits,
-            config,
+            routes: self.routes,
+            layer: Stack::new(layer, self.layer),
+            limits: self.limits,
+            config: self.config,
+            #[cfg(feature = "grpc")]
+            tls: self.tls,
+            #[cfg(feature = "grpc")]
+            http2: self.http2,
         }
     }
 
@@ -120,7 +157,8 @@ impl<L> Server<L> {
     /// How many calls of one session may run at once. Default: as many as the session may have streams.
     ///
     /// Further ones are answered with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted). A call whose
-    /// handler is done without waiting does not count.
+    /// handler is done without waiting does not count. Over HTTP/2 the clients are told the limit, and hold further calls
+    /// back; there it is 1,024 by default.
     pub fn concurrent_calls_per_session(mut self, calls: usize) -> Self {
         self.limits.calls_per_session_max = calls;
         self
@@ -131,6 +169,23 @@ impl<L> Server<L> {
     /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// The certificates that endpoints with `https` take. Default: none.
+    #[cfg(feature = "grpc")]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Pings clients over HTTP/2 that have been silent for `interval`, and hangs up on those that do not answer within
+    /// `timeout`. Default: nobody is pinged.
+    ///
+    /// Clients over shared memory need no pings: their end is noticed at once.
+    #[cfg(feature = "grpc")]
+    pub fn http2_keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.http2.keepalive = Some((interval, timeout));
         self
     }
 }
@@ -144,18 +199,32 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Listens at `address` and serves, without end.
+    /// Listens at an endpoint, and does not serve yet: for servers with several endpoints, and those that want to know which
+    /// port they got.
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if the address cannot be listened at, or connections can no longer be accepted.
+    /// Returns [`ServeError`] if the endpoint cannot be listened at.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the address is given up, all sessions are closed, and the futures of the handlers
+    /// If the future is dropped, the endpoint is given up.
+    pub async fn bind(self, endpoint: impl Into<Endpoint>) -> Result<BoundServer, ServeError> {
+        self.unbound().bind(endpoint).await
+    }
+
+    /// Listens at `endpoint` and serves, without end.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if the endpoint cannot be listened at, or connections can no longer be accepted.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the endpoint is given up, all sessions are closed, and the futures of the handlers
     /// are dropped.
-    pub async fn serve(self, address: impl Into<Address>) -> Result<(), ServeError> {
-        self.serve_with_shutdown(address, pending()).await
+    pub async fn serve(self, endpoint: impl Into<Endpoint>) -> Result<(), ServeError> {
+        self.serve_with_shutdown(endpoint, pending()).await
     }
 
     /// Serves the sessions that come to `listener`, without end.
@@ -172,25 +241,26 @@ where
             .await
     }
 
-    /// Listens at `address` and serves until `shutdown` is ready, then drains: accepts nothing new, tells the clients
+    /// Listens at `endpoint` and serves until `shutdown` is ready, then drains: accepts nothing new, tells the clients
     /// to go elsewhere, lets the calls that run come to their end, and returns.
     ///
     /// Draining takes as long as the slowest call. To bound it, drop the future.
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if the address cannot be listened at, or connections can no longer be accepted.
+    /// Returns [`ServeError`] if the endpoint cannot be listened at, or connections can no longer be accepted.
     ///
     /// # Cancel safety
     ///
     /// As with [`serve`](Self::serve).
     pub async fn serve_with_shutdown(
         self,
-        address: impl Into<Address>,
+        endpoint: impl Into<Endpoint>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let listener = Listener::bind_with(address, self.config.clone())?;
-        self.serve_with_listener_and_shutdown(listener, shutdown)
+        self.bind(endpoint)
+            .await?
+            .serve_with_shutdown(shutdown)
             .await
     }
 
@@ -209,15 +279,25 @@ where
         listener: Listener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Self {
-            routes,
-            layer,
-            limits,
-            config: _,
-        } = self;
-        let (shared, router) = serve::share(routes, limits);
-        let dispatch: Box<dyn Dispatch> = dispatch(layer.layer(router), limits.response_len_max);
-        serve::serve(listener, shared, dispatch, shutdown).await
+        let mut bound = self.unbound();
+        bound.add(listener);
+        bound.serve_with_shutdown(shutdown).await
+    }
+
+    fn unbound(self) -> BoundServer {
+        let (shared, router) = serve::share(self.routes, self.limits);
+        let service = self.layer.layer(router);
+        BoundServer::new(Services {
+            shared,
+            config: self.config,
+            #[cfg(feature = "grpc")]
+            respond: Box::new(service.clone()),
+            #[cfg(feature = "grpc")]
+            tls: self.tls,
+            #[cfg(feature = "grpc")]
+            http2: self.http2,
+            dispatch: dispatch(service, self.limits.response_len_max),
+        })
     }
 }
 

@@ -1,11 +1,14 @@
 //! Serving calls.
 //!
 //! A generated server is a [`tower` service](Service) over `http::Request<Body>`. [`Server`] runs several of them, behind
-//! layers if wanted, at an address.
+//! layers if wanted, at an [endpoint](crate::Endpoint) or several.
 
+mod bound;
 mod builder;
 mod call;
 mod dispatch;
+#[cfg(feature = "grpc")]
+mod http2;
 mod incoming;
 mod named;
 mod pace;
@@ -19,11 +22,15 @@ mod session;
 pub use tower_service::Service;
 
 pub use self::{
+    bound::BoundServer,
     builder::Server,
     named::{Named, named_layer},
     router::Router,
     service::{NamedService, ResponseFuture, unary, unimplemented},
 };
+
+#[cfg(feature = "grpc")]
+pub use self::http2::{ClientCertificates, Http2BindError, RemoteAddr};
 
 /// What a server allows its callers.
 #[derive(Clone, Copy, Debug)]

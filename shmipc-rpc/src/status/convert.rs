@@ -174,6 +174,8 @@ fn recognise(error: &(dyn Error + 'static)) -> Option<Recognised> {
     chain.take(SOURCES_MAX).find_map(|error| {
         if let Some(status) = error.downcast_ref::<Status>() {
             Some(Recognised::Status(status.clone()))
+        } else if let Some(status) = recognise_tonic(error) {
+            Some(Recognised::Status(status))
         } else if error.is::<tower::timeout::error::Elapsed>() {
             Some(Recognised::Code(
                 Code::DeadlineExceeded,
@@ -188,6 +190,19 @@ fn recognise(error: &(dyn Error + 'static)) -> Option<Recognised> {
             None
         }
     })
+}
+
+/// Converts a status of tonic.
+#[cfg(feature = "tonic")]
+fn recognise_tonic(error: &(dyn Error + 'static)) -> Option<Status> {
+    error
+        .downcast_ref::<tonic::Status>()
+        .map(|status| status.clone().into())
+}
+
+#[cfg(not(feature = "tonic"))]
+fn recognise_tonic(_: &(dyn Error + 'static)) -> Option<Status> {
+    None
 }
 
 #[cfg(test)]

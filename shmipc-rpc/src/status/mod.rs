@@ -98,6 +98,12 @@ impl Status {
         &self.0.metadata
     }
 
+    /// Returns the error that led to this status.
+    #[cfg(feature = "tonic")]
+    pub(crate) fn shared_source(&self) -> Option<Arc<dyn Error + Send + Sync>> {
+        self.0.source.clone()
+    }
+
     /// Returns the metadata that came, or will be sent, with this status, to be changed.
     pub fn metadata_mut(&mut self) -> &mut HeaderMap {
         &mut self.0.metadata

@@ -160,7 +160,7 @@ fn remove_if_stale(path: &Path, address: &UnixAddr) -> bool {
 
 /// A socket file that we made. Removed on drop, if it is still ours.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,

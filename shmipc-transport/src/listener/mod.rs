@@ -5,7 +5,8 @@ mod bind;
 
 use tokio::{net::UnixListener, runtime::Handle};
 
-use self::{acceptor::Acceptor, bind::SocketFile};
+use self::acceptor::Acceptor;
+pub(crate) use self::bind::SocketFile;
 use crate::{
     Address, Config, Session,
     error::{AcceptError, BindError},
@@ -54,7 +55,7 @@ impl Listener {
     ///
     /// If the runtime was built without I/O.
     pub fn bind_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
-        Self::listen(address.into(), config, bind::bind)
+        Self::listen(address.into(), config, Way::Bind)
     }
 
     /// Listens at the path `address` in the place of a server that may still listen there.
@@ -75,23 +76,11 @@ impl Listener {
     ///
     /// If the runtime was built without I/O.
     pub fn take_over_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
-        Self::listen(address.into(), config, bind::take_over)
+        Self::listen(address.into(), config, Way::TakeOver)
     }
 
-    fn listen(
-        address: Address,
-        config: Config,
-        bind: impl FnOnce(&Address) -> Result<bind::Bound, BindError>,
-    ) -> Result<Self, BindError> {
-        if Handle::try_current().is_err() {
-            return Err(BindError::NoRuntime);
-        }
-        let bind::Bound { file, socket } = bind(&address)?;
-        let listener = UnixListener::from_std(socket).map_err(|source| BindError::Io {
-            action: "watch the socket",
-            address: address.clone(),
-            source,
-        })?;
+    fn listen(address: Address, config: Config, way: Way) -> Result<Self, BindError> {
+        let (file, listener) = listen(&address, way)?;
         let acceptor = Acceptor::new(listener, config.handshakes_max());
         Ok(Self {
             file,
@@ -179,6 +168,35 @@ impl Leftover {
             .next(|stream| Session::accept(stream, config.clone()))
             .await
     }
+}
+
+/// What is done about an address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// It must be free.
+    Bind,
+    /// Somebody may listen there, and is succeeded.
+    TakeOver,
+}
+
+/// Listens at an address, for tokio. The file, if there is one, is removed when it is dropped.
+pub(crate) fn listen(
+    address: &Address,
+    way: Way,
+) -> Result<(Option<SocketFile>, UnixListener), BindError> {
+    if Handle::try_current().is_err() {
+        return Err(BindError::NoRuntime);
+    }
+    let bind::Bound { file, socket } = match way {
+        Way::Bind => bind::bind(address)?,
+        Way::TakeOver => bind::take_over(address)?,
+    };
+    let listener = UnixListener::from_std(socket).map_err(|source| BindError::Io {
+        action: "watch the socket",
+        address: address.clone(),
+        source,
+    })?;
+    Ok((file, listener))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_session;
+pub(crate) use handshake::dial_plain;
 pub(crate) use shared::{Shared, Waiter};
 
 use crate::{

@@ -133,6 +133,14 @@ pub(crate) async fn accept<A: Attach>(
     })
 }
 
+/// Opens a connection over which nothing is said; waits while the server's queue is full.
+pub(crate) async fn dial_plain(
+    address: &Address,
+    timeout: Duration,
+) -> Result<UnixStream, ConnectError> {
+    dial(address, &Clock::start(), timeout).await
+}
+
 /// Opens a connection; waits while the server's queue is full.
 async fn dial(
     address: &Address,

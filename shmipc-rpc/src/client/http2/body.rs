@@ -1,0 +1,153 @@
+//! Bodies on their way through an HTTP/2 connection.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::{sync::oneshot, time::Sleep};
+use tracing::Span;
+
+use super::{record_code, status_of};
+use crate::{Body, Status, deadline, error::BoxError};
+
+/// The body of a request. It ends when nobody waits for the response any more.
+#[derive(Debug)]
+pub(crate) struct SentBody {
+    body: Body,
+    /// Resolves when the other end is dropped.
+    call: oneshot::Receiver<()>,
+}
+
+/// Keeps the request going. Dropped with the response.
+#[derive(Debug)]
+pub(super) struct CallAlive {
+    _call: oneshot::Sender<()>,
+}
+
+/// The body of a response, which tells failures as statuses.
+pub(super) struct ReceivedBody {
+    /// `None` once the status is known.
+    incoming: Option<Incoming>,
+    deadline: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    span: Span,
+    _alive: CallAlive,
+}
+
+impl SentBody {
+    pub(super) fn new(body: Body) -> (Self, CallAlive) {
+        let (alive, call) = oneshot::channel();
+        (Self { body, call }, CallAlive { _call: alive })
+    }
+}
+
+impl http_body::Body for SentBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(match frame {
+                Some(Ok(frame)) if frame.is_data() => Some(Ok(frame)),
+                // A request has no trailers.
+                Some(Ok(_)) | None => None,
+                Some(Err(status)) => Some(Err(status.into())),
+            });
+        }
+        let _ = ready!(Pin::new(&mut self.call).poll(cx));
+        // The server is told that the call was cancelled, not that something went wrong.
+        Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl ReceivedBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        deadline: Option<Instant>,
+        span: Span,
+        alive: CallAlive,
+    ) -> Self {
+        Self {
+            incoming: Some(incoming),
+            deadline,
+            sleep: None,
+            span,
+            _alive: alive,
+        }
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, Status>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(Err(no_status()));
+        };
+        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
+            return Poll::Ready(match frame {
+                Some(Ok(frame)) => Ok(frame),
+                Some(Err(error)) => Err(status_of(error)),
+                None => Err(no_status()),
+            });
+        }
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(deadline::exceeded()))
+    }
+}
+
+impl http_body::Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.incoming.is_none() {
+            return Poll::Ready(None);
+        }
+        let trailers = match ready!(self.poll_incoming(cx)).map(Frame::into_trailers) {
+            Ok(Err(data)) => return Poll::Ready(Some(Ok(data))),
+            Ok(Ok(trailers)) => Status::from_headers(&trailers)
+                .map(|status| (status.code(), trailers))
+                .ok_or_else(no_status),
+            Err(status) => Err(status),
+        };
+        self.incoming = None;
+        let code = match &trailers {
+            Ok((code, _)) => *code,
+            Err(status) => status.code(),
+        };
+        record_code(&self.span, code);
+        Poll::Ready(Some(
+            trailers.map(|(_, trailers)| Frame::trailers(trailers)),
+        ))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_none()
+    }
+}
+
+fn no_status() -> Status {
+    Status::internal("the server ended the response without a status")
+}

@@ -1,0 +1,237 @@
+//! Making an HTTP/2 connection: socket, TLS, handshake.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
+
+use super::SentBody;
+use crate::{
+    client::reconnect::Dial,
+    endpoint::{Http2Address, Place},
+    error::BoxError,
+    socket::Socket,
+    tls::{ClientTls, TlsError},
+};
+
+/// The most bytes that the headers or trailers of a response may have: those of a status with details and metadata.
+const HEADERS_LEN_MAX: u32 = 64 << 10;
+
+/// How connections are made.
+#[derive(Clone, Debug)]
+pub(crate) struct Http2Settings {
+    pub(crate) tls: ClientTls,
+    /// How long making a connection may take.
+    pub(crate) connect_timeout: Duration,
+    /// How often a server that is silent is pinged while calls run, and how long it may take to answer.
+    pub(crate) keepalive: Option<(Duration, Duration)>,
+}
+
+impl Default for Http2Settings {
+    fn default() -> Self {
+        Self {
+            tls: ClientTls::new(),
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            keepalive: None,
+        }
+    }
+}
+
+/// As in gRPC's other implementations.
+pub(crate) const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
+
+/// Why there is no HTTP/2 connection to a server.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Http2ConnectError {
+    /// The socket could not be connected: nobody listens, the host is unknown or cannot be reached.
+    #[error("could not connect to {endpoint}")]
+    Socket {
+        /// Where the server was looked for.
+        endpoint: String,
+        /// What the operating system said.
+        source: BoxError,
+    },
+    /// The settings of TLS cannot be used. Nothing was tried.
+    #[error("the settings of TLS cannot be used")]
+    TlsSettings(#[source] TlsError),
+    /// The two sides did not agree on TLS: the certificate is not one to be trusted, for example.
+    #[error("could not agree on TLS with {endpoint}")]
+    Tls {
+        /// Where the server is.
+        endpoint: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The server does not speak HTTP/2.
+    #[error("{endpoint} does not speak HTTP/2")]
+    Handshake {
+        /// Where the server is.
+        endpoint: String,
+        /// What went wrong.
+        source: BoxError,
+    },
+    /// It took too long.
+    #[error("{endpoint} did not answer within {timeout:?}")]
+    TimedOut {
+        /// Where the server was looked for.
+        endpoint: String,
+        /// The time allowed.
+        timeout: Duration,
+    },
+}
+
+/// What a connection with TLS takes.
+type TlsParts = (Arc<ClientConfig>, ServerName<'static>);
+
+/// Connects to one server.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    pub(super) address: Http2Address,
+    settings: Http2Settings,
+    /// `None` without TLS. What is wrong with the settings is told when somebody connects.
+    tls: Option<Result<TlsParts, Arc<TlsError>>>,
+}
+
+impl Dialer {
+    pub(super) fn new(address: Http2Address, settings: Http2Settings) -> Self {
+        let tls = match &address.place {
+            Place::Tcp { host, .. } if address.tls => {
+                Some(settings.tls.build(host).map_err(Arc::new))
+            }
+            Place::Tcp { .. } | Place::Unix(_) => None,
+        };
+        Self {
+            address,
+            settings,
+            tls,
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<SentBody>, Http2ConnectError> {
+        let unreachable = |source: BoxError| Http2ConnectError::Socket {
+            endpoint: self.address.to_string(),
+            source,
+        };
+        match &self.address.place {
+            Place::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await;
+                let stream = stream.map_err(|error| unreachable(error.into()))?;
+                // Requests are written whole; there is nothing to wait for.
+                stream
+                    .set_nodelay(true)
+                    .map_err(|error| unreachable(error.into()))?;
+                match self.connector()? {
+                    None => self.shake(Box::new(stream)).await,
+                    Some((connector, name)) => {
+                        self.shake(self.encrypt(connector, name, stream).await?)
+                            .await
+                    }
+                }
+            }
+            Place::Unix(address) => {
+                let timeout = self.settings.connect_timeout;
+                let stream = shmipc_transport::plain::connect(address, timeout).await;
+                let stream = stream.map_err(|error| unreachable(error.into()))?;
+                self.shake(Box::new(stream)).await
+            }
+        }
+    }
+
+    fn connector(&self) -> Result<Option<(TlsConnector, ServerName<'static>)>, Http2ConnectError> {
+        match &self.tls {
+            None => Ok(None),
+            Some(Ok((config, name))) => {
+                Ok(Some((TlsConnector::from(Arc::clone(config)), name.clone())))
+            }
+            // Described anew each time, for an error belongs to one attempt.
+            Some(Err(error)) => Err(Http2ConnectError::TlsSettings(TlsError::Unusable {
+                what: "configuration",
+                source: Box::new(Arc::clone(error)),
+            })),
+        }
+    }
+
+    async fn encrypt(
+        &self,
+        connector: TlsConnector,
+        name: ServerName<'static>,
+        stream: TcpStream,
+    ) -> Result<Socket, Http2ConnectError> {
+        let stream =
+            connector
+                .connect(name, stream)
+                .await
+                .map_err(|source| Http2ConnectError::Tls {
+                    endpoint: self.address.to_string(),
+                    source,
+                })?;
+        // A server that knows no ALPN may speak HTTP/2 all the same.
+        let agreed = stream.get_ref().1.alpn_protocol();
+        if agreed.is_some_and(|protocol| protocol != crate::tls::ALPN) {
+            return Err(self.not_http2("it agreed on something else in ALPN".into()));
+        }
+        Ok(Box::new(stream))
+    }
+
+    async fn shake(&self, stream: Socket) -> Result<SendRequest<SentBody>, Http2ConnectError> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADERS_LEN_MAX);
+        if let Some((interval, timeout)) = self.settings.keepalive {
+            builder
+                .keep_alive_interval(interval)
+                .keep_alive_timeout(timeout);
+        }
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.not_http2(error.into()))?;
+        let endpoint = self.address.to_string();
+        // Ends when the server hangs up, or when nobody holds the sender and no call runs.
+        tokio::spawn(async move {
+            match connection.await {
+                Ok(()) => {
+                    tracing::debug!(target: "shmipc_rpc::client", endpoint, "connection ended")
+                }
+                Err(error) => {
+                    tracing::debug!(target: "shmipc_rpc::client", endpoint, %error, "connection lost")
+                }
+            }
+        });
+        Ok(sender)
+    }
+
+    fn not_http2(&self, source: BoxError) -> Http2ConnectError {
+        Http2ConnectError::Handshake {
+            endpoint: self.address.to_string(),
+            source,
+        }
+    }
+}
+
+impl Dial for Dialer {
+    type Link = SendRequest<SentBody>;
+    type Error = Http2ConnectError;
+
+    async fn dial(&self) -> Result<Self::Link, Http2ConnectError> {
+        let timeout = self.settings.connect_timeout;
+        match tokio::time::timeout(timeout, self.connect()).await {
+            Ok(result) => result,
+            Err(_) => Err(Http2ConnectError::TimedOut {
+                endpoint: self.address.to_string(),
+                timeout,
+            }),
+        }
+    }
+
+    fn is_usable(link: &Self::Link) -> bool {
+        !link.is_closed()
+    }
+}

@@ -1,0 +1,266 @@
+//! gRPC over HTTP/2, as a client: a service from `http::Request<Body>` to `http::Response<Body>`.
+
+mod body;
+mod dial;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    error::Error,
+    iter,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderValue, Uri, Version, header, uri::Scheme};
+use hyper::client::conn::http2::SendRequest;
+use tower_service::Service;
+use tracing::{Span, field};
+
+pub use self::dial::Http2ConnectError;
+pub(crate) use self::{body::SentBody, dial::Http2Settings};
+use self::{
+    body::{CallAlive, ReceivedBody},
+    dial::Dialer,
+};
+use super::reconnect::Reconnect;
+use crate::{
+    Body, Code, Status,
+    context::CallContext,
+    deadline::{self, Elapsed},
+    endpoint::Http2Address,
+    grpc_headers, metadata,
+};
+
+/// How often a call is tried again that did not reach the server, because the connection ended in that moment.
+const ATTEMPTS_MAX: usize = 5;
+
+/// A connection to a server that mends itself. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Http2Channel {
+    connection: Arc<Reconnect<Dialer>>,
+    wait_for_ready: bool,
+}
+
+impl Http2Channel {
+    /// Connects when it is first called.
+    pub(crate) fn new(
+        address: Http2Address,
+        settings: Http2Settings,
+        wait_for_ready: bool,
+    ) -> Self {
+        Self {
+            connection: Arc::new(Reconnect::new(Dialer::new(address, settings))),
+            wait_for_ready,
+        }
+    }
+
+    /// Connects now.
+    pub(crate) async fn connect(&self) -> Result<(), Http2ConnectError> {
+        self.connection.connect().await
+    }
+
+    /// Makes a call. An error is what happened on the way; what the server answers is a response.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future, or the body of a response, that is dropped gives the call up.
+    async fn exchange(
+        self,
+        mut request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Status> {
+        let context = Body::take_context(&mut request);
+        let span = tracing::debug_span!(
+            target: "shmipc_rpc::client",
+            "call",
+            method = request.uri().path(),
+            address = %self.connection.dialer().address,
+            status = field::Empty,
+        );
+        let deadline = deadline_of(&context, request.headers());
+        let sent = self.send(request, &context, deadline);
+        let result = match deadline::within(deadline, sent).await {
+            Ok(result) => result,
+            Err(Elapsed) => Err(deadline::exceeded()),
+        };
+        match result.and_then(|(response, alive)| accept(response, alive, deadline, &span)) {
+            Ok(response) => Ok(response),
+            Err(status) => {
+                record_code(&span, status.code());
+                Err(status)
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        request: http::Request<Body>,
+        context: &CallContext,
+        deadline: Option<std::time::Instant>,
+    ) -> Result<(http::Response<hyper::body::Incoming>, CallAlive), Status> {
+        let wait_for_ready = context.wait_for_ready.unwrap_or(self.wait_for_ready);
+        let (parts, body) = request.into_parts();
+        let (body, alive) = SentBody::new(body);
+        let mut request = http::Request::new(body);
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = self.uri(&parts.uri)?;
+        *request.headers_mut() = request_headers(parts.headers);
+        let mut attempts = 0;
+        loop {
+            let mut sender = self.sender(wait_for_ready).await?;
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(std::time::Instant::now());
+                let headers = request.headers_mut();
+                headers.insert(grpc_headers::TIMEOUT, deadline::format_grpc_timeout(left));
+            }
+            attempts += 1;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, alive)),
+                // Such a request was never sent: the server was about to go, and there may be another one now.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if attempts < ATTEMPTS_MAX => request = unsent,
+                    _ => return Err(status_of(error.into_error())),
+                },
+            }
+        }
+    }
+
+    async fn sender(&self, wait_for_ready: bool) -> Result<SendRequest<SentBody>, Status> {
+        self.connection.link(wait_for_ready).await.map_err(|error| {
+            let address = &self.connection.dialer().address;
+            Status::unavailable(format!("the server at {address} cannot be reached"))
+                .with_source(error as Arc<_>)
+        })
+    }
+
+    /// Returns the path with the server before it, as HTTP/2 has it.
+    fn uri(&self, uri: &Uri) -> Result<Uri, Status> {
+        let address = &self.connection.dialer().address;
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(if address.tls {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        });
+        parts.authority = Some(address.authority.clone());
+        parts.path_and_query = uri.path_and_query().cloned();
+        Uri::from_parts(parts)
+            .map_err(|_| Status::internal(format!("{:?} cannot be called", uri.path())))
+    }
+}
+
+impl Service<http::Request<Body>> for Http2Channel {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.clone().exchange(request))
+    }
+}
+
+/// Returns the earliest of all deadlines there are for a call that is made now.
+fn deadline_of(context: &CallContext, headers: &HeaderMap) -> Option<std::time::Instant> {
+    let timeout = headers
+        .get(grpc_headers::TIMEOUT)
+        .and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
+    let own = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
+    deadline::earlier(own, deadline::inherited())
+}
+
+/// Adds to metadata what a request of gRPC begins with.
+fn request_headers(mut headers: HeaderMap) -> HeaderMap {
+    // Whoever compresses messages says how. Everything else is said here.
+    let encoding = headers.remove(grpc_headers::ENCODING);
+    metadata::remove_reserved(&mut headers);
+    if let Some(encoding) = encoding {
+        headers.insert(grpc_headers::ENCODING, encoding);
+    }
+    headers.insert(header::CONTENT_TYPE, grpc_headers::CONTENT_TYPE);
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(grpc_headers::ACCEPT_ENCODING, grpc_headers::IDENTITY);
+    headers
+        .entry(header::USER_AGENT)
+        .or_insert(HeaderValue::from_static(concat!(
+            "grpc-rust-shmipc/",
+            env!("CARGO_PKG_VERSION")
+        )));
+    headers
+}
+
+/// Makes a response of what came, if it is one of gRPC.
+fn accept(
+    response: http::Response<hyper::body::Incoming>,
+    alive: CallAlive,
+    deadline: Option<std::time::Instant>,
+    span: &Span,
+) -> Result<http::Response<Body>, Status> {
+    let (parts, incoming) = response.into_parts();
+    if let Some(status) = Status::from_headers(&parts.headers) {
+        record_code(span, status.code());
+        return Ok(http::Response::from_parts(parts, Body::empty()));
+    }
+    if parts.status != http::StatusCode::OK {
+        let message = format!("the response has the HTTP status {}", parts.status);
+        return Err(Status::new(Code::from_http(parts.status), message));
+    }
+    if !grpc_headers::is_grpc(&parts.headers) {
+        let message = "the response is not one of gRPC: its content type is another one";
+        return Err(Status::unknown(message));
+    }
+    let body = ReceivedBody::new(incoming, deadline, span.clone(), alive);
+    Ok(http::Response::from_parts(parts, Body::new(body)))
+}
+
+/// Finds out what a call comes to that HTTP/2 could not carry.
+fn status_of(error: hyper::Error) -> Status {
+    let chain = || {
+        iter::successors(Some(&error as &(dyn Error + 'static)), |&error| {
+            error.source()
+        })
+    };
+    // The body of the request has failed; its own error says why.
+    if let Some(status) = chain().find_map(|error| error.downcast_ref::<Status>()) {
+        return status.clone();
+    }
+    let reason = chain()
+        .find_map(|error| error.downcast_ref::<h2::Error>())
+        .filter(|error| error.is_reset())
+        .and_then(h2::Error::reason);
+    let (code, message) = match reason {
+        Some(reason) => (
+            code_of(reason),
+            format!("the server reset the call: {reason}"),
+        ),
+        None => (
+            Code::Unavailable,
+            "the connection ended before the call did".to_owned(),
+        ),
+    };
+    Status::new(code, message).with_source(Arc::new(error) as Arc<_>)
+}
+
+/// As the protocol of gRPC over HTTP/2 has it.
+fn code_of(reason: h2::Reason) -> Code {
+    match reason {
+        h2::Reason::REFUSED_STREAM => Code::Unavailable,
+        h2::Reason::CANCEL => Code::Cancelled,
+        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
+    }
+}
+
+/// Notes in the span of a call how it ended.
+fn record_code(span: &Span, code: Code) {
+    if !span.is_disabled() {
+        span.record("status", code.name());
+    }
+}

@@ -1,0 +1,221 @@
+//! A server that listens, at as many endpoints as it likes.
+
+use std::{
+    fmt,
+    future::{pending, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
+
+use shmipc_transport::{Config, Listener};
+use tokio::sync::watch;
+
+#[cfg(feature = "grpc")]
+use super::http2::{self, Http2Listener, Respond};
+use super::{dispatch::Dispatch, serve, session::Shared};
+#[cfg(feature = "grpc")]
+use crate::tls::ServerTls;
+use crate::{Endpoint, ServeError, endpoint::Way};
+
+/// A server that listens, and is about to serve. Made by [`Server::bind`](crate::Server::bind).
+///
+/// Clients can connect from the moment it exists; they are served once it serves. One process may so be reached through
+/// shared memory and over HTTP/2 at once:
+///
+/// ```no_run
+/// # async fn run(server: shmipc_rpc::Server) -> Result<(), shmipc_rpc::ServeError> {
+/// let server = server
+///     .bind("/run/route.sock")
+///     .await?
+///     .bind("http://127.0.0.1:0") // Takes the feature `grpc`.
+///     .await?;
+/// for endpoint in server.endpoints() {
+///     println!("listening at {endpoint}");
+/// }
+/// server.serve().await
+/// # }
+/// ```
+#[must_use = "a server does nothing until it serves"]
+pub struct BoundServer {
+    sockets: Vec<Socket>,
+    endpoints: Vec<Endpoint>,
+    services: Services,
+}
+
+/// What all endpoints lead to.
+pub(super) struct Services {
+    pub(super) shared: Arc<Shared>,
+    pub(super) dispatch: Box<dyn Dispatch>,
+    pub(super) config: Config,
+    #[cfg(feature = "grpc")]
+    pub(super) respond: Box<dyn Respond>,
+    #[cfg(feature = "grpc")]
+    pub(super) tls: Option<ServerTls>,
+    #[cfg(feature = "grpc")]
+    pub(super) http2: http2::Http2Settings,
+}
+
+/// Something that connections come from.
+enum Socket {
+    SharedMemory(Listener),
+    #[cfg(feature = "grpc")]
+    Http2(Http2Listener),
+}
+
+/// Serves one endpoint.
+type Serving<'a> = Pin<Box<dyn Future<Output = Result<(), ServeError>> + Send + 'a>>;
+
+impl BoundServer {
+    pub(super) fn new(services: Services) -> Self {
+        Self {
+            sockets: Vec::new(),
+            endpoints: Vec::new(),
+            services,
+        }
+    }
+
+    /// Listens at one more endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if it cannot be listened at. The others are given up as well.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, all endpoints are given up.
+    pub async fn bind(mut self, endpoint: impl Into<Endpoint>) -> Result<Self, ServeError> {
+        let endpoint = endpoint.into();
+        match endpoint.way() {
+            Way::SharedMemory(address) => {
+                let listener = Listener::bind_with(address.clone(), self.services.config.clone())?;
+                self.add(listener);
+            }
+            #[cfg(feature = "grpc")]
+            Way::Http2(address) => {
+                let listener = Http2Listener::bind(address, self.services.tls.as_ref()).await?;
+                self.endpoints.push(listener.endpoint().clone());
+                self.sockets.push(Socket::Http2(listener));
+            }
+            #[cfg(not(feature = "grpc"))]
+            Way::Http2(_) => {
+                return Err(ServeError::NoHttp2 {
+                    endpoint: endpoint.to_string(),
+                });
+            }
+            Way::Invalid(error) => return Err(error.clone().into()),
+        }
+        Ok(self)
+    }
+
+    /// Adds a listener, which brings its own [`Config`].
+    pub(super) fn add(&mut self, listener: Listener) {
+        self.endpoints.push(listener.local_address().into());
+        self.sockets.push(Socket::SharedMemory(listener));
+    }
+
+    /// Returns where the server listens, in the order in which it was bound. If the system was to choose a port, as with
+    /// `http://127.0.0.1:0`, the endpoint has the port that it chose.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Serves, without end.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if connections can no longer be accepted at one of the endpoints.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the endpoints are given up, all connections are closed, and the futures of the handlers are
+    /// dropped.
+    pub async fn serve(self) -> Result<(), ServeError> {
+        self.serve_with_shutdown(pending()).await
+    }
+
+    /// Serves until `shutdown` is ready, then drains: accepts nothing new, tells the clients to go elsewhere, lets the calls
+    /// that run come to their end, and returns.
+    ///
+    /// Draining takes as long as the slowest call. To bound it, drop the future.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if connections can no longer be accepted at one of the endpoints.
+    ///
+    /// # Cancel safety
+    ///
+    /// As with [`serve`](Self::serve).
+    pub async fn serve_with_shutdown(
+        self,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let Self {
+            sockets, services, ..
+        } = self;
+        let (stop, stopped) = watch::channel(false);
+        let mut serving: Vec<Serving<'_>> = sockets
+            .into_iter()
+            .map(|socket| services.serve(socket, stopped.clone()))
+            .collect();
+        let mut shutdown = pin!(shutdown);
+        let mut is_stopped = false;
+        poll_fn(|cx| {
+            if !is_stopped && shutdown.as_mut().poll(cx).is_ready() {
+                is_stopped = true;
+                let _ = stop.send(true);
+            }
+            let mut result = Ok(());
+            serving.retain_mut(|serving| match serving.as_mut().poll(cx) {
+                Poll::Pending => true,
+                Poll::Ready(ended) => {
+                    result = std::mem::replace(&mut result, Ok(())).and(ended);
+                    false
+                }
+            });
+            if result.is_err() || serving.is_empty() {
+                Poll::Ready(result)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl Services {
+    fn serve(&self, socket: Socket, mut stopped: watch::Receiver<bool>) -> Serving<'static> {
+        let shutdown = async move {
+            // An error means that nobody will ever stop it.
+            if stopped.wait_for(|stopped| *stopped).await.is_err() {
+                pending().await
+            }
+        };
+        match socket {
+            Socket::SharedMemory(listener) => Box::pin(serve::serve(
+                listener,
+                Arc::clone(&self.shared),
+                self.dispatch.boxed_clone(),
+                shutdown,
+            )),
+            #[cfg(feature = "grpc")]
+            Socket::Http2(listener) => {
+                let (services, limits, settings) =
+                    (self.respond.boxed_clone(), self.shared.limits, self.http2);
+                Box::pin(async move {
+                    http2::serve(listener, services, limits, settings, shutdown)
+                        .await
+                        .map_err(ServeError::Http2Accept)
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BoundServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundServer")
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,194 @@
+//! Sockets that gRPC over HTTP/2 is served at.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::Extensions;
+use shmipc_transport::{BindError, plain::PlainListener};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer};
+
+use crate::{
+    Endpoint,
+    endpoint::{Http2Address, Place},
+    socket::Socket,
+    tls::{ServerTls, TlsError},
+};
+
+/// Where a call over TCP came from. Handlers find it in the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RemoteAddr(pub SocketAddr);
+
+/// The certificates that the client of a call over TLS has shown: its own and those of authorities below the one that is
+/// trusted, in DER. Handlers find them in the request's extensions.
+#[derive(Clone, Debug)]
+pub struct ClientCertificates(Arc<[CertificateDer<'static>]>);
+
+impl ClientCertificates {
+    /// Returns the certificates in DER. The client's own is the first.
+    pub fn der(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+}
+
+/// Why gRPC over HTTP/2 cannot be served at an endpoint.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Http2BindError {
+    /// The host and port cannot be listened at.
+    #[error("could not listen at {endpoint}")]
+    Tcp {
+        /// The endpoint in question.
+        endpoint: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The Unix socket cannot be listened at.
+    #[error("could not listen at {endpoint}")]
+    Unix {
+        /// The endpoint in question.
+        endpoint: String,
+        /// What is wrong.
+        source: BindError,
+    },
+    /// The endpoint begins with `https`, and the server has no certificate. Give it one with
+    /// [`Server::tls`](crate::Server::tls).
+    #[error("{endpoint} takes a certificate, which the server does not have")]
+    NoCertificate {
+        /// The endpoint in question.
+        endpoint: String,
+    },
+    /// The settings of TLS cannot be used.
+    #[error("the settings of TLS cannot be used")]
+    Tls(#[source] TlsError),
+}
+
+/// A socket that listens.
+pub(crate) struct Http2Listener {
+    socket: Listening,
+    tls: Option<TlsAcceptor>,
+    endpoint: Endpoint,
+}
+
+enum Listening {
+    Tcp(TcpListener),
+    Unix(PlainListener),
+}
+
+/// A connection that nothing was said over.
+pub(super) struct Accepted {
+    socket: Accepting,
+    /// What handlers may know of the client.
+    client: Extensions,
+}
+
+enum Accepting {
+    Plain(Socket),
+    Tls(Box<(TcpStream, TlsAcceptor)>),
+}
+
+impl Http2Listener {
+    pub(crate) async fn bind(
+        address: &Http2Address,
+        tls: Option<&ServerTls>,
+    ) -> Result<Self, Http2BindError> {
+        let tls = match (address.tls, tls) {
+            (false, _) => None,
+            (true, None) => {
+                return Err(Http2BindError::NoCertificate {
+                    endpoint: address.to_string(),
+                });
+            }
+            (true, Some(tls)) => Some(TlsAcceptor::from(tls.build().map_err(Http2BindError::Tls)?)),
+        };
+        match &address.place {
+            Place::Tcp { host, port } => {
+                let failed = |source| Http2BindError::Tcp {
+                    endpoint: address.to_string(),
+                    source,
+                };
+                let listener = TcpListener::bind((host.as_str(), *port)).await;
+                let listener = listener.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                let endpoint = endpoint_at(address, bound);
+                Ok(Self {
+                    socket: Listening::Tcp(listener),
+                    tls,
+                    endpoint,
+                })
+            }
+            Place::Unix(path) => {
+                let listener = PlainListener::bind(path.clone());
+                let listener = listener.map_err(|source| Http2BindError::Unix {
+                    endpoint: address.to_string(),
+                    source,
+                })?;
+                Ok(Self {
+                    socket: Listening::Unix(listener),
+                    tls,
+                    endpoint: Endpoint::http2(address.clone()),
+                })
+            }
+        }
+    }
+
+    /// Returns where it listens, with the port that the system has chosen if it was to choose.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+        let mut client = Extensions::new();
+        let socket = match &self.socket {
+            Listening::Unix(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                client.insert(peer);
+                Accepting::Plain(Box::new(stream))
+            }
+            Listening::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                client.insert(RemoteAddr(address));
+                // Responses are written whole; there is nothing to wait for. Should it fail, the connection is broken anyway.
+                let _ = stream.set_nodelay(true);
+                match &self.tls {
+                    None => Accepting::Plain(Box::new(stream)),
+                    Some(tls) => Accepting::Tls(Box::new((stream, tls.clone()))),
+                }
+            }
+        };
+        Ok(Accepted { socket, client })
+    }
+}
+
+/// How long a client may take to agree on TLS.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Accepted {
+    /// Agrees on TLS, if need be. Returns the socket, and what handlers may know of the client.
+    pub(super) async fn establish(self) -> io::Result<(Socket, Extensions)> {
+        let Self { socket, mut client } = self;
+        let (stream, acceptor) = match socket {
+            Accepting::Plain(socket) => return Ok((socket, client)),
+            Accepting::Tls(parts) => *parts,
+        };
+        let stream = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)).await??;
+        if let Some(certificates) = stream.get_ref().1.peer_certificates() {
+            let certificates = certificates
+                .iter()
+                .map(|certificate| certificate.clone().into_owned());
+            client.insert(ClientCertificates(certificates.collect()));
+        }
+        Ok((Box::new(stream), client))
+    }
+}
+
+fn endpoint_at(address: &Http2Address, bound: SocketAddr) -> Endpoint {
+    let host = address.authority.host();
+    // The host that was asked for is what clients know the server by; the port may be another one.
+    let authority = format!("{host}:{}", bound.port()).parse();
+    let mut address = address.clone();
+    if let (Ok(authority), Place::Tcp { port, .. }) = (authority, &mut address.place) {
+        *port = bound.port();
+        address.authority = authority;
+    }
+    Endpoint::http2(address)
+}

@@ -1,0 +1,165 @@
+//! gRPC over HTTP/2, as a server: hands calls from sockets to the same services as shared memory does.
+
+mod answer;
+mod call;
+mod listen;
+
+use std::{convert::Infallible, io, pin::pin, time::Duration};
+
+use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+};
+use tokio::task::JoinSet;
+
+pub(crate) use self::listen::Http2Listener;
+pub use self::listen::{ClientCertificates, Http2BindError, RemoteAddr};
+use self::{answer::AnswerBody, call::serve_call, listen::Accepted};
+use super::{Limits, Service, router::call_when_ready};
+use crate::{Body, error::BoxError};
+
+/// The most bytes that the headers of a request may have.
+const HEADERS_LEN_MAX: u32 = 64 << 10;
+
+/// How many calls of one connection may run at once, unless the server says so.
+const CALLS_MAX_DEFAULT: u32 = 1 << 10;
+
+/// How long to leave a system alone that lacks descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Http2Settings {
+    /// How often a client that is silent is pinged, and how long it may take to answer.
+    pub(crate) keepalive: Option<(Duration, Duration)>,
+}
+
+/// The future of a response. It never fails: failures are responses.
+type Responding = std::pin::Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
+
+/// The services of a server with the layers above them, whatever their types.
+pub(crate) trait Respond: Send {
+    /// Begins a call. Runs code of the application, which may panic.
+    fn respond(&self, request: http::Request<Body>) -> Responding;
+
+    /// Returns another way to the same services.
+    fn boxed_clone(&self) -> Box<dyn Respond>;
+}
+
+impl<S, B> Respond for S
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn respond(&self, request: http::Request<Body>) -> Responding {
+        Box::pin(call_when_ready(self.clone(), request))
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Respond> {
+        Box::new(self.clone())
+    }
+}
+
+/// Serves what comes to `listener` until `shutdown` is ready; then accepts nothing new, tells the clients to go elsewhere, lets
+/// the calls that run come to their end, and returns.
+///
+/// # Cancel safety
+///
+/// If the future is dropped, all connections are closed and the futures of the handlers are dropped.
+pub(crate) async fn serve(
+    listener: Http2Listener,
+    services: Box<dyn Respond>,
+    limits: Limits,
+    settings: Http2Settings,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => {
+                    let connection = Connection {
+                        services: services.boxed_clone(),
+                        limits,
+                        settings,
+                        watcher: graceful.watcher(),
+                    };
+                    connections.spawn(connection.serve(accepted));
+                }
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(target: "shmipc_rpc::server", %error, "cannot accept connections for the moment");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
+}
+
+/// Whether `accept` will never succeed again. Anything else is a matter of the moment or of a single client.
+fn is_fatal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+    )
+}
+
+/// One connection, and what its calls need.
+struct Connection {
+    services: Box<dyn Respond>,
+    limits: Limits,
+    settings: Http2Settings,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, accepted: Accepted) {
+        match accepted.establish().await {
+            Ok((socket, client)) => {
+                let watcher = self.watcher;
+                let builder = builder(self.limits, self.settings);
+                let (services, limits) = (self.services, self.limits);
+                let service = service_fn(move |request: http::Request<Incoming>| {
+                    let answer =
+                        serve_call(services.boxed_clone(), limits, client.clone(), request);
+                    async move { Ok::<http::Response<AnswerBody>, Infallible>(answer.await) }
+                });
+                let connection = builder.serve_connection(TokioIo::new(socket), service);
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(target: "shmipc_rpc::server", %error, "connection lost");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(target: "shmipc_rpc::server", %error, "a client did not agree on TLS");
+            }
+        }
+    }
+}
+
+fn builder(limits: Limits, settings: Http2Settings) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    let calls_max = u32::try_from(limits.calls_per_session_max).unwrap_or(CALLS_MAX_DEFAULT);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(calls_max)
+        .max_header_list_size(HEADERS_LEN_MAX);
+    if let Some((interval, timeout)) = settings.keepalive {
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
+    }
+    builder
+}
