@@ -3,6 +3,7 @@
 mod recv_buf;
 mod send_buf;
 mod shared;
+mod watch;
 
 use std::{
     future::poll_fn,
@@ -15,6 +16,7 @@ pub use recv_buf::RecvBuf;
 pub use send_buf::SendBuf;
 pub(crate) use shared::StreamShared;
 use shared::{Clearance, StreamRef};
+pub use watch::{Abandoned, StreamWatch};
 
 use crate::{
     core::{
@@ -22,7 +24,7 @@ use crate::{
         outbox::{INLINE_MAX, flags},
         sync::lock,
     },
-    error::{PeerMisbehaved, RecvError, SendError, SessionLost},
+    error::{PeerMisbehaved, RecvError, SendError},
     link::{AllocFailure, Link, Outgoing, Reservation, Tx},
     session::{Owner, Shared, Waiter},
 };
@@ -37,18 +39,6 @@ pub enum Flush {
     More,
     /// This is the last message. The peer's side of the stream stays open.
     End,
-}
-
-/// How a stream ended. See [`StreamWatch`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Abandoned {
-    /// The peer gave it up, with this code.
-    Reset(u32),
-    /// The session is over.
-    SessionLost(SessionLost),
-    /// Both sides have sent their end, or this side has given it up.
-    Closed,
 }
 
 /// A sequence of messages in each direction.
@@ -74,12 +64,6 @@ pub struct RecvHalf {
     handle: Handle,
     /// Whether a message was sent for which the peer has not been woken.
     wakes_peer: bool,
-}
-
-/// Tells when a stream has ended, without taking part in it.
-#[derive(Clone, Debug)]
-pub struct StreamWatch {
-    stream: StreamRef,
 }
 
 #[derive(Clone, Debug)]
@@ -125,6 +109,11 @@ impl Stream {
     #[must_use]
     pub fn split(self) -> (SendHalf, RecvHalf) {
         (self.send, self.recv)
+    }
+
+    /// Borrows both directions.
+    pub fn halves_mut(&mut self) -> (&mut SendHalf, &mut RecvHalf) {
+        (&mut self.send, &mut self.recv)
     }
 
     /// Begins a message; see [`SendHalf::buffer`].
@@ -250,11 +239,24 @@ impl SendHalf {
     ///
     /// The message is sent in the poll that returns, or not at all; then it is dropped with the future.
     pub async fn send(&mut self, message: SendBuf, flush: Flush) -> Result<(), SendError> {
+        let mut message = message;
+        poll_fn(|cx| self.poll_send(cx, &mut message, flush)).await
+    }
+
+    /// Polls for a message to be sent; see [`send`](Self::send).
+    ///
+    /// `message` keeps what is left to be done: pass the same one until it is ready. Then it is empty.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &mut SendBuf,
+        flush: Flush,
+    ) -> Poll<Result<(), SendError>> {
         let max = self.handle.session().link.message_max();
-        let mut message = message
-            .into_message()
-            .map_err(|len| SendError::TooLarge { len, max })?;
-        poll_fn(|cx| self.poll_send(cx, Some(&mut message), flush)).await
+        match message.sealed() {
+            Ok(outgoing) => self.poll_outgoing(cx, Some(outgoing), flush),
+            Err(len) => Poll::Ready(Err(SendError::TooLarge { len, max })),
+        }
     }
 
     /// Sends a message of exactly `len` bytes if that can be done at once: `write` encodes it straight into the ring.
@@ -276,6 +278,41 @@ impl SendHalf {
         };
         reservation.commit(id, record_flags(true, flush));
         Ok(true)
+    }
+
+    /// Polls for a short message of exactly `len` bytes to be sent: `write` encodes it straight into the ring, in the poll
+    /// that is ready. Until then nothing has happened.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    ///
+    /// # Panics
+    ///
+    /// If `len` is more than [`SHORT_MAX`](Self::SHORT_MAX), or `write` wrote fewer bytes.
+    pub fn poll_send_exact(
+        &mut self,
+        cx: &mut Context<'_>,
+        len: usize,
+        flush: Flush,
+        mut write: impl FnMut(&mut &mut [u8]),
+    ) -> Poll<Result<(), SendError>> {
+        assert!(len <= Self::SHORT_MAX, "{len} bytes are no short message");
+        loop {
+            let mut written = true;
+            let encoded = self.encode_exact(len, flush, |space| {
+                write(space);
+                written = space.is_empty();
+            });
+            if let Some((reservation, id)) = encoded? {
+                reservation.commit(id, record_flags(true, flush));
+                return Poll::Ready(Ok(()));
+            }
+            assert!(written, "a message of {len} bytes turned out to be shorter");
+            if self.must_wait(cx.waker(), true)? {
+                return Poll::Pending;
+            }
+        }
     }
 
     /// Encodes a message of exactly `len` bytes into the ring; `None` if that cannot be done now.
@@ -317,7 +354,12 @@ impl SendHalf {
     ///
     /// The end is sent in the poll that returns, or not at all.
     pub async fn finish(&mut self) -> Result<(), SendError> {
-        poll_fn(|cx| self.poll_send(cx, None, Flush::End)).await
+        poll_fn(|cx| self.poll_finish(cx)).await
+    }
+
+    /// Polls for the end of this direction to be sent; see [`finish`](Self::finish).
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_outgoing(cx, None, Flush::End)
     }
 
     /// Gives up both directions. The peer learns `code`; what it has not received yet may be lost.
@@ -333,7 +375,7 @@ impl SendHalf {
         }
     }
 
-    fn poll_send(
+    fn poll_outgoing(
         &mut self,
         cx: &mut Context<'_>,
         mut message: Option<&mut Outgoing>,
@@ -504,6 +546,11 @@ impl RecvHalf {
         self.handle.stream.take(self.handle.session())
     }
 
+    /// Gives up both directions. The peer learns `code`; what it has not received yet may be lost.
+    pub fn reset(&mut self, code: u32) {
+        self.handle.stream.reset(self.handle.session(), code);
+    }
+
     /// A watch over this stream's end.
     #[must_use]
     pub fn watch(&self) -> StreamWatch {
@@ -522,22 +569,6 @@ impl Drop for RecvHalf {
         if stream.stop_receiving(&owner.shared) {
             stream.reset(&owner.shared, ABANDONED);
         }
-    }
-}
-
-impl StreamWatch {
-    /// Waits until the stream has ended, and says how.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: nothing is taken.
-    pub async fn abandoned(&self) -> Abandoned {
-        poll_fn(|cx| self.poll_abandoned(cx)).await
-    }
-
-    /// Polls for the stream's end; see [`abandoned`](Self::abandoned).
-    pub fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<Abandoned> {
-        self.stream.poll_abandoned(cx)
     }
 }
 

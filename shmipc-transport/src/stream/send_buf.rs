@@ -97,12 +97,12 @@ impl SendBuf {
         self.len() == 0
     }
 
-    /// Ends the writing. `Err` is the length of a message that can never be sent.
-    pub(crate) fn into_message(mut self) -> Result<Outgoing, usize> {
+    /// Ends the writing, as often as it is called. `Err` is the length of a message that can never be sent.
+    pub(crate) fn sealed(&mut self) -> Result<&mut Outgoing, usize> {
         let len = self.len();
         self.seal();
         if len <= self.link.message_max() && self.refused == 0 {
-            Ok(self.message)
+            Ok(&mut self.message)
         } else {
             Err(len)
         }
