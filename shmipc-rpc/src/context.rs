@@ -14,8 +14,10 @@ pub(crate) struct CallContext {
     pub(crate) session: Option<Session>,
     /// When the caller stops waiting, and how the handler learns of it.
     pub(crate) cancellation: Cancellation,
-    /// How long the message may be, should it still have to be collected.
+    /// How long a message may be that is yet to be received.
     pub(crate) message_len_max: usize,
+    /// How long a message may be that is yet to be sent from here.
+    pub(crate) request_len_max: usize,
     /// Whether a call that is made here waits for the server. `None`: as the channel does.
     pub(crate) wait_for_ready: Option<bool>,
 }
@@ -30,6 +32,7 @@ impl CallContext {
             session: None,
             cancellation: Cancellation::new(None, deadline),
             message_len_max: MESSAGE_LEN_MAX_DEFAULT,
+            request_len_max: MESSAGE_LEN_MAX_DEFAULT,
             wait_for_ready: None,
         }
     }

@@ -57,6 +57,7 @@ mod response;
 #[cfg(feature = "grpc")]
 mod socket;
 mod status;
+mod stream;
 
 pub use http;
 pub use prost;
@@ -74,6 +75,7 @@ pub use self::{
     response::Response,
     server::Server,
     status::{Code, Status},
+    stream::{IntoStreamingRequest, RequestSink, ResponseSink, ResponseStream, Sender, Streaming},
 };
 
 #[cfg(feature = "error-details")]

@@ -16,7 +16,17 @@ use http::{Extensions, HeaderMap};
 pub struct Response<T> {
     message: T,
     metadata: HeaderMap,
+    /// Sent after the last message. Boxed, because there rarely are any.
+    trailers: Option<Box<HeaderMap>>,
     extensions: Extensions,
+}
+
+/// What a response consists of beside its message.
+#[derive(Debug)]
+pub(crate) struct ResponseParts {
+    pub(crate) metadata: HeaderMap,
+    pub(crate) trailers: HeaderMap,
+    pub(crate) extensions: Extensions,
 }
 
 impl<T> Response<T> {
@@ -29,12 +39,18 @@ impl<T> Response<T> {
         Self {
             message,
             metadata,
+            trailers: None,
             extensions,
         }
     }
 
-    pub(crate) fn into_parts(self) -> (T, HeaderMap, Extensions) {
-        (self.message, self.metadata, self.extensions)
+    pub(crate) fn into_content(self) -> (T, ResponseParts) {
+        let parts = ResponseParts {
+            metadata: self.metadata,
+            trailers: self.trailers.map(|trailers| *trailers).unwrap_or_default(),
+            extensions: self.extensions,
+        };
+        (self.message, parts)
     }
 
     /// Returns the message and drops the rest.
@@ -57,11 +73,21 @@ impl<T> Response<T> {
         Response {
             message: change(self.message),
             metadata: self.metadata,
+            trailers: self.trailers,
             extensions: self.extensions,
         }
     }
 
-    /// Returns the metadata: what came before the message, and what came after it.
+    /// Returns the metadata, to be sent after the last message, to be changed. For a handler's response.
+    ///
+    /// A caller finds it in [`metadata`](Self::metadata) if the response is one message, and otherwise by
+    /// [`Streaming::trailers`](crate::Streaming::trailers). What is known only at the end of a stream can be sent by
+    /// [`Sender::finish_with`](crate::Sender::finish_with).
+    pub fn trailers_mut(&mut self) -> &mut HeaderMap {
+        self.trailers.get_or_insert_default()
+    }
+
+    /// Returns the metadata: what came before the message, and, if there is one message, what came after it.
     pub fn metadata(&self) -> &HeaderMap {
         &self.metadata
     }

@@ -55,7 +55,6 @@ fn lies() -> Vec<Vec<u8>> {
         frame(u32::MAX, u16::MAX, unary, 0, &head),
         frame(0, len, 0, 0, &head),
         frame(0, len, OPEN, 0, &head),
-        frame(0, len, OPEN | MESSAGE, 0, &head),
         frame(0, len, MESSAGE | END, 0, &head),
         frame(0, len, TRAILERS | END, 0, &head),
         frame(0, len, unary | CANCEL, 0, &head),

@@ -2,16 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::HeaderMap;
 use http_body::Frame;
 
-use crate::{Status, error::BoxError};
+use super::Decoder;
+use crate::Status;
 
 /// The length of what comes before a message.
 pub(crate) const PREFIX_LEN: usize = 5;
@@ -37,6 +36,24 @@ impl Pieces {
             self.remaining += piece.len();
             self.pieces.push_back(piece);
         }
+    }
+
+    /// Takes the first `len` bytes, of which there must be so many. Never copies.
+    pub(crate) fn split_to(&mut self, len: usize) -> Self {
+        assert!(len <= self.remaining, "cannot split past the end");
+        let mut head = Self::default();
+        while head.remaining < len
+            && let Some(front) = self.pieces.front_mut()
+        {
+            let wanted = len - head.remaining;
+            if wanted < front.len() {
+                head.push(front.split_to(wanted));
+            } else if let Some(whole) = self.pieces.pop_front() {
+                head.push(whole);
+            }
+        }
+        self.remaining -= len;
+        head
     }
 }
 
@@ -83,72 +100,6 @@ impl Buf for Pieces {
     }
 }
 
-/// What a body turned out to hold.
-#[derive(Debug, Default)]
-pub(crate) struct Collected {
-    /// The message, without framing. `None` if the body is empty.
-    pub(crate) message: Option<Pieces>,
-    /// The trailers, if there were any.
-    pub(crate) trailers: Option<HeaderMap>,
-}
-
-/// Reads a body that holds at most one message of at most `message_len_max` bytes.
-pub(crate) async fn collect<B>(body: B, message_len_max: usize) -> Result<Collected, Status>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let mut body = pin!(body);
-    let mut pieces = Pieces::default();
-    let mut trailers = None;
-    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let frame = frame.map_err(|error| Status::from_error(error.into()))?;
-        match frame.into_data() {
-            Ok(data) => pieces.push(data),
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-        check_size(&pieces, message_len_max)?;
-    }
-    let message = if pieces.has_remaining() {
-        Some(take_message(pieces)?)
-    } else {
-        None
-    };
-    Ok(Collected { message, trailers })
-}
-
-/// Refuses a message that is too long as soon as that can be known.
-fn check_size(pieces: &Pieces, max: usize) -> Result<(), Status> {
-    // A length in the prefix that is a lie is found out when the body ends.
-    if pieces.remaining() > max.saturating_add(PREFIX_LEN) {
-        let message = format!("the message has more than {max} bytes, which is the limit");
-        return Err(Status::resource_exhausted(message));
-    }
-    Ok(())
-}
-
-/// Takes the framing off the one message that `pieces` consist of.
-fn take_message(mut pieces: Pieces) -> Result<Pieces, Status> {
-    let mut prefix = [0; PREFIX_LEN];
-    pieces
-        .try_copy_to_slice(&mut prefix)
-        .map_err(|_| Status::internal("the body ends within a prefix"))?;
-    let [flags, length @ ..] = prefix;
-    if flags != 0 {
-        return Err(Status::unimplemented(
-            "the message is compressed, which is not supported",
-        ));
-    }
-    let len = u32::from_be_bytes(length) as usize;
-    if pieces.remaining() != len {
-        let found = pieces.remaining();
-        return Err(Status::internal(format!(
-            "the body has {found} bytes for a message of {len}"
-        )));
-    }
-    Ok(pieces)
-}
-
 /// Reads arbitrary bytes as a body that arrives in pieces; the first byte is their length.
 pub(crate) fn fuzz(data: &[u8]) {
     const LIMIT: usize = 64;
@@ -157,17 +108,15 @@ pub(crate) fn fuzz(data: &[u8]) {
         return;
     };
     let body = InPieces::new(bytes, usize::from(piece_len).max(1));
-    let mut future = pin!(collect(body, LIMIT));
-    let collected = future
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()));
-    if let Poll::Ready(Ok(Collected {
-        message: Some(mut message),
-        ..
-    })) = collected
-    {
+    let mut decoder = Decoder::new(Box::pin(body), LIMIT);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut rest = bytes;
+    while let Poll::Ready(Some(Ok(mut message))) = decoder.poll_message(&mut cx) {
         let len = message.remaining();
-        assert_eq!(message.copy_to_bytes(len), bytes[PREFIX_LEN..]);
+        assert!(len <= LIMIT, "longer messages are refused");
+        rest.advance(PREFIX_LEN);
+        assert_eq!(message.copy_to_bytes(len), rest[..len]);
+        rest.advance(len);
     }
 }
 
@@ -199,27 +148,38 @@ impl http_body::Body for InPieces {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
     use proptest::prelude::*;
 
     use super::*;
     use crate::Code;
 
-    fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime needs no rights")
-            .block_on(future)
+    /// Decodes all messages of a body that arrives in pieces of `len` bytes.
+    fn decode_all(bytes: &[u8], len: usize, max: usize) -> Result<Vec<Bytes>, Status> {
+        let mut decoder = Decoder::new(Box::pin(InPieces::new(bytes, len)), max);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut messages = Vec::new();
+        loop {
+            match decoder.poll_message(&mut cx) {
+                Poll::Ready(Some(message)) => {
+                    let mut message = message?;
+                    let len = message.remaining();
+                    messages.push(message.copy_to_bytes(len));
+                }
+                Poll::Ready(None) => return Ok(messages),
+                Poll::Pending => panic!("everything is there"),
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn a_message_survives_any_cutting(message: Vec<u8>, len in 1usize..20) {
-            let framed = [&prefix(message.len())[..], &message].concat();
-            let collected = block_on(collect(InPieces::new(&framed, len), message.len()));
-            let mut pieces = collected.expect("it is well-formed").message.expect("there is one");
-            let len = pieces.remaining();
-            prop_assert_eq!(pieces.copy_to_bytes(len), message);
+        fn messages_survive_any_cutting(messages: Vec<Vec<u8>>, len in 1usize..20) {
+            let framed: Vec<u8> = messages
+                .iter()
+                .flat_map(|message| [&prefix(message.len())[..], message].concat())
+                .collect();
+            let decoded = decode_all(&framed, len, usize::MAX).expect("it is well-formed");
+            prop_assert_eq!(decoded, messages);
         }
 
         #[test]
@@ -230,8 +190,10 @@ mod tests {
             pieces.into_iter().for_each(|piece| tested.push(piece.into()));
             for (turn, cut) in cuts.into_iter().enumerate() {
                 let len = cut.index(oracle.len() + 1);
-                if turn % 2 == 0 {
+                if turn % 3 == 0 {
                     prop_assert_eq!(tested.copy_to_bytes(len), oracle.copy_to_bytes(len));
+                } else if turn % 3 == 1 {
+                    prop_assert_eq!(tested.split_to(len).copy_to_bytes(len), oracle.copy_to_bytes(len));
                 } else {
                     tested.advance(len);
                     oracle.advance(len);
@@ -247,20 +209,21 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_not_one_message_are_refused() {
-        let code = |bytes: &'static [u8]| {
-            block_on(collect(Full::new(Bytes::from_static(bytes)), 4))
-                .map(|_| ())
+    fn bodies_that_are_not_messages_are_refused() {
+        let count = |bytes: &[u8]| {
+            decode_all(bytes, 3, 4)
+                .map(|messages| messages.len())
                 .map_err(|status| status.code())
         };
-        assert_eq!(code(&[]), Ok(()));
-        assert_eq!(code(&[0, 0, 0, 0, 1, 7]), Ok(()));
-        assert_eq!(code(&[0, 0, 0]), Err(Code::Internal));
-        assert_eq!(code(&[0, 0, 0, 0, 2, 7]), Err(Code::Internal));
-        assert_eq!(code(&[0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(Code::Internal));
-        assert_eq!(code(&[1, 0, 0, 0, 1, 7]), Err(Code::Unimplemented));
+        assert_eq!(count(&[]), Ok(0));
+        assert_eq!(count(&[0, 0, 0, 0, 1, 7]), Ok(1));
+        assert_eq!(count(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Ok(2));
+        assert_eq!(count(&[0, 0, 0]), Err(Code::Internal));
+        assert_eq!(count(&[0, 0, 0, 0, 2, 7]), Err(Code::Internal));
+        assert_eq!(count(&[0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(Code::Internal));
+        assert_eq!(count(&[1, 0, 0, 0, 1, 7]), Err(Code::Unimplemented));
         assert_eq!(
-            code(&[0, 0, 0, 0, 5, 1, 2, 3, 4, 5]),
+            count(&[0, 0, 0, 0, 5, 1, 2, 3, 4, 5]),
             Err(Code::ResourceExhausted)
         );
     }

@@ -1,7 +1,10 @@
 //! What an `http::Request` or `http::Response` of a call carries.
 
+mod decoder;
 mod encode;
 pub(crate) mod grpc;
+mod messages;
+mod receiving;
 
 use std::{
     any::Any,
@@ -12,13 +15,22 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_core::Stream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use shmipc_transport::{Peer, RecvBuf, Session};
 
-pub(crate) use self::encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned};
-use crate::{Cancellation, Code, Status, context::CallContext, error::BoxError};
+pub(crate) use self::{
+    decoder::{Decoder, ForeignBody},
+    encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned},
+    messages::{Fallible, Infallible, Messages, NoMessages, Outflow},
+    receiving::{Receiving, given_up, session_lost},
+};
+use crate::{
+    Cancellation, RequestSink, ResponseSink, Status, Streaming, context::CallContext,
+    error::BoxError, frame, stream::FarEnd,
+};
 
 /// The body of a call's `http::Request` and `http::Response`.
 ///
@@ -39,17 +51,21 @@ enum Payload {
     Empty,
     /// Yet to be encoded.
     Message(Box<dyn EncodeMessage>),
+    /// Many of them, yet to come.
+    Messages(Pin<Box<dyn Messages>>),
+    /// Many of them, yet to be received.
+    Receiving(Box<Receiving>),
     /// Received and yet to be decoded.
     Received(RecvBuf),
     /// What is left of a received message whose prefix was taken as a frame.
     Rest(RecvBuf),
     /// In the framing of gRPC, made by somebody else.
-    Foreign(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Status> + Send>>),
+    Foreign(ForeignBody),
 }
 
 /// What comes after the message.
 enum End {
-    /// Nothing: a request, or a response that is all headers.
+    /// Nothing: a request, or a response that is all headers or has ended.
     None,
     /// Trailers with status 0 and nothing else.
     Ok,
@@ -77,6 +93,32 @@ impl Body {
         Self::from_payload(Payload::Message(Box::new(Owned(message))), End::Ok)
     }
 
+    /// Makes the body of a request with these messages.
+    pub fn streaming_request<S, T>(messages: S) -> Self
+    where
+        S: Stream<Item = T> + Send + 'static,
+        T: prost::Message + 'static,
+    {
+        let messages: Pin<Box<dyn Messages>> = match downcast::<S, RequestSink<T>>(messages) {
+            Ok(sink) => Box::pin(FarEnd::from(sink)),
+            Err(stream) => Box::pin(Outflow::new(Infallible { stream })),
+        };
+        Self::from_payload(Payload::Messages(messages), End::None)
+    }
+
+    /// Makes the body of a response with these messages, which is successful unless one of them is a failure.
+    pub fn streaming_response<S, T>(messages: S) -> Self
+    where
+        S: Stream<Item = Result<T, Status>> + Send + 'static,
+        T: prost::Message + 'static,
+    {
+        let messages: Pin<Box<dyn Messages>> = match downcast::<S, ResponseSink<T>>(messages) {
+            Ok(sink) => Box::pin(FarEnd::from(sink)),
+            Err(stream) => Box::pin(Outflow::new(Fallible { stream })),
+        };
+        Self::from_payload(Payload::Messages(messages), End::Ok)
+    }
+
     /// Makes a body of any other that is in the framing of gRPC, as middleware and HTTP/2 stacks make them.
     ///
     /// A `Body` is returned as it is.
@@ -99,6 +141,25 @@ impl Body {
             end: End::None,
             context,
         }
+    }
+
+    /// The body of a request whose messages are yet to be received.
+    pub(crate) fn receiving_request(receiving: Receiving, context: CallContext) -> Self {
+        Self {
+            payload: Payload::Receiving(Box::new(receiving)),
+            end: End::None,
+            context,
+        }
+    }
+
+    /// The body of a response whose messages are yet to be received.
+    pub(crate) fn receiving_response(receiving: Receiving) -> Self {
+        Self::from_payload(Payload::Receiving(Box::new(receiving)), End::Ok)
+    }
+
+    /// The body of a response without messages, that went well.
+    pub(crate) fn empty_response(trailers: Option<Box<HeaderMap>>) -> Self {
+        Self::from_payload(Payload::Empty, trailers.map_or(End::Ok, End::Trailers))
     }
 
     pub(crate) fn received_response(message: RecvBuf, trailers: Option<Box<HeaderMap>>) -> Self {
@@ -156,7 +217,9 @@ impl Body {
             Payload::Message(message) => typed(message),
             Payload::Received(message) => decode(message),
             Payload::Rest(_) => Err(taken()),
-            Payload::Foreign(_) => return Err(self),
+            Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => {
+                return Err(self);
+            }
         };
         Ok(message.map(|message| (message, self.end.into_metadata())))
     }
@@ -169,62 +232,96 @@ impl Body {
         match self.try_into_message() {
             Ok(decoded) => decoded,
             Err(body) => {
-                let (pieces, trailers) = body.collect(message_len_max).await?;
-                Ok((decode(pieces)?, trailers))
+                let mut messages = body.into_streaming(message_len_max);
+                let message = messages.message().await?.ok_or_else(no_message)?;
+                if messages.message().await?.is_some() {
+                    return Err(more_messages());
+                }
+                let trailers = messages.trailers().await?;
+                Ok((message, (!trailers.is_empty()).then(|| Box::new(trailers))))
             }
         }
     }
 
-    /// Takes the message for sending, and the trailing metadata.
-    ///
-    /// Returns `None`, and takes nothing, if it must be [collected](Self::into_encode) first.
-    pub(crate) fn take_encode(&mut self) -> Option<ToEncode> {
-        if let Payload::Foreign(_) = self.payload {
-            return None;
-        }
+    /// Returns the messages as they come, each of at most `message_len_max` bytes.
+    pub(crate) fn into_streaming<T>(self, message_len_max: usize) -> Streaming<T>
+    where
+        T: prost::Message + Default + 'static,
+    {
+        let trailers = self.end.into_metadata();
+        let streaming = match self.payload {
+            Payload::Empty => Streaming::over(),
+            Payload::Message(message) => Streaming::one(typed(message)),
+            Payload::Received(message) if message_len_max < message.len() => Streaming::one(Err(
+                frame::message_too_large(message.len(), message_len_max),
+            )),
+            Payload::Received(message) => Streaming::one(decode(message)),
+            Payload::Rest(_) => Streaming::one(Err(taken())),
+            Payload::Messages(messages) => Streaming::messages(messages),
+            Payload::Receiving(receiving) => Streaming::received(receiving),
+            Payload::Foreign(body) => Streaming::foreign(Decoder::new(body, message_len_max)),
+        };
+        streaming.with_trailers(trailers)
+    }
+
+    /// Takes what is to be sent, and the trailing metadata.
+    pub(crate) fn take_to_send(&mut self, message_len_max: usize) -> ToSend {
+        let is_response = !matches!(self.end, End::None);
+        let end = mem::replace(&mut self.end, End::None).into_metadata();
         let message: Box<dyn EncodeMessage> = match mem::replace(&mut self.payload, Payload::Empty)
         {
-            Payload::Empty | Payload::Foreign(_) => return Some(Err(no_message())),
             Payload::Message(message) => message,
             Payload::Received(message) => Box::new(Encoded(message)),
-            Payload::Rest(_) => return Some(Err(taken())),
+            Payload::Rest(_) => return ToSend::Nothing(taken()),
+            Payload::Empty if is_response => {
+                return ToSend::Many(Box::pin(Outflow::new(NoMessages)), end);
+            }
+            Payload::Empty => return ToSend::Nothing(no_message()),
+            Payload::Messages(messages) => return ToSend::Many(messages, end),
+            Payload::Receiving(receiving) => {
+                return ToSend::Many(Box::pin(Outflow::new(*receiving)), end);
+            }
+            Payload::Foreign(body) => {
+                let decoder = Decoder::new(body, message_len_max);
+                return ToSend::Many(Box::pin(Outflow::new(decoder)), end);
+            }
         };
-        let end = mem::replace(&mut self.end, End::None);
-        Some(Ok((message, end.into_metadata())))
+        ToSend::One(message, end)
     }
 
-    /// Returns the message for sending, and the trailing metadata.
-    pub(crate) async fn into_encode(mut self, message_len_max: usize) -> ToEncode {
-        match self.take_encode() {
-            Some(message) => message,
+    /// Makes a frame of the next of many messages, or of what comes after them.
+    fn next_frame(
+        &mut self,
+        next: Option<Result<Bytes, Status>>,
+        trailers: Option<Box<HeaderMap>>,
+    ) -> Option<Result<Frame<Bytes>, Status>> {
+        let is_response = !matches!(self.end, End::None);
+        match next {
+            Some(Ok(message)) => Some(Ok(Frame::data(message))),
+            Some(Err(status)) => {
+                self.payload = Payload::Empty;
+                self.end = End::None;
+                // Failures are ordinary trailers in HTTP, but a request has none.
+                Some(if is_response {
+                    Ok(Frame::trailers(status.to_headers()))
+                } else {
+                    Err(status)
+                })
+            }
             None => {
-                let (pieces, trailers) = self.collect(message_len_max).await?;
-                Ok((Box::new(Encoded(pieces)), trailers))
+                self.payload = Payload::Empty;
+                let mut metadata = HeaderMap::new();
+                let end = mem::replace(&mut self.end, End::None);
+                crate::metadata::merge(&mut metadata, end.into_metadata());
+                crate::metadata::merge(&mut metadata, trailers);
+                is_response.then(|| Ok(Frame::trailers(ok_trailers(metadata))))
             }
         }
     }
 
-    /// Reads a foreign body to its end, where the trailers must say that all went well.
-    async fn collect(
-        self,
-        message_len_max: usize,
-    ) -> Result<(grpc::Pieces, Option<Box<HeaderMap>>), Status> {
-        let collected = grpc::collect(self, message_len_max).await?;
-        let mut trailers = collected.trailers;
-        if let Some(trailers) = &mut trailers {
-            if let Some(status) =
-                Status::from_headers(trailers).filter(|status| status.code() != Code::Ok)
-            {
-                return Err(status);
-            }
-            crate::status::remove_status_headers(trailers);
-        }
-        Ok((
-            collected.message.ok_or_else(no_message)?,
-            trailers
-                .filter(|trailers| !trailers.is_empty())
-                .map(Box::new),
-        ))
+    /// Sets the metadata that comes after the last message of a response.
+    pub(crate) fn set_trailers(&mut self, metadata: HeaderMap) {
+        self.end = End::Trailers(Box::new(metadata));
     }
 
     fn from_payload(payload: Payload, end: End) -> Self {
@@ -239,8 +336,15 @@ impl Body {
 /// A message and trailing metadata, or why there is none.
 pub(crate) type Decoded<T> = Result<(T, Option<Box<HeaderMap>>), Status>;
 
-/// A message for sending and trailing metadata, or why there is none.
-pub(crate) type ToEncode = Result<(Box<dyn EncodeMessage>, Option<Box<HeaderMap>>), Status>;
+/// What a body has to be sent, and the trailing metadata.
+pub(crate) enum ToSend {
+    /// One message, that is there.
+    One(Box<dyn EncodeMessage>, Option<Box<HeaderMap>>),
+    /// Messages that are yet to come; how many, nobody knows.
+    Many(Pin<Box<dyn Messages>>, Option<Box<HeaderMap>>),
+    /// No message, for this reason.
+    Nothing(Status),
+}
 
 impl End {
     fn into_metadata(self) -> Option<Box<HeaderMap>> {
@@ -263,6 +367,8 @@ impl fmt::Debug for Body {
         match &self.payload {
             Payload::Empty => body.field("empty", &true),
             Payload::Message(message) => body.field("message_len", &message.encoded_len()),
+            Payload::Messages(_) => body.field("messages", &true),
+            Payload::Receiving(_) => body.field("receiving", &true),
             Payload::Received(message) => body.field("received_len", &message.remaining()),
             Payload::Rest(message) => body.field("rest_len", &message.remaining()),
             Payload::Foreign(_) => body.field("foreign", &true),
@@ -280,8 +386,21 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if let Payload::Foreign(body) = &mut this.payload {
-            return body.as_mut().poll_frame(cx);
+        match &mut this.payload {
+            Payload::Foreign(body) => return body.as_mut().poll_frame(cx),
+            Payload::Messages(messages) => {
+                let next = ready!(messages.as_mut().poll_next(cx))
+                    .map(|next| next.map(|mut message| message.encode_to_grpc()));
+                let trailers = messages.as_mut().take_trailers();
+                return Poll::Ready(this.next_frame(next, trailers));
+            }
+            Payload::Receiving(receiving) => {
+                let next = ready!(receiving.poll_message(cx))
+                    .map(|next| next.map(|message| Encoded(message).encode_to_grpc()));
+                let trailers = next.is_none().then(|| receiving.take_trailers()).flatten();
+                return Poll::Ready(this.next_frame(next, trailers));
+            }
+            Payload::Empty | Payload::Message(_) | Payload::Received(_) | Payload::Rest(_) => {}
         }
         let frame = match mem::replace(&mut this.payload, Payload::Empty) {
             Payload::Message(mut message) => Frame::data(message.encode_to_grpc()),
@@ -298,11 +417,13 @@ impl http_body::Body for Body {
                 }
                 Frame::data(piece)
             }
-            Payload::Empty | Payload::Foreign(_) => match mem::replace(&mut this.end, End::None) {
-                End::None => return Poll::Ready(None),
-                End::Ok => Frame::trailers(ok_trailers(HeaderMap::new())),
-                End::Trailers(metadata) => Frame::trailers(ok_trailers(*metadata)),
-            },
+            Payload::Empty | Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => {
+                match mem::replace(&mut this.end, End::None) {
+                    End::None => return Poll::Ready(None),
+                    End::Ok => Frame::trailers(ok_trailers(HeaderMap::new())),
+                    End::Trailers(metadata) => Frame::trailers(ok_trailers(*metadata)),
+                }
+            }
         };
         Poll::Ready(Some(Ok(frame)))
     }
@@ -311,7 +432,7 @@ impl http_body::Body for Body {
         match &self.payload {
             Payload::Empty => matches!(self.end, End::None),
             Payload::Foreign(body) => body.is_end_stream(),
-            Payload::Message(_) | Payload::Received(_) | Payload::Rest(_) => false,
+            _ => false,
         }
     }
 
@@ -322,6 +443,7 @@ impl http_body::Body for Body {
             Payload::Received(message) => grpc::PREFIX_LEN + message.remaining(),
             Payload::Rest(message) => message.remaining(),
             Payload::Foreign(body) => return body.size_hint(),
+            Payload::Messages(_) | Payload::Receiving(_) => return SizeHint::default(),
         };
         SizeHint::with_exact(len as u64)
     }
@@ -385,12 +507,16 @@ fn taken() -> Status {
     Status::internal("the message was taken by somebody else")
 }
 
+fn more_messages() -> Status {
+    Status::internal("there is more than one message where there must be one")
+}
+
 fn no_message() -> Status {
     Status::internal("there is no message where there must be one")
 }
 
 /// Takes a message that never left this process as it is, or through its encoding if it has another type.
-fn typed<T: prost::Message + Default + 'static>(
+pub(crate) fn typed<T: prost::Message + Default + 'static>(
     mut message: Box<dyn EncodeMessage>,
 ) -> Result<T, Status> {
     if !(&*message as &dyn Any).is::<Owned<T>>() {

@@ -1,14 +1,21 @@
 use std::any::Any;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use http::Uri;
 
-use super::{CallService, Channel, channel::SizeLimits};
+use super::{
+    CallService, Channel,
+    channel::SizeLimits,
+    direct::{Direct, Terms},
+    response::Answer,
+};
 use crate::{
-    Body, Method, Request, Response, Status,
+    Body, Method, Request, Response, Status, Streaming,
+    body::{Borrowed, ToSend},
     context::CallContext,
     deadline::{self, Elapsed},
-    frame,
+    frame, metadata,
 };
 
 /// Makes calls over a service: what generated clients consist of.
@@ -72,11 +79,140 @@ impl<S: CallService> Caller<S> {
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,
     {
-        match (&self.service as &dyn Any).downcast_ref::<Channel>() {
-            // The same call without `http` and boxes.
-            Some(channel) => channel.unary(method, &request, self.limits).await,
-            None => self.unary_over_service(method, request).await,
+        let Some(direct) = self.direct() else {
+            return self.unary_over_service(method, request).await;
+        };
+        // The same call without `http` and boxes.
+        let terms = self.terms(&request, direct);
+        let mut message = Borrowed(request.get_ref());
+        let outcome = direct
+            .one(method.path(), request.metadata(), &mut message, terms)
+            .await;
+        outcome??.into_message().await
+    }
+
+    /// Makes a call with one request and many responses.
+    ///
+    /// Returns when the server has begun its response.
+    ///
+    /// # Errors
+    ///
+    /// As with [`unary`](Self::unary). What goes wrong later, the stream reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future, or a stream, that is dropped gives the call up.
+    pub async fn server_streaming<Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<Req>,
+    ) -> Result<Response<Streaming<Res>>, Status>
+    where
+        Req: prost::Message + 'static,
+        Res: prost::Message + Default + 'static,
+    {
+        if let Some(direct) = self.direct() {
+            let terms = self.terms(&request, direct);
+            let mut message = Borrowed(request.get_ref());
+            let outcome = direct
+                .one(method.path(), request.metadata(), &mut message, terms)
+                .await;
+            return Ok(outcome??.into_streaming());
         }
+        self.check_size(request.get_ref())?;
+        self.streaming(method, request.map(Body::request)).await
+    }
+
+    /// Makes a call with many requests and one response.
+    ///
+    /// # Errors
+    ///
+    /// As with [`unary`](Self::unary). A server may answer, and fail, before it has had all requests.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped gives the call up.
+    pub async fn client_streaming<M, Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<M>,
+    ) -> Result<Response<Res>, Status>
+    where
+        M: Stream<Item = Req> + Send + 'static,
+        Req: prost::Message + 'static,
+        Res: prost::Message + Default + 'static,
+    {
+        let request = request.map(Body::streaming_request);
+        let Some(direct) = self.direct() else {
+            let deadline = request.deadline_from_now();
+            let call = async {
+                let (response, body) = self.begin(method, request).await?;
+                self.finish(response, body).await
+            };
+            let called = deadline::within(deadline, call).await;
+            return called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+        };
+        self.many(direct, method, request)
+            .await?
+            .into_message()
+            .await
+    }
+
+    /// Makes a call with many requests and many responses.
+    ///
+    /// Returns when the server has begun its response, which may be before, or after, it has had a request.
+    ///
+    /// # Errors
+    ///
+    /// As with [`unary`](Self::unary). What goes wrong later, the stream reports.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future, or a stream, that is dropped gives the call up.
+    pub async fn bidi_streaming<M, Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<M>,
+    ) -> Result<Response<Streaming<Res>>, Status>
+    where
+        M: Stream<Item = Req> + Send + 'static,
+        Req: prost::Message + 'static,
+        Res: prost::Message + Default + 'static,
+    {
+        let request = request.map(Body::streaming_request);
+        match self.direct() {
+            Some(direct) => Ok(self.many(direct, method, request).await?.into_streaming()),
+            None => self.streaming(method, request).await,
+        }
+    }
+
+    /// Returns the way through a session, if the service is a channel that is that.
+    fn direct(&self) -> Option<&Direct> {
+        (&self.service as &dyn Any)
+            .downcast_ref::<Channel>()
+            .and_then(Channel::direct)
+    }
+
+    fn terms<T>(&self, request: &Request<T>, direct: &Direct) -> Terms {
+        Terms {
+            deadline: request.deadline_from_now(),
+            wait_for_ready: request.wait_for_ready().unwrap_or(direct.wait_for_ready),
+            limits: self.limits,
+        }
+    }
+
+    async fn many(
+        &self,
+        direct: &Direct,
+        method: &Method,
+        request: Request<Body>,
+    ) -> Result<Answer, Status> {
+        let terms = self.terms(&request, direct);
+        let (mut body, metadata, _) = request.into_parts();
+        let ToSend::Many(messages, _) = body.take_to_send(terms.limits.request_len_max) else {
+            return Err(Status::internal("the requests are none"));
+        };
+        direct.many(uri(method)?, metadata, messages, terms).await?
     }
 
     async fn unary_over_service<Req, Res>(
@@ -88,59 +224,95 @@ impl<S: CallService> Caller<S> {
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,
     {
-        let (len, max) = (request.get_ref().encoded_len(), self.limits.request_len_max);
+        self.check_size(request.get_ref())?;
+        let deadline = request.deadline_from_now();
+        let call = async {
+            let (response, body) = self.begin(method, request.map(Body::request)).await?;
+            self.finish(response, body).await
+        };
+        let called = deadline::within(deadline, call).await;
+        called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
+    }
+
+    /// Makes a call whose response is a stream.
+    async fn streaming<Res>(
+        &self,
+        method: &Method,
+        request: Request<Body>,
+    ) -> Result<Response<Streaming<Res>>, Status>
+    where
+        Res: prost::Message + Default + 'static,
+    {
+        let deadline = request.deadline_from_now();
+        let begun = deadline::within(deadline, self.begin(method, request)).await;
+        let (response, body) = begun.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
+        let streaming = body.into_streaming(self.limits.response_len_max);
+        Ok(response.map(|()| streaming.with_deadline(deadline)))
+    }
+
+    /// Makes a call, and returns what opens the response, and the rest of it.
+    async fn begin(
+        &self,
+        method: &Method,
+        request: Request<Body>,
+    ) -> Result<(Response<()>, Body), Status> {
+        let request = self.http_request(method, request)?;
+        let (mut parts, body) = self.service.call(request).await?.into_parts();
+        if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
+            return Err(status);
+        }
+        metadata::remove_reserved(&mut parts.headers);
+        let response = Response::from_parts((), parts.headers, parts.extensions);
+        Ok((response, body))
+    }
+
+    /// Waits for what must be one message.
+    async fn finish<Res>(&self, response: Response<()>, body: Body) -> Result<Response<Res>, Status>
+    where
+        Res: prost::Message + Default + 'static,
+    {
+        let (message, trailers) = body.into_message(self.limits.response_len_max).await?;
+        let mut response = response.map(|()| message);
+        metadata::merge(response.metadata_mut(), trailers);
+        Ok(response)
+    }
+
+    fn check_size(&self, message: &impl prost::Message) -> Result<(), Status> {
+        let (len, max) = (message.encoded_len(), self.limits.request_len_max);
         if max < len {
             return Err(frame::message_too_large(len, max));
         }
-        let deadline = request.deadline_from_now();
-        let request = self.http_request(method, request, deadline)?;
-        let call = async {
-            let response = self.service.call(request).await?;
-            let (mut parts, body) = response.into_parts();
-            if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
-                return Err(status);
-            }
-            let (message, trailers) = body.into_message(self.limits.response_len_max).await?;
-            crate::metadata::remove_reserved(&mut parts.headers);
-            crate::metadata::merge(&mut parts.headers, trailers);
-            Ok(Response::from_parts(
-                message,
-                parts.headers,
-                parts.extensions,
-            ))
-        };
-        match deadline::within(deadline, call).await {
-            Ok(result) => result,
-            Err(Elapsed) => Err(deadline::exceeded()),
-        }
+        Ok(())
     }
 
-    fn http_request<Req: prost::Message + 'static>(
+    fn http_request(
         &self,
         method: &Method,
-        request: Request<Req>,
-        deadline: Option<std::time::Instant>,
+        request: Request<Body>,
     ) -> Result<http::Request<Body>, Status> {
-        let uri = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes())).map_err(
-            |error| {
-                Status::internal("the path of the method is not one")
-                    .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
-            },
-        )?;
         let context = CallContext {
             message_len_max: self.limits.response_len_max,
+            request_len_max: self.limits.request_len_max,
             wait_for_ready: request.wait_for_ready(),
-            ..CallContext::of_caller(deadline)
+            ..CallContext::of_caller(request.deadline_from_now())
         };
-        let (message, metadata, mut extensions) = request.into_parts();
+        let (body, metadata, mut extensions) = request.into_parts();
         // Layers may exchange the body.
         extensions.insert(context.clone());
-        let mut request = http::Request::new(Body::request(message).with_context(context));
+        let mut request = http::Request::new(body.with_context(context));
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
-        *request.uri_mut() = uri;
+        *request.uri_mut() = uri(method)?;
         *request.headers_mut() = metadata;
         *request.extensions_mut() = extensions;
         Ok(request)
     }
+}
+
+/// Returns the path of a method as a URI.
+fn uri(method: &Method) -> Result<Uri, Status> {
+    Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes())).map_err(|error| {
+        Status::internal("the path of the method is not one")
+            .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
+    })
 }

@@ -3,31 +3,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
-use http::HeaderMap;
-use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream};
+use shmipc_transport::{Address, Config, ConnectError, Lent};
 use tower_service::Service;
-use tracing::{Instrument as _, field};
 
-use super::{
-    answer::{Answer, not_sent},
-    connection::Connection,
-    sent::{Sent, Unanswered},
-};
-use crate::{
-    Body, Code, Method, Request, Response, Status,
-    body::{Borrowed, Encode, decode},
-    context::MESSAGE_LEN_MAX_DEFAULT,
-    deadline::{self, Elapsed},
-    frame::{Flags, Outgoing, RequestHeadRef},
-    metadata,
-};
+use super::{CallService, connection::Connection, direct::Direct, in_process::InProcess};
+use crate::{Body, Status, context::MESSAGE_LEN_MAX_DEFAULT};
 
 /// A connection to a server that mends itself. Clones share it.
 ///
-/// When the server's process ends, the calls in flight fail with [`Code::Unavailable`] at once. The next call connects
+/// When the server's process ends, the calls in flight fail with [`Code::Unavailable`](crate::Code::Unavailable) at once. The next call connects
 /// anew; if that fails, calls fail fast until a pause is over, which grows from 10 ms to 2 s, or
 /// [wait](ChannelBuilder::wait_for_ready). A server that drains is left when its calls are done.
 ///
@@ -48,8 +34,27 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Channel {
-    connection: Arc<Connection>,
-    wait_for_ready: bool,
+    way: Way,
+}
+
+/// How a channel reaches its server.
+#[derive(Clone)]
+enum Way {
+    /// Through a session.
+    Direct(Direct),
+    /// Through any service.
+    Service(Arc<dyn ErasedService>),
+}
+
+/// A [`CallService`] whose type has been forgotten.
+trait ErasedService: Send + Sync {
+    fn call(&self, request: http::Request<Body>) -> ResponseFuture;
+}
+
+impl<S: CallService + Sync> ErasedService for S {
+    fn call(&self, request: http::Request<Body>) -> ResponseFuture {
+        ResponseFuture(Box::pin(CallService::call(self, request)))
+    }
 }
 
 /// Configures a [`Channel`].
@@ -72,14 +77,6 @@ pub struct ResponseFuture(
 pub(super) struct SizeLimits {
     pub(super) request_len_max: usize,
     pub(super) response_len_max: usize,
-}
-
-/// The terms of one call.
-#[derive(Clone, Copy)]
-struct Terms {
-    deadline: Option<Instant>,
-    wait_for_ready: bool,
-    limits: SizeLimits,
 }
 
 impl Default for SizeLimits {
@@ -114,10 +111,38 @@ impl Channel {
         }
     }
 
-    /// Returns the address of the server.
+    /// Makes a channel to a service of this process: a generated server, or one wrapped in layers. Nothing is encoded on the way.
+    ///
+    /// For tests, and for programs that may or may not have a service of their own.
+    ///
+    /// Deadlines and cancellation work as they do between processes: the handler's future is dropped, and calls that it makes
+    /// inherit its deadline. A request has no [`peer`](crate::Request::peer).
+    pub fn in_process(service: impl CallService + Sync) -> Self {
+        Self::from_service(InProcess(service))
+    }
+
+    /// Makes a channel of any service that calls can be made over.
+    pub(crate) fn from_service(service: impl CallService + Sync) -> Self {
+        Self {
+            way: Way::Service(Arc::new(service)),
+        }
+    }
+
+    /// Returns the address of the server. `None` for one [in this process](Self::in_process).
     #[must_use]
-    pub fn address(&self) -> &Address {
-        self.connection.address()
+    pub fn address(&self) -> Option<&Address> {
+        match &self.way {
+            Way::Direct(direct) => Some(direct.connection.address()),
+            Way::Service(_) => None,
+        }
+    }
+
+    /// Returns the way through a session, if it is that.
+    pub(super) fn direct(&self) -> Option<&Direct> {
+        match &self.way {
+            Way::Direct(direct) => Some(direct),
+            Way::Service(_) => None,
+        }
     }
 
     /// Lends `len` bytes of memory that the server can read, for a `bytes` field of a request: filled and frozen, it is
@@ -127,203 +152,20 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// Returns [`Code::Unavailable`] if the server cannot be reached, and [`Code::ResourceExhausted`] if the session can
-    /// never have so much memory, or the system has none left.
+    /// Returns [`Code::Unavailable`](crate::Code::Unavailable) if the server cannot be reached, [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) if the session can
+    /// never have so much memory, or the system has none left, and [`Code::FailedPrecondition`](crate::Code::FailedPrecondition) if the channel does not go
+    /// through a session.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: memory that was found is returned in the same poll.
     pub async fn alloc(&self, len: usize) -> Result<Lent, Status> {
-        let session = match self.connection.session() {
-            Some(session) => session,
-            None => {
-                // Connects. Nothing is sent on a stream that nobody uses.
-                self.open_stream(self.wait_for_ready).await?;
-                let lost = || Status::unavailable("the session was lost before it was used");
-                self.connection.session().ok_or_else(lost)?
-            }
-        };
-        session.alloc(len).await.map_err(Status::from_alloc)
-    }
-
-    /// Makes a call without `http` and boxes. [`Service::call`] must behave the same.
-    pub(super) async fn unary<Req, Res>(
-        &self,
-        method: &Method,
-        request: &Request<Req>,
-        limits: SizeLimits,
-    ) -> Result<Response<Res>, Status>
-    where
-        Req: prost::Message,
-        Res: prost::Message + Default,
-    {
-        let terms = Terms {
-            deadline: request.deadline_from_now(),
-            wait_for_ready: request.wait_for_ready().unwrap_or(self.wait_for_ready),
-            limits,
-        };
-        let mut message = Borrowed(request.get_ref());
-        let finish = |answer: Result<Answer, Status>| {
-            let Answer {
-                message,
-                mut metadata,
-                trailers,
-            } = answer?;
-            metadata::merge(&mut metadata, trailers);
-            Ok(Response::from_parts(
-                decode(message)?,
-                metadata,
-                http::Extensions::new(),
-            ))
-        };
-        self.exchange(
-            method.path(),
-            request.metadata(),
-            &mut message,
-            terms,
-            finish,
-        )
-        .await
-    }
-
-    /// Sends a request, awaits the answer, and returns what `finish` makes of it. That gets the error that the server
-    /// reports; what goes wrong on the way is returned as it is.
-    async fn exchange<M: Encode + ?Sized, R>(
-        &self,
-        path: &str,
-        metadata: &HeaderMap,
-        message: &mut M,
-        terms: Terms,
-        finish: impl FnOnce(Result<Answer, Status>) -> Result<R, Status>,
-    ) -> Result<R, Status> {
-        let span = tracing::debug_span!(
-            target: "shmipc_rpc::client",
-            "call",
-            method = path,
-            address = %self.connection.address(),
-            status = field::Empty,
-        );
-        let sent = match self.try_send(path, metadata, message, terms) {
-            // Boxed, so that calls that need not wait for this have a small future, which is moved about.
-            Ok(None) => {
-                Box::pin(
-                    self.send(path, metadata, message, terms)
-                        .instrument(span.clone()),
-                )
-                .await
-            }
-            Ok(Some(call)) => Ok(call),
-            Err(status) => Err(status),
-        };
-        let answer = match sent {
-            Ok(call) => Sent::new(call, terms.deadline, &span).await,
-            Err(status) => Err(status),
-        };
-        let read = answer.and_then(|answer| Answer::read(answer, terms.limits.response_len_max));
-        if !span.is_disabled() {
-            let code = match &read {
-                Ok(Ok(_)) => Code::Ok,
-                Ok(Err(status)) | Err(status) => status.code(),
-            };
-            span.record("status", code.name());
+        match &self.way {
+            Way::Direct(direct) => direct.alloc(len).await,
+            Way::Service(_) => Err(Status::failed_precondition(
+                "the channel does not go through a session",
+            )),
         }
-        finish(read?)
-    }
-
-    /// Sends a request if that takes no waiting. `None`: it does, and nothing was sent.
-    fn try_send<M: Encode + ?Sized>(
-        &self,
-        path: &str,
-        metadata: &HeaderMap,
-        message: &mut M,
-        terms: Terms,
-    ) -> Result<Option<Unanswered>, Status> {
-        let Some(stream) = self.connection.try_open_stream() else {
-            return Ok(None);
-        };
-        let mut call = Unanswered(stream);
-        match frame(path, metadata, message, terms)?.try_ask(&mut call.0) {
-            Ok(true) => Ok(Some(call)),
-            // If the session is lost, or is to be left, it was before this call began to use it.
-            Ok(false) | Err(SendError::SessionLost(_) | SendError::GoingAway) => Ok(None),
-            Err(error) => Err(not_sent(error)),
-        }
-    }
-
-    /// Sends a request, waiting for a session and for room as long as need be.
-    async fn send<M: Encode + ?Sized>(
-        &self,
-        path: &str,
-        metadata: &HeaderMap,
-        message: &mut M,
-        terms: Terms,
-    ) -> Result<Unanswered, Status> {
-        let send = async {
-            loop {
-                let mut call = Unanswered(self.open_stream(terms.wait_for_ready).await?);
-                match frame(path, metadata, message, terms)?.send(&mut call.0).await {
-                    Ok(()) => return Ok(call),
-                    // The server has not seen the call, nor will it: it is as if it had not begun.
-                    Err(SendError::GoingAway) => {}
-                    Err(error) => return Err(not_sent(error)),
-                }
-            }
-        };
-        let sent = deadline::within(terms.deadline, send).await;
-        sent.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
-    }
-
-    async fn open_stream(&self, wait_for_ready: bool) -> Result<Stream, Status> {
-        match self.connection.try_open_stream() {
-            Some(stream) => Ok(stream),
-            None => self.connection.open_stream(wait_for_ready).await,
-        }
-    }
-
-    async fn call_http(
-        self,
-        mut request: http::Request<Body>,
-    ) -> Result<http::Response<Body>, Status> {
-        let context = Body::take_context(&mut request);
-        let (parts, body) = request.into_parts();
-        let header = parts.headers.get("grpc-timeout");
-        let timeout = header.and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
-        let deadline = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
-        let terms = Terms {
-            deadline: deadline::earlier(deadline, deadline::inherited()),
-            wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
-            // The caller has seen to the size of the request.
-            limits: SizeLimits {
-                request_len_max: usize::MAX,
-                response_len_max: context.message_len_max,
-            },
-        };
-        let message = deadline::within(terms.deadline, body.into_encode(usize::MAX)).await;
-        let (mut message, _) = message.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
-        let finish = |answer| {
-            Ok(match answer {
-                Ok(Answer {
-                    message,
-                    metadata,
-                    trailers,
-                }) => {
-                    let mut response =
-                        http::Response::new(Body::received_response(message, trailers));
-                    *response.version_mut() = http::Version::HTTP_2;
-                    *response.headers_mut() = metadata;
-                    response
-                }
-                Err(status) => Status::into_http(status),
-            })
-        };
-        self.exchange(
-            parts.uri.path(),
-            &parts.headers,
-            &mut *message,
-            terms,
-            finish,
-        )
-        .await
     }
 }
 
@@ -335,7 +177,7 @@ impl ChannelBuilder {
     }
 
     /// Chooses what calls do while the server cannot be reached: wait for it, until their deadline, or fail with
-    /// [`Code::Unavailable`]. Default: `false`, they fail.
+    /// [`Code::Unavailable`](crate::Code::Unavailable). Default: `false`, they fail.
     ///
     /// A request may [choose](Request::set_wait_for_ready) for itself.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
@@ -353,20 +195,28 @@ impl ChannelBuilder {
     ///
     /// Cancel safe: a connection that is only half made is given up.
     pub async fn connect(self) -> Result<Channel, ConnectError> {
-        let channel = self.connect_lazy();
-        channel.connection.connect().await?;
-        Ok(channel)
+        let direct = self.into_direct();
+        direct.connection.connect().await?;
+        Ok(Channel {
+            way: Way::Direct(direct),
+        })
     }
 
     /// Makes a channel that connects when it is first called.
     #[must_use]
     pub fn connect_lazy(self) -> Channel {
+        Channel {
+            way: Way::Direct(self.into_direct()),
+        }
+    }
+
+    fn into_direct(self) -> Direct {
         let Self {
             address,
             config,
             wait_for_ready,
         } = self;
-        Channel {
+        Direct {
             connection: Arc::new(Connection::new(address, config)),
             wait_for_ready,
         }
@@ -388,7 +238,10 @@ impl Service<http::Request<Body>> for Channel {
     /// What the server answers is a response, even if it says that the call failed. An error is what happened on
     /// the way.
     fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(self.clone().call_http(request)))
+        match &self.way {
+            Way::Direct(direct) => ResponseFuture(Box::pin(direct.clone().http(request))),
+            Way::Service(service) => service.call(request),
+        }
     }
 }
 
@@ -403,7 +256,7 @@ impl Future for ResponseFuture {
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
-            .field("address", self.address())
+            .field("address", &self.address())
             .finish_non_exhaustive()
     }
 }
@@ -412,26 +265,4 @@ impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
-}
-
-/// Makes the frame of a request, to be sent now.
-fn frame<'a, M: Encode + ?Sized>(
-    path: &'a str,
-    metadata: &'a HeaderMap,
-    message: &'a mut M,
-    terms: Terms,
-) -> Result<Outgoing<'a, RequestHeadRef<'a>, M>, Status> {
-    let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
-    let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
-    let head = RequestHeadRef {
-        path,
-        timeout_ns,
-        metadata,
-    };
-    Ok(Outgoing::new(
-        Flags::UNARY,
-        head,
-        Some(message),
-        terms.limits.request_len_max,
-    )?)
 }

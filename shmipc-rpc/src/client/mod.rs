@@ -3,18 +3,19 @@
 //! A generated client is a [`Caller`] with a method per method of the service. It works over any [`CallService`]: a
 //! [`Channel`], or a tower stack with one at its bottom.
 
-mod answer;
 mod backoff;
 mod call_service;
 mod caller;
 mod channel;
 mod connection;
+mod direct;
 #[cfg(feature = "grpc")]
 #[expect(dead_code, reason = "channels do not reach it yet")]
 mod http2;
+mod in_process;
 #[cfg(feature = "grpc")]
 mod reconnect;
-mod sent;
+mod response;
 
 #[cfg(feature = "grpc")]
 pub use self::http2::Http2ConnectError;

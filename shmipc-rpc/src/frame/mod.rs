@@ -8,17 +8,22 @@
 //! Numbers are little endian. The head is one of the messages of `proto/shmipc/rpc/v1/rpc.proto`; it is written and
 //! read by hand here ([`head`]), so that a call allocates nothing for it. A test compares that with prost.
 
+mod half;
 mod head;
 mod outgoing;
 mod reader;
+mod response;
 
 use bytes::Buf;
 
 pub(crate) use self::{
+    half::{Ending, HalfError, HalfSender},
     head::{
-        Head, RequestHead, RequestHeadRef, ResponseHead, ResponseHeadRef, Trailers, TrailersRef,
+        Head, HeadRef, RequestHead, RequestHeadRef, ResponseHead, ResponseHeadRef, Trailers,
+        TrailersRef,
     },
     outgoing::{FrameTooLarge, Outgoing},
+    response::ResponseFrame,
 };
 use crate::Status;
 
@@ -30,6 +35,7 @@ pub(crate) const PREFIX_LEN: usize = 8;
 pub(crate) struct Flags(u8);
 
 impl Flags {
+    pub(crate) const NONE: Self = Self(0);
     /// Begins the sender's half of the call; the head is a request or response head.
     pub(crate) const OPEN: Self = Self(1);
     /// Carries a message. Without it, the message length is zero.

@@ -1,5 +1,7 @@
+use std::task::{Context, Poll};
+
 use bytes::BufMut;
-use shmipc_transport::{Flush, SendError, Stream};
+use shmipc_transport::{Flush, SendBuf, SendError, SendHalf, Stream};
 
 use super::{Flags, Head, PREFIX_LEN, Prefix};
 use crate::{Status, body::Encode};
@@ -62,18 +64,56 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
         })
     }
 
-    /// Sends the frame, which ends the stream, if that can be done at once.
+    /// Sends the frame if that can be done at once.
     ///
     /// Returns `false`, having done nothing, if it must be [sent](Self::send) instead.
-    pub(crate) fn try_send(&mut self, stream: &mut Stream) -> Result<bool, SendError> {
-        let len = self.len;
-        stream.try_send_exact(len, Flush::End, |out| self.write(out))
+    pub(crate) fn try_send(&mut self, stream: &mut SendHalf) -> Result<bool, SendError> {
+        let (len, flush) = (self.len, self.flush());
+        stream.try_send_exact(len, flush, |out| self.write(out))
     }
 
     /// As [`try_send`](Self::try_send), for a caller that receives the answer next.
     pub(crate) fn try_ask(&mut self, stream: &mut Stream) -> Result<bool, SendError> {
-        let len = self.len;
-        stream.try_send_exact_then_recv(len, Flush::End, |out| self.write(out))
+        let (len, flush) = (self.len, self.flush());
+        stream.try_send_exact_then_recv(len, flush, |out| self.write(out))
+    }
+
+    /// Polls for the frame to be sent.
+    ///
+    /// `buffer` is for what has been encoded and waits: pass the same one until it is ready. While it holds something, the frame
+    /// is what it holds, whatever `self` says.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut SendHalf,
+        buffer: &mut Option<SendBuf>,
+    ) -> Poll<Result<(), SendError>> {
+        let flush = self.flush();
+        if self.len <= SendHalf::SHORT_MAX && buffer.is_none() {
+            return stream.poll_send_exact(cx, self.len, flush, |out| self.write(out));
+        }
+        let encoded = buffer.get_or_insert_with(|| self.encode(stream));
+        let sent = stream.poll_send(cx, encoded, flush);
+        if sent.is_ready() {
+            *buffer = None;
+        }
+        sent
+    }
+
+    /// Sends the frame.
+    pub(crate) async fn send(mut self, stream: &mut SendHalf) -> Result<(), SendError> {
+        let flush = self.flush();
+        let buffer = self.encode(stream);
+        stream.send(buffer, flush).await
+    }
+
+    /// Whether this is the last frame of its half of the call.
+    fn flush(&self) -> Flush {
+        if self.prefix.flags.contains(Flags::END) {
+            Flush::End
+        } else {
+            Flush::More
+        }
     }
 
     /// Encodes the frame in place.
@@ -86,15 +126,14 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
         debug_assert!(out.is_empty(), "a message knows its length");
     }
 
-    /// Sends the frame, which ends the stream.
-    pub(crate) async fn send(self, stream: &mut Stream) -> Result<(), SendError> {
+    fn encode(&mut self, stream: &SendHalf) -> SendBuf {
         let mut buffer = stream.buffer(self.len);
         buffer.put_slice(&self.prefix.encode());
         self.head.write(&mut buffer);
-        if let Some(message) = self.message {
+        if let Some(message) = &mut self.message {
             message.encode_to_buffer(&mut buffer);
         }
         debug_assert_eq!(buffer.len(), self.len, "a message knows its length");
-        stream.send(buffer, Flush::End).await
+        buffer
     }
 }

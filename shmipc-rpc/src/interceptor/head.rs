@@ -139,12 +139,16 @@ pub struct Answer {
 impl Answer {
     /// Makes an answer of an interceptor's own, with one message.
     pub fn new<T: prost::Message + 'static>(response: Response<T>) -> Self {
-        let (message, mut metadata, extensions) = response.into_parts();
-        metadata::remove_reserved(&mut metadata);
-        let mut response = http::Response::new(Body::response(message));
+        let (message, mut parts) = response.into_content();
+        metadata::remove_reserved(&mut parts.metadata);
+        let mut body = Body::response(message);
+        if !parts.trailers.is_empty() {
+            body.set_trailers(parts.trailers);
+        }
+        let mut response = http::Response::new(body);
         *response.version_mut() = http::Version::HTTP_2;
-        *response.headers_mut() = metadata;
-        *response.extensions_mut() = extensions;
+        *response.headers_mut() = parts.metadata;
+        *response.extensions_mut() = parts.extensions;
         Self { response }
     }
 

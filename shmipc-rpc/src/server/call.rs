@@ -8,15 +8,16 @@ use std::{
     time::Instant,
 };
 
-use shmipc_transport::{SendError, Stream};
+use shmipc_transport::{SendError, SendHalf};
 use tracing::Span;
 
 use super::{
     dispatch::{Dispatch, Running},
     panic::guarded,
-    reply::Reply,
+    reply::{Outcome, Reply},
     router::MethodId,
     session::{CallPermit, Shared},
+    stream_reply::StreamReply,
 };
 use crate::{
     Body, Code, Status,
@@ -25,7 +26,7 @@ use crate::{
 
 /// A call that runs, or is about to.
 pub(super) struct Call {
-    pub(super) stream: Stream,
+    pub(super) stream: SendHalf,
     pub(super) progress: Progress,
     pub(super) deadline: Option<Instant>,
     /// The method whose record the first poll goes into.
@@ -42,58 +43,65 @@ pub(super) enum Progress {
         dispatch: Box<dyn Dispatch>,
     },
     Running(Running),
+    /// The handler is done, and its messages are yet to come.
+    Streams(StreamReply),
     Over,
 }
 
 impl Call {
-    /// Runs the handler, for as long as the caller waits, and sends the reply.
+    /// Runs the handler, for as long as the caller waits, and sends what it returns.
     pub(super) async fn run(mut self) {
         if matches!(self.progress, Progress::New { .. }) {
             // The handler may block this thread. A task that was just made cannot be taken over by other threads, nor do they
             // know that they should watch for I/O now; one that has yielded can, and they do.
             tokio::task::yield_now().await;
         }
-        let reply = self.reply().await;
+        let outcome = self.outcome().await;
         let progress = mem::replace(&mut self.progress, Progress::Over);
         // What a destructor of the application panics about does not matter any more.
         let _ = guarded(|| drop(progress));
-        record_code(
-            &self.span,
-            reply.as_ref().map_or(Code::Cancelled, Reply::code),
-        );
-        let Some(reply) = reply else { return };
-        let message_len_max = self.shared.limits.response_len_max;
-        if let Err(SendError::TooLarge { .. }) = reply.send(&mut self.stream, message_len_max).await
-        {
-            let status =
-                Status::resource_exhausted("the response is larger than the memory of the session");
-            // A caller that has gone needs no answer.
-            let _ = Reply::Failed(status)
-                .send(&mut self.stream, message_len_max)
-                .await;
+        let Self {
+            mut stream,
+            deadline,
+            span,
+            shared,
+            permit,
+            ..
+        } = self;
+        let message_len_max = shared.limits.response_len_max;
+        match outcome {
+            None => record_code(&span, Code::Cancelled),
+            Some(Outcome::Reply(reply)) => {
+                record_code(&span, reply.code());
+                send(reply, &mut stream, message_len_max).await;
+            }
+            Some(Outcome::Stream(reply)) => {
+                let code = reply.send(stream, deadline, message_len_max, &span).await;
+                record_code(&span, code);
+            }
         }
-        drop(self.permit);
+        drop(permit);
     }
 
-    /// Returns the reply, or `None` if the caller gave the call up.
-    async fn reply(&mut self) -> Option<Reply> {
+    /// Returns what the call came to, or `None` if the caller gave it up.
+    async fn outcome(&mut self) -> Option<Outcome> {
         let watch = self.stream.watch();
         let deadline = self.deadline;
-        let reply = poll_fn(|cx| match self.poll(cx) {
-            Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        let outcome = poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
             Poll::Pending => watch.poll_abandoned(cx).map(|_| None),
         });
-        match deadline::within(deadline, reply).await {
-            Ok(reply) => reply,
+        match deadline::within(deadline, outcome).await {
+            Ok(outcome) => outcome,
             Err(Elapsed) => {
                 let status =
                     Status::deadline_exceeded("the deadline passed before the handler was done");
-                Some(Reply::Failed(status))
+                Some(status.into())
             }
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let timed = self
             .to_be_timed
             .take()
@@ -113,23 +121,34 @@ impl Call {
         }
         match polled {
             Ok(polled) => polled,
-            Err(status) => Poll::Ready(Reply::Failed(status)),
+            Err(status) => Poll::Ready(status.into()),
         }
     }
 }
 
+/// Sends a reply. One that is larger than the memory of the session becomes one that says so.
+async fn send(reply: Reply, stream: &mut SendHalf, message_len_max: usize) {
+    if let Err(SendError::TooLarge { .. }) = reply.send(stream, message_len_max).await {
+        let status =
+            Status::resource_exhausted("the response is larger than the memory of the session");
+        // A caller that has gone needs no answer.
+        let _ = Reply::Failed(status).send(stream, message_len_max).await;
+    }
+}
+
 impl Progress {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         *self = match mem::replace(self, Self::Over) {
             Self::New {
                 request,
                 mut dispatch,
             } => Self::Running(dispatch.start(*request)),
+            Self::Streams(reply) => return Poll::Ready(Outcome::Stream(reply)),
             progress @ (Self::Running(_) | Self::Over) => progress,
         };
         match self {
             Self::Running(running) => running.poll(cx),
-            Self::New { .. } | Self::Over => Poll::Pending,
+            Self::New { .. } | Self::Streams(_) | Self::Over => Poll::Pending,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{ResponseFuture, Router, Service, reply::Reply, router::call_when_ready};
+use super::{ResponseFuture, Router, Service, reply::Outcome, router::call_when_ready};
 use crate::{Body, body::downcast, error::BoxError};
 
 /// The services of a server, and what lies above them.
@@ -52,28 +52,21 @@ pub(super) enum Running {
         response_len_max: usize,
     },
     /// Anything else.
-    Boxed(Pin<Box<dyn Future<Output = Reply> + Send>>),
+    Boxed(Pin<Box<dyn Future<Output = Outcome> + Send>>),
 }
 
 impl Running {
     /// Polls the call. Runs code of the application, which may panic.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
-        if let Self::Routed {
-            future,
-            response_len_max,
-        } = self
-        {
-            let Ok(response) = ready!(Pin::new(future).poll(cx));
-            match Reply::of(response) {
-                Ok(reply) => return Poll::Ready(reply),
-                Err(response) => {
-                    *self = Self::Boxed(Box::pin(Reply::collect(response, *response_len_max)))
-                }
-            }
-        }
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         match self {
+            Self::Routed {
+                future,
+                response_len_max,
+            } => {
+                let Ok(response) = ready!(Pin::new(future).poll(cx));
+                Poll::Ready(Outcome::of(response, *response_len_max))
+            }
             Self::Boxed(future) => future.as_mut().poll(cx),
-            Self::Routed { .. } => Poll::Pending,
         }
     }
 }
@@ -128,10 +121,7 @@ where
         let response_len_max = self.response_len_max;
         Running::Boxed(Box::pin(async move {
             let response = call_when_ready(service, request).await;
-            match Reply::of(response) {
-                Ok(reply) => reply,
-                Err(response) => Reply::collect(response, response_len_max).await,
-            }
+            Outcome::of(response, response_len_max)
         }))
     }
 

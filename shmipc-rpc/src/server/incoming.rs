@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use shmipc_transport::{RecvBuf, Session, Stream};
+use shmipc_transport::{RecvBuf, SendHalf, Session, Stream};
 use tracing::{Span, field};
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Body, Cancellation, Status,
+    body::Receiving,
     context::CallContext,
     deadline,
     frame::{self, Flags, InvalidFrame, Prefix, RequestHead},
@@ -23,10 +24,13 @@ pub(super) struct Incoming {
     /// Which method it is. `None` if no service announces it; one may know it all the same.
     pub(super) method: Option<MethodId>,
     pub(super) span: Span,
+    /// Where the response goes.
+    pub(super) stream: SendHalf,
 }
 
 /// What the head of a request comes down to, beside path and metadata.
 struct Read {
+    flags: Flags,
     message_len: usize,
     method: Option<MethodId>,
     deadline: Option<Instant>,
@@ -39,22 +43,28 @@ impl Incoming {
     pub(super) fn read(
         shared: &Shared,
         session: &Session,
-        stream: &Stream,
+        stream: Stream,
         mut frame: RecvBuf,
         request: &mut http::Request<Body>,
         layered: bool,
-    ) -> Result<Self, Status> {
+    ) -> Result<Self, (SendHalf, Status)> {
+        let (stream, requests) = stream.split();
         let read = frame::open(&mut frame, |prefix, head| {
             read_head(&shared.routes, prefix, head, request)
         });
+        let read = read.map_err(|error| Status::internal(error.to_string()));
         let Read {
+            flags,
             message_len,
             method,
             deadline,
-        } = read.map_err(|error| Status::internal(error.to_string()))??;
+        } = match read.and_then(|read| read) {
+            Ok(read) => read,
+            Err(status) => return Err((stream, status)),
+        };
         let limit = shared.limits.request_len_max;
         if limit < message_len {
-            return Err(frame::message_too_large(message_len, limit));
+            return Err((stream, frame::message_too_large(message_len, limit)));
         }
         let peer = session.peer();
         let span = tracing::debug_span!(
@@ -69,18 +79,26 @@ impl Incoming {
             session: Some(session.clone()),
             cancellation: Cancellation::new(Some(stream.watch()), deadline),
             message_len_max: limit,
-            wait_for_ready: None,
+            ..CallContext::default()
         };
         if layered {
             request.extensions_mut().insert(context.clone());
         }
-        *request.body_mut() = Body::received_request(frame, context);
+        *request.body_mut() = if flags == Flags::UNARY {
+            Body::received_request(frame, context)
+        } else {
+            let message = flags.contains(Flags::MESSAGE).then_some(frame);
+            let is_last = flags.contains(Flags::END);
+            let receiving = Receiving::request(requests, message, is_last, limit);
+            Body::receiving_request(receiving, context)
+        };
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
         Ok(Self {
             deadline,
             method,
             span,
+            stream,
         })
     }
 }
@@ -92,8 +110,12 @@ fn read_head(
     head: &[u8],
     request: &mut http::Request<Body>,
 ) -> Result<Result<Read, Status>, InvalidFrame> {
-    if prefix.flags != Flags::UNARY {
-        return Err(InvalidFrame::UnexpectedFlags(prefix.flags));
+    let flags = prefix.flags;
+    if !flags.contains(Flags::OPEN)
+        || flags.contains(Flags::TRAILERS)
+        || flags.contains(Flags::CANCEL)
+    {
+        return Err(InvalidFrame::UnexpectedFlags(flags));
     }
     let RequestHead { path, timeout } = RequestHead::decode(head, request.headers_mut())?;
     let method = routes.method(path);
@@ -112,6 +134,7 @@ fn read_head(
     }
     let deadline = timeout.and_then(deadline::after);
     Ok(Ok(Read {
+        flags,
         message_len: prefix.message_len as usize,
         method,
         deadline,

@@ -18,6 +18,7 @@ mod router;
 mod serve;
 mod service;
 mod session;
+mod stream_reply;
 
 pub use tower_service::Service;
 
@@ -26,7 +27,10 @@ pub use self::{
     builder::Server,
     named::{Named, named_layer},
     router::Router,
-    service::{NamedService, ResponseFuture, unary, unimplemented},
+    service::{
+        NamedService, ResponseFuture, Streamed, bidi_streaming, client_streaming, server_streaming,
+        streamed, unary, unimplemented,
+    },
 };
 
 #[cfg(feature = "grpc")]

@@ -1,15 +1,26 @@
-use std::{borrow::Cow, mem};
+//! What a server answers.
+
+use std::mem;
 
 use http::HeaderMap;
-use shmipc_transport::{SendError, Stream};
+use shmipc_transport::{SendError, SendHalf};
 
+use super::stream_reply::StreamReply;
 use crate::{
     Body, Code, Status,
-    body::{EncodeMessage, Encoded},
+    body::{EncodeMessage, Encoded, ToSend},
     frame::{Flags, FrameTooLarge, Outgoing, ResponseHeadRef, TrailersRef},
 };
 
-/// The answer to a call, ready to be sent.
+/// What a call came to.
+pub(super) enum Outcome {
+    /// Something that ends it in one frame.
+    Reply(Reply),
+    /// Messages that are yet to come.
+    Stream(StreamReply),
+}
+
+/// The answer to a call in one frame, ready to be sent.
 pub(super) enum Reply {
     Message {
         metadata: HeaderMap,
@@ -22,42 +33,37 @@ pub(super) enum Reply {
 /// There is no message in a frame that only ends a call.
 type NoMessage = Encoded<&'static [u8]>;
 
-impl Reply {
-    /// Makes a reply of a response, if that takes no waiting.
-    ///
-    /// Gives the response back if its body must be collected first: see [`collect`](Self::collect).
-    #[expect(
-        clippy::result_large_err,
-        reason = "the response is given back to be used"
-    )]
-    pub(super) fn of(mut response: http::Response<Body>) -> Result<Self, http::Response<Body>> {
+impl Outcome {
+    /// Makes it of a response, each of whose messages may have `message_len_max` bytes.
+    pub(super) fn of(mut response: http::Response<Body>, message_len_max: usize) -> Self {
         if let Some(status) = Status::of_response(response.status(), response.headers_mut()) {
-            return Ok(Self::Failed(status));
+            return Self::Reply(Reply::Failed(status));
         }
-        match response.body_mut().take_encode() {
-            Some(Ok((message, trailers))) => Ok(Self::Message {
-                metadata: mem::take(response.headers_mut()),
+        let content = response.body_mut().take_to_send(message_len_max);
+        let metadata = mem::take(response.headers_mut());
+        match content {
+            ToSend::One(message, trailers) => Self::Reply(Reply::Message {
+                metadata,
                 message,
                 trailers,
             }),
-            Some(Err(status)) => Ok(Self::Failed(status)),
-            None => Err(response),
-        }
-    }
-
-    /// Makes a reply of a response whose body takes waiting.
-    pub(super) async fn collect(response: http::Response<Body>, message_len_max: usize) -> Self {
-        let (parts, body) = response.into_parts();
-        match body.into_encode(message_len_max).await {
-            Ok((message, trailers)) => Self::Message {
-                metadata: parts.headers,
-                message,
+            ToSend::Many(messages, trailers) => Self::Stream(StreamReply {
+                metadata,
+                messages,
                 trailers,
-            },
-            Err(status) => Self::Failed(status),
+            }),
+            ToSend::Nothing(status) => Self::Reply(Reply::Failed(status)),
         }
     }
+}
 
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self::Reply(Reply::Failed(status))
+    }
+}
+
+impl Reply {
     /// Returns how the call ended.
     pub(super) fn code(&self) -> Code {
         match self {
@@ -71,7 +77,7 @@ impl Reply {
     /// A reply that is too large becomes one that says so.
     pub(super) fn try_send(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut SendHalf,
         message_len_max: usize,
     ) -> Result<bool, SendError> {
         loop {
@@ -93,7 +99,7 @@ impl Reply {
                 }
                 Self::Failed(status) => match failure_frame(status) {
                     Ok(mut frame) => return frame.try_send(stream),
-                    Err(_) => Self::Failed(shortened(status)),
+                    Err(_) => Self::Failed(status.shortened()),
                 },
             };
         }
@@ -102,7 +108,7 @@ impl Reply {
     /// Sends the reply.
     pub(super) async fn send(
         mut self,
-        stream: &mut Stream,
+        stream: &mut SendHalf,
         message_len_max: usize,
     ) -> Result<(), SendError> {
         if self.try_send(stream, message_len_max)? {
@@ -164,17 +170,4 @@ fn failure_frame(
         None,
         0,
     )
-}
-
-/// Returns the status without what made it too large to be sent.
-fn shortened(status: &Status) -> Status {
-    const MESSAGE_LEN_MAX: usize = 4096;
-
-    let mut message = Cow::Borrowed(status.message());
-    if MESSAGE_LEN_MAX < message.len() {
-        let fits = |&end: &usize| message.is_char_boundary(end);
-        let end = (0..=MESSAGE_LEN_MAX).rev().find(fits).unwrap_or(0);
-        message = Cow::Owned(format!("{}…", &message[..end]));
-    }
-    Status::new(status.code(), message)
 }

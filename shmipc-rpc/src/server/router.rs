@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::Uri;
 
 use super::{NamedService, ResponseFuture, Service, pace::Pace, service::no_method};
-use crate::{Body, Status, body::downcast, error::BoxError};
+use crate::{Body, MethodKind, Status, body::downcast, error::BoxError};
 
 /// The services of a [`Server`](super::Server): what its layers wrap.
 ///
@@ -45,6 +45,8 @@ pub(super) struct KnownMethod {
     service: usize,
     /// Its path, ready for use in a request.
     pub(super) uri: Uri,
+    /// Whether it has one request and one response.
+    pub(super) is_unary: bool,
     /// Where its handlers are polled first.
     pub(super) pace: Pace,
 }
@@ -84,6 +86,7 @@ impl Routes {
                 self.methods.push(KnownMethod {
                     service: index,
                     uri,
+                    is_unary: method.kind() == MethodKind::Unary,
                     pace: Pace::default(),
                 });
             }

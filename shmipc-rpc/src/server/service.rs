@@ -10,7 +10,10 @@ use std::{
 use http::{Extensions, HeaderMap};
 use pin_project_lite::pin_project;
 
-use crate::{Body, Method, Request, Response, Status, context::CallContext, metadata};
+use crate::{
+    Body, Method, Request, Response, ResponseStream, Status, Streaming, context::CallContext,
+    metadata,
+};
 
 /// A service that is reached by its name. Generated servers are.
 pub trait NamedService {
@@ -87,9 +90,84 @@ where
                 }
                 Err(status) => Err(status),
             };
-            Ok(into_http(handled))
+            Ok(respond(handled, Body::response))
         }),
     }
+}
+
+/// Answers a call of one request with the stream that `handler` returns. Generated servers call this.
+pub fn server_streaming<S, Req, F, Fut>(
+    service: Arc<S>,
+    mut request: http::Request<Body>,
+    handler: F,
+) -> ResponseFuture
+where
+    S: Send + Sync + 'static,
+    Req: prost::Message + Default + 'static,
+    F: FnOnce(Arc<S>, Request<Req>) -> Fut + Send + 'static,
+    Fut: Future<Output = Streamed> + Send + 'static,
+{
+    let context = Body::take_context(&mut request);
+    let (parts, body) = request.into_parts();
+    ResponseFuture::new(async move {
+        Ok(match body.into_message(context.message_len_max).await {
+            Ok((message, _)) => {
+                let request = received(message, parts.headers, parts.extensions, context);
+                handler(service, request).await.0
+            }
+            Err(status) => status.into_http(),
+        })
+    })
+}
+
+/// Answers a call of many requests with what `handler` makes of them. Generated servers call this.
+pub fn client_streaming<S, Req, Res, F, Fut>(
+    service: Arc<S>,
+    request: http::Request<Body>,
+    handler: F,
+) -> ResponseFuture
+where
+    S: Send + Sync + 'static,
+    Req: prost::Message + Default + 'static,
+    Res: prost::Message + 'static,
+    F: FnOnce(Arc<S>, Request<Streaming<Req>>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
+{
+    ResponseFuture::new(Responding {
+        handler: handler(service, streaming(request)),
+    })
+}
+
+/// Answers a call of many requests with the stream that `handler` returns. Generated servers call this.
+pub fn bidi_streaming<S, Req, F, Fut>(
+    service: Arc<S>,
+    request: http::Request<Body>,
+    handler: F,
+) -> ResponseFuture
+where
+    S: Send + Sync + 'static,
+    Req: prost::Message + Default + 'static,
+    F: FnOnce(Arc<S>, Request<Streaming<Req>>) -> Fut + Send + 'static,
+    Fut: Future<Output = Streamed> + Send + 'static,
+{
+    let handled = handler(service, streaming(request));
+    ResponseFuture::new(async move { Ok(handled.await.0) })
+}
+
+/// What a handler returned for a response of many messages, without its type.
+///
+/// The type of the stream may name the lifetime of the service that the handler borrows, although it holds nothing of it. Generated
+/// servers forget it, by [`streamed`], before they let go of the service.
+#[derive(Debug)]
+pub struct Streamed(http::Response<Body>);
+
+/// Forgets the type of what a handler returned for a response of many messages. Generated servers call this.
+pub fn streamed<T, S>(handled: Result<Response<S>, Status>) -> Streamed
+where
+    T: prost::Message + 'static,
+    S: ResponseStream<T>,
+{
+    Streamed(respond(handled, Body::streaming_response))
 }
 
 /// Answers that there is no such method. Generated servers call this for a path they do not know.
@@ -112,15 +190,31 @@ fn received<T>(
     Request::from_parts(message, metadata, extensions, context)
 }
 
-fn into_http<T: prost::Message + 'static>(
+fn streaming<T>(mut request: http::Request<Body>) -> Request<Streaming<T>>
+where
+    T: prost::Message + Default + 'static,
+{
+    let context = Body::take_context(&mut request);
+    let (parts, body) = request.into_parts();
+    let messages = body.into_streaming(context.message_len_max);
+    received(messages, parts.headers, parts.extensions, context)
+}
+
+/// Makes the response of what a handler returned.
+fn respond<T>(
     handled: Result<Response<T>, Status>,
+    body: impl FnOnce(T) -> Body,
 ) -> http::Response<Body> {
     match handled {
         Ok(response) => {
-            let (message, metadata, extensions) = response.into_parts();
-            let mut response = http::Response::new(Body::response(message));
-            *response.headers_mut() = metadata;
-            *response.extensions_mut() = extensions;
+            let (content, mut parts) = response.into_content();
+            let mut body = body(content);
+            if !parts.trailers.is_empty() {
+                body.set_trailers(std::mem::take(&mut parts.trailers));
+            }
+            let mut response = http::Response::new(body);
+            *response.headers_mut() = parts.metadata;
+            *response.extensions_mut() = parts.extensions;
             crate::status::remove_status_headers(response.headers_mut());
             response
         }
@@ -144,6 +238,7 @@ where
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(into_http(ready!(self.project().handler.poll(cx)))))
+        let handled = ready!(self.project().handler.poll(cx));
+        Poll::Ready(Ok(respond(handled, Body::response)))
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use shmipc_transport::{RecvBuf, Session, SessionLost, Stream};
+use shmipc_transport::{RecvBuf, SendHalf, Session, SessionLost, Stream};
 
 use tracing::Span;
 
@@ -20,7 +20,7 @@ use super::{
     dispatch::Dispatch,
     incoming::Incoming,
     panic::guarded,
-    reply::Reply,
+    reply::{Outcome, Reply},
     router::{MethodId, Routes},
 };
 use crate::{Body, Status, deadline};
@@ -89,29 +89,30 @@ impl SessionTask {
             let status = Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
             ));
-            return self.answer(stream, Reply::Failed(status), cx);
+            return self.answer(stream.split().0, Reply::Failed(status), cx);
         }
         let layered = self.dispatch.is_layered();
         let mut request = http::Request::new(Body::empty());
         let incoming = match Incoming::read(
             &self.shared,
             &self.session,
-            &stream,
+            stream,
             frame,
             &mut request,
             layered,
         ) {
             Ok(incoming) => incoming,
-            Err(status) => return self.answer(stream, Reply::Failed(status), cx),
+            Err((stream, status)) => return self.answer(stream, Reply::Failed(status), cx),
         };
         let Incoming {
             deadline,
             method,
             span,
+            stream,
         } = incoming;
         let Some(proven) = method
             .map(|method| self.shared.routes.known(method))
-            .filter(|known| known.pace.is_proven())
+            .filter(|known| known.is_unary && known.pace.is_proven())
         else {
             let progress = Progress::New {
                 request: Box::new(request),
@@ -131,7 +132,7 @@ impl SessionTask {
             guarded(|| {
                 let mut running = self.dispatch.start(request);
                 match running.poll(cx) {
-                    Poll::Ready(reply) => Ok(reply),
+                    Poll::Ready(outcome) => Ok(outcome),
                     Poll::Pending => Err(running),
                 }
             })
@@ -140,7 +141,10 @@ impl SessionTask {
             proven.pace.record(began.elapsed());
         }
         let reply = match polled {
-            Ok(Ok(reply)) => reply,
+            Ok(Ok(Outcome::Reply(reply))) => reply,
+            Ok(Ok(Outcome::Stream(reply))) => {
+                return self.spawn(stream, Progress::Streams(reply), deadline, None, span);
+            }
             Ok(Err(running)) => {
                 return self.spawn(stream, Progress::Running(running), deadline, None, span);
             }
@@ -153,7 +157,7 @@ impl SessionTask {
     /// Goes on with a call in a task of its own.
     fn spawn(
         &self,
-        stream: Stream,
+        stream: SendHalf,
         progress: Progress,
         deadline: Option<Instant>,
         to_be_timed: Option<MethodId>,
@@ -175,7 +179,7 @@ impl SessionTask {
     }
 
     /// Sends a reply; in a task of its own if that takes waiting.
-    fn answer(&self, mut stream: Stream, mut reply: Reply, cx: &mut Context<'_>) {
+    fn answer(&self, mut stream: SendHalf, mut reply: Reply, cx: &mut Context<'_>) {
         let message_len_max = self.shared.limits.response_len_max;
         // Here and below: a caller that has gone needs no answer.
         let Ok(false) = reply.try_send(&mut stream, message_len_max) else {

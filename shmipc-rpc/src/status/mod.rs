@@ -108,6 +108,19 @@ impl Status {
     pub fn metadata_mut(&mut self) -> &mut HeaderMap {
         &mut self.0.metadata
     }
+
+    /// Returns the status without what may have made it too large to be sent.
+    pub(crate) fn shortened(&self) -> Self {
+        const MESSAGE_LEN_MAX: usize = 4096;
+
+        let message = self.message();
+        if message.len() <= MESSAGE_LEN_MAX {
+            return Self::new(self.code(), message);
+        }
+        let fits = |&end: &usize| message.is_char_boundary(end);
+        let end = (0..=MESSAGE_LEN_MAX).rev().find(fits).unwrap_or(0);
+        Self::new(self.code(), format!("{}…", &message[..end]))
+    }
 }
 
 macro_rules! constructors {

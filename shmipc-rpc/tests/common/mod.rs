@@ -1,6 +1,8 @@
 //! A service whose only method does what the test says, and ways to reach it.
 #![allow(dead_code, reason = "each test file uses its share")]
 
+pub(crate) mod streams;
+
 use std::{
     convert::Infallible,
     future::pending,

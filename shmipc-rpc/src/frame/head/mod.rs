@@ -20,6 +20,35 @@ pub(crate) trait Head {
     fn write(&self, out: &mut impl BufMut);
 }
 
+/// Any head, or none, to be written.
+#[derive(Debug)]
+pub(crate) enum HeadRef<'a> {
+    None,
+    Request(RequestHeadRef<'a>),
+    Response(ResponseHeadRef<'a>),
+    Trailers(TrailersRef<'a>),
+}
+
+impl Head for HeadRef<'_> {
+    fn encoded_len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Request(head) => head.encoded_len(),
+            Self::Response(head) => head.encoded_len(),
+            Self::Trailers(head) => head.encoded_len(),
+        }
+    }
+
+    fn write(&self, out: &mut impl BufMut) {
+        match self {
+            Self::None => {}
+            Self::Request(head) => head.write(out),
+            Self::Response(head) => head.write(out),
+            Self::Trailers(head) => head.write(out),
+        }
+    }
+}
+
 /// The head of a request, to be written.
 #[derive(Debug)]
 pub(crate) struct RequestHeadRef<'a> {

@@ -1,0 +1,168 @@
+//! Messages out of somebody else's body, which is in the framing of gRPC.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+
+use super::{
+    Encoded,
+    grpc::{PREFIX_LEN, Pieces},
+    messages::Source,
+};
+use crate::{Code, Status, frame};
+
+/// A body in the framing of gRPC whose type has been forgotten.
+pub(crate) type ForeignBody =
+    Pin<Box<dyn http_body::Body<Data = Bytes, Error = Status> + Send + 'static>>;
+
+/// Takes messages out of a body as they come.
+pub(crate) struct Decoder {
+    body: ForeignBody,
+    /// What has come and was not taken yet.
+    pieces: Pieces,
+    /// The length of the message whose prefix has been read.
+    message_len: Option<usize>,
+    /// How the body ended.
+    ended: Option<Result<Option<Box<HeaderMap>>, Status>>,
+    message_len_max: usize,
+}
+
+impl Decoder {
+    pub(crate) fn new(body: ForeignBody, message_len_max: usize) -> Self {
+        Self {
+            body,
+            pieces: Pieces::default(),
+            message_len: None,
+            ended: None,
+            message_len_max,
+        }
+    }
+
+    /// Polls for the next message. `None` after the last, if all went well.
+    pub(crate) fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Pieces, Status>>> {
+        loop {
+            match self.take_message() {
+                Ok(Some(message)) => {
+                    // A body that has ended says so at once, so that the end can travel with the last message.
+                    if !self.pieces.has_remaining() && self.ended.is_none() {
+                        let _ = self.poll_more(cx);
+                    }
+                    return Poll::Ready(Some(Ok(message)));
+                }
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Some(Err(self.fail(status)))),
+            }
+            match &mut self.ended {
+                None => ready!(self.poll_more(cx)),
+                Some(_) if self.pieces.has_remaining() || self.message_len.is_some() => {
+                    let status = Status::internal("the body ends within a message");
+                    return Poll::Ready(Some(Err(self.fail(status))));
+                }
+                Some(Ok(_)) => return Poll::Ready(None),
+                Some(ended) => {
+                    // A failure is reported once.
+                    return Poll::Ready(mem::replace(ended, Ok(None)).err().map(Err));
+                }
+            }
+        }
+    }
+
+    /// Takes the metadata that came after the last message.
+    pub(crate) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        match &mut self.ended {
+            Some(Ok(trailers)) => trailers.take(),
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// Polls for another piece, or the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.body.as_mut().poll_frame(cx)) {
+            None => self.ended = Some(Ok(None)),
+            Some(Err(status)) => self.ended = Some(Err(status)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(piece) => self.pieces.push(piece),
+                Err(frame) => {
+                    self.ended = Some(read_trailers(frame.into_trailers().unwrap_or_default()));
+                }
+            },
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes a message, if all of it has come.
+    fn take_message(&mut self) -> Result<Option<Pieces>, Status> {
+        let len = match self.message_len {
+            Some(len) => len,
+            None => {
+                if self.pieces.remaining() < PREFIX_LEN {
+                    return Ok(None);
+                }
+                let flags = self.pieces.get_u8();
+                if flags != 0 {
+                    return Err(Status::unimplemented(
+                        "the message is compressed, which is not supported",
+                    ));
+                }
+                let len = self.pieces.get_u32() as usize;
+                if self.message_len_max < len {
+                    return Err(frame::message_too_large(len, self.message_len_max));
+                }
+                self.message_len = Some(len);
+                len
+            }
+        };
+        if self.pieces.remaining() < len {
+            return Ok(None);
+        }
+        self.message_len = None;
+        Ok(Some(self.pieces.split_to(len)))
+    }
+
+    fn fail(&mut self, status: Status) -> Status {
+        self.pieces = Pieces::default();
+        self.message_len = None;
+        self.ended = Some(Ok(None));
+        status
+    }
+}
+
+impl Source for Decoder {
+    type Message = Encoded<Pieces>;
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Encoded<Pieces>, Status>>> {
+        let next = ready!(self.get_mut().poll_message(cx));
+        Poll::Ready(next.map(|next| next.map(Encoded)))
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self.ended, Some(Ok(_)))
+            && !self.pieces.has_remaining()
+            && self.message_len.is_none()
+    }
+
+    fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
+        Self::take_trailers(self.get_mut())
+    }
+}
+
+/// Reads the trailers of a response: metadata, or the failure that they tell of.
+fn read_trailers(mut trailers: HeaderMap) -> Result<Option<Box<HeaderMap>>, Status> {
+    if let Some(status) = Status::from_headers(&trailers).filter(|status| status.code() != Code::Ok)
+    {
+        return Err(status);
+    }
+    crate::status::remove_status_headers(&mut trailers);
+    Ok((!trailers.is_empty()).then(|| Box::new(trailers)))
+}

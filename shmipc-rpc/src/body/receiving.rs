@@ -1,0 +1,323 @@
+//! The messages of a half of a call, as they arrive.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use http::HeaderMap;
+use shmipc_transport::{ABANDONED, RecvBuf, RecvError, RecvHalf, SessionLost};
+use tokio::time::Sleep;
+
+use super::{Encoded, messages::Source};
+use crate::{
+    Status, deadline,
+    frame::{self, Flags, InvalidFrame, ResponseFrame},
+};
+
+/// Receives the other side's half of a call.
+///
+/// If it is dropped at the caller before that is over, the call is given up (R6).
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    stream: RecvHalf,
+    side: Side,
+    /// What came with the frame that was read last.
+    message: Option<RecvBuf>,
+    ending: Option<Result<Option<Box<HeaderMap>>, Status>>,
+    message_len_max: usize,
+}
+
+/// Who receives.
+#[derive(Debug)]
+enum Side {
+    Caller {
+        opened: bool,
+        deadline: Option<Instant>,
+        timer: Option<Pin<Box<Sleep>>>,
+    },
+    Server,
+}
+
+impl Receiving {
+    /// Receives a response, of which nothing has arrived yet.
+    pub(crate) fn response(
+        stream: RecvHalf,
+        deadline: Option<Instant>,
+        message_len_max: usize,
+    ) -> Self {
+        Self {
+            stream,
+            side: Side::Caller {
+                opened: false,
+                deadline,
+                timer: None,
+            },
+            message: None,
+            ending: None,
+            message_len_max,
+        }
+    }
+
+    /// Receives a request, whose first message may have come with its head.
+    pub(crate) fn request(
+        stream: RecvHalf,
+        message: Option<RecvBuf>,
+        is_last: bool,
+        message_len_max: usize,
+    ) -> Self {
+        Self {
+            stream,
+            side: Side::Server,
+            message,
+            ending: is_last.then_some(Ok(None)),
+            message_len_max,
+        }
+    }
+
+    /// Polls for what opens a response: its metadata. The inner error is what the server says went wrong, the outer one
+    /// what went wrong on the way.
+    pub(crate) fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Result<HeaderMap, Status>, Status>> {
+        let frame = match ready!(self.poll_frame(cx)) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Poll::Ready(Err(self.fail(no_answer()))),
+            Err(status) => return Poll::Ready(Err(self.fail(status))),
+        };
+        let opening = match self.read_response(frame) {
+            Ok(opening) => opening,
+            Err(status) => return Poll::Ready(Err(self.fail(status))),
+        };
+        if let Side::Caller { opened, .. } = &mut self.side {
+            *opened = true;
+        }
+        if let Some(opening) = opening {
+            return Poll::Ready(Ok(Ok(opening)));
+        }
+        // A response that begins with anything else is over before it began.
+        Poll::Ready(match self.ending.take() {
+            Some(Err(status)) if self.message.is_none() => Ok(Err(self.fail(status))),
+            _ => Err(self.fail(Status::internal(
+                "the server sent a message before the response",
+            ))),
+        })
+    }
+
+    /// Takes a response that has arrived as a whole: its message, if it has one, and the metadata after it.
+    pub(crate) fn take_whole(&mut self) -> Option<(Option<RecvBuf>, Option<Box<HeaderMap>>)> {
+        let is_short = |message: &RecvBuf| message.len() <= self.message_len_max;
+        match &mut self.ending {
+            Some(Ok(trailers)) if self.message.as_ref().is_none_or(is_short) => {
+                Some((self.message.take(), trailers.take()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Polls for the next message. `None` after the last, if all went well.
+    pub(crate) fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<RecvBuf, Status>>> {
+        loop {
+            if let Some(message) = self.message.take() {
+                if self.message_len_max < message.len() {
+                    let status = frame::message_too_large(message.len(), self.message_len_max);
+                    return Poll::Ready(Some(Err(self.fail(status))));
+                }
+                return Poll::Ready(Some(Ok(message)));
+            }
+            match &mut self.ending {
+                None => {}
+                Some(Ok(_)) => return Poll::Ready(None),
+                Some(ending @ Err(_)) => {
+                    // A failure is reported once.
+                    let ending = std::mem::replace(ending, Ok(None));
+                    return Poll::Ready(ending.err().map(Err));
+                }
+            }
+            let read = match ready!(self.poll_frame(cx)) {
+                Ok(frame) => self.read(frame),
+                Err(status) => Err(status),
+            };
+            if let Err(status) = read {
+                return Poll::Ready(Some(Err(self.fail(status))));
+            }
+        }
+    }
+
+    /// Whether nothing else will arrive.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Takes the metadata that came after the last message.
+    pub(crate) fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        match &mut self.ending {
+            Some(Ok(trailers)) => trailers.take(),
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// Whether the last message has been taken, or is about to be.
+    fn is_last(&self) -> bool {
+        self.message.is_none() && matches!(self.ending, Some(Ok(_)))
+    }
+
+    fn read(&mut self, frame: Option<RecvBuf>) -> Result<(), Status> {
+        match (&self.side, frame) {
+            (Side::Server, None) => self.ending = Some(Ok(None)),
+            (Side::Server, Some(frame)) => self.read_request(frame)?,
+            (Side::Caller { .. }, None) => return Err(no_answer()),
+            (Side::Caller { opened, .. }, Some(frame)) => {
+                let opened = *opened;
+                if self.read_response(frame)?.is_some() && opened {
+                    return Err(Status::internal("the server began its response twice"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a frame from the caller that is not the first.
+    fn read_request(&mut self, mut frame: RecvBuf) -> Result<(), Status> {
+        let flags = frame::open(&mut frame, |prefix, _| {
+            let flags = prefix.flags;
+            if flags.contains(Flags::OPEN)
+                || flags.contains(Flags::TRAILERS)
+                || flags.contains(Flags::CANCEL)
+                || flags == Flags::NONE
+            {
+                return Err(InvalidFrame::UnexpectedFlags(flags));
+            }
+            Ok(flags)
+        });
+        let flags = flags.map_err(|error| Status::internal(error.to_string()))?;
+        if flags.contains(Flags::MESSAGE) {
+            self.message = Some(frame);
+        }
+        if flags.contains(Flags::END) {
+            self.ending = Some(Ok(None));
+        }
+        Ok(())
+    }
+
+    /// Reads a frame from the server. Returns what opens the response, if it does.
+    fn read_response(&mut self, mut frame: RecvBuf) -> Result<Option<HeaderMap>, Status> {
+        let read = frame::open(&mut frame, ResponseFrame::read);
+        let ResponseFrame {
+            opening,
+            has_message,
+            ending,
+        } = read.map_err(|error| Status::internal(error.to_string()))?;
+        if has_message {
+            self.message = Some(frame);
+        }
+        if ending.is_some() {
+            self.ending = ending;
+            // Tells the half that still sends, if there is one, that nobody listens.
+            self.stream.reset(ABANDONED);
+        }
+        Ok(opening)
+    }
+
+    /// Polls for the next frame. `None`: the other side has ended its half without one.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, Status>> {
+        match self.stream.poll_recv(cx) {
+            Poll::Ready(Ok(frame)) => Poll::Ready(Ok(frame)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.not_received(error))),
+            Poll::Pending => {
+                if let Side::Caller {
+                    deadline: Some(deadline),
+                    timer,
+                    ..
+                } = &mut self.side
+                {
+                    let until = *deadline;
+                    let timer = timer
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until.into())));
+                    ready!(timer.as_mut().poll(cx));
+                    return Poll::Ready(Err(deadline::exceeded()));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The status for a half that breaks off. That of a call at its caller is R9's, or CANCELLED.
+    fn not_received(&self, error: RecvError) -> Status {
+        match self.side {
+            Side::Caller { .. } => not_received(error),
+            Side::Server => Status::cancelled("the caller gave the call up")
+                .with_source(crate::BoxError::from(error)),
+        }
+    }
+
+    /// Ends the half because of `status`.
+    fn fail(&mut self, status: Status) -> Status {
+        if let Side::Caller { .. } = self.side {
+            self.stream.reset(ABANDONED);
+        }
+        self.message = None;
+        self.ending = Some(Ok(None));
+        status
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // A server may lose interest in the requests, and answer all the same.
+        if let Side::Caller { .. } = self.side {
+            self.stream.reset(ABANDONED);
+        }
+    }
+}
+
+impl Source for Receiving {
+    type Message = Encoded<RecvBuf>;
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Encoded<RecvBuf>, Status>>> {
+        let next = ready!(self.get_mut().poll_message(cx));
+        Poll::Ready(next.map(|next| next.map(Encoded)))
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_last()
+    }
+
+    fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
+        Self::take_trailers(self.get_mut())
+    }
+}
+
+/// The status of a call whose stream ended without an answer (R3).
+fn no_answer() -> Status {
+    Status::internal("the server ended the call without an answer")
+}
+
+/// The status of a call whose answer could not be received.
+fn not_received(error: RecvError) -> Status {
+    match error {
+        RecvError::Reset(code) => given_up(code),
+        RecvError::SessionLost(lost) => session_lost(lost),
+        error => Status::internal("the response could not be received")
+            .with_source(crate::BoxError::from(error)),
+    }
+}
+
+/// The status of a call that the server has given up.
+pub(crate) fn given_up(code: u32) -> Status {
+    Status::cancelled(format!("the server gave the call up (code {code})"))
+}
+
+/// The status of a call whose session ended (R9).
+pub(crate) fn session_lost(lost: SessionLost) -> Status {
+    Status::unavailable("the connection ended before the call did")
+        .with_source(crate::BoxError::from(lost))
+}

@@ -1,0 +1,339 @@
+//! Calls through a session.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::{HeaderMap, Uri};
+use shmipc_transport::{Lent, RecvHalf, SendError, Stream, StreamWatch};
+use tracing::{Instrument as _, Span, field};
+
+use super::{
+    channel::SizeLimits,
+    connection::Connection,
+    response::{Answer, not_sent},
+};
+use crate::{
+    Body, Code, Status,
+    body::{Encode, Messages, Receiving, ToSend},
+    deadline::{self, Elapsed},
+    frame::{Ending, Flags, HalfError, HalfSender, Outgoing, RequestHeadRef},
+};
+
+/// The way through sessions to one server.
+#[derive(Clone)]
+pub(super) struct Direct {
+    pub(super) connection: Arc<Connection>,
+    pub(super) wait_for_ready: bool,
+}
+
+/// The terms of one call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) deadline: Option<Instant>,
+    pub(super) wait_for_ready: bool,
+    pub(super) limits: SizeLimits,
+}
+
+/// What a call came to: the outer error is what went wrong on the way, the inner one what the server says.
+type Outcome = Result<Result<Answer, Status>, Status>;
+
+impl Direct {
+    /// Lends memory of the session; see [`Channel::alloc`](super::Channel::alloc).
+    pub(super) async fn alloc(&self, len: usize) -> Result<Lent, Status> {
+        let session = match self.connection.session() {
+            Some(session) => session,
+            None => {
+                // Connects. Nothing is sent on a stream that nobody uses.
+                self.open_stream(self.wait_for_ready).await?;
+                let lost = || Status::unavailable("the session was lost before it was used");
+                self.connection.session().ok_or_else(lost)?
+            }
+        };
+        session.alloc(len).await.map_err(Status::from_alloc)
+    }
+
+    /// Makes a call with one request.
+    pub(super) async fn one<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Outcome {
+        let span = self.span(path);
+        let sent = match self.try_send(path, metadata, message, terms) {
+            // Boxed, so that calls that need not wait for this have a small future, which is moved about.
+            Ok(None) => {
+                Box::pin(
+                    self.send(path, metadata, message, terms)
+                        .instrument(span.clone()),
+                )
+                .await
+            }
+            Ok(Some(stream)) => Ok(stream),
+            Err(status) => Err(status),
+        };
+        let outcome = match sent {
+            Ok(stream) => {
+                // The half that was sent is over; who receives the other gives the call up if need be.
+                let (_, stream) = stream.split();
+                let max = terms.limits.response_len_max;
+                let mut receiving = Receiving::response(stream, terms.deadline, max);
+                let opened = poll_fn(|cx| {
+                    let _span = span.enter();
+                    receiving.poll_open(cx)
+                });
+                let opened = opened.await;
+                opened.map(|opened| opened.map(|metadata| Answer::new(metadata, receiving)))
+            }
+            Err(status) => Err(status),
+        };
+        record(&span, &outcome);
+        outcome
+    }
+
+    /// Makes a call with many requests.
+    pub(super) async fn many(
+        &self,
+        path: Uri,
+        metadata: HeaderMap,
+        messages: Pin<Box<dyn Messages>>,
+        terms: Terms,
+    ) -> Outcome {
+        let span = self.span(path.path());
+        let outcome = self
+            .converse(path, metadata, messages, terms, &span)
+            .instrument(span.clone())
+            .await;
+        record(&span, &outcome);
+        outcome
+    }
+
+    async fn converse(
+        &self,
+        path: Uri,
+        metadata: HeaderMap,
+        messages: Pin<Box<dyn Messages>>,
+        terms: Terms,
+        span: &Span,
+    ) -> Outcome {
+        let opened =
+            deadline::within(terms.deadline, self.open_call(&path, &metadata, terms)).await;
+        let (out, recv) = opened.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
+        let mut requests = Requests {
+            watch: recv.watch(),
+            out: Some(out),
+            messages,
+        };
+        let max = terms.limits.response_len_max;
+        let mut receiving = Receiving::response(recv, terms.deadline, max);
+        let mut sending = true;
+        let opened = poll_fn(|cx| {
+            if sending && let Poll::Ready(sent) = requests.poll(cx) {
+                sending = false;
+                if let Err(status) = sent {
+                    return Poll::Ready(Err(status));
+                }
+            }
+            receiving.poll_open(cx)
+        });
+        let metadata = match opened.await? {
+            Ok(metadata) => metadata,
+            Err(status) => return Ok(Err(status)),
+        };
+        if sending && !receiving.is_over() {
+            tokio::spawn(requests.run().instrument(span.clone()));
+        }
+        Ok(Ok(Answer::new(metadata, receiving)))
+    }
+
+    /// Makes a call for layers.
+    pub(super) async fn http(
+        self,
+        mut request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Status> {
+        let context = Body::take_context(&mut request);
+        let (parts, mut body) = request.into_parts();
+        let header = parts.headers.get("grpc-timeout");
+        let timeout = header.and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
+        let deadline = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
+        let terms = Terms {
+            deadline: deadline::earlier(deadline, deadline::inherited()),
+            wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
+            limits: SizeLimits {
+                request_len_max: context.request_len_max,
+                response_len_max: context.message_len_max,
+            },
+        };
+        let outcome = match body.take_to_send(context.request_len_max) {
+            ToSend::One(mut message, _) => {
+                self.one(parts.uri.path(), &parts.headers, &mut *message, terms)
+                    .await
+            }
+            ToSend::Many(messages, _) => self.many(parts.uri, parts.headers, messages, terms).await,
+            ToSend::Nothing(status) => Err(status),
+        };
+        Ok(match outcome? {
+            Ok(answer) => answer.into_http(),
+            Err(status) => status.into_http(),
+        })
+    }
+
+    fn span(&self, path: &str) -> Span {
+        tracing::debug_span!(
+            target: "shmipc_rpc::client",
+            "call",
+            method = path,
+            address = %self.connection.address(),
+            status = field::Empty,
+        )
+    }
+
+    /// Sends a request if that takes no waiting. `None`: it does, and nothing was sent.
+    fn try_send<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Option<Stream>, Status> {
+        let Some(mut stream) = self.connection.try_open_stream() else {
+            return Ok(None);
+        };
+        match frame(path, metadata, message, terms)?.try_ask(&mut stream) {
+            Ok(true) => Ok(Some(stream)),
+            // If the session is lost, or is to be left, it was before this call began to use it.
+            Ok(false) | Err(SendError::SessionLost(_) | SendError::GoingAway) => Ok(None),
+            Err(error) => Err(not_sent(error)),
+        }
+    }
+
+    /// Sends a request, waiting for a session and for room as long as need be.
+    async fn send<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Stream, Status> {
+        let send = async {
+            loop {
+                let mut stream = self.open_stream(terms.wait_for_ready).await?;
+                let frame = frame(path, metadata, message, terms)?;
+                match frame.send(stream.halves_mut().0).await {
+                    Ok(()) => return Ok(stream),
+                    // The server has not seen the call, nor will it: it is as if it had not begun.
+                    Err(SendError::GoingAway) => {}
+                    Err(error) => return Err(not_sent(error)),
+                }
+            }
+        };
+        let sent = deadline::within(terms.deadline, send).await;
+        sent.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
+    }
+
+    /// Opens a call of many requests, without any of them, so that it can be opened elsewhere if the server goes away.
+    async fn open_call(
+        &self,
+        path: &Uri,
+        metadata: &HeaderMap,
+        terms: Terms,
+    ) -> Result<(HalfSender, RecvHalf), Status> {
+        loop {
+            let (send, recv) = self.open_stream(terms.wait_for_ready).await?.split();
+            let mut out = HalfSender::caller(
+                send,
+                path.clone(),
+                metadata.clone(),
+                terms.deadline,
+                terms.limits.request_len_max,
+            );
+            let mut buffer = None;
+            match poll_fn(|cx| out.poll_open(cx, &mut buffer)).await {
+                Ok(()) => return Ok((out, recv)),
+                // The server has not seen the call, nor will it: it is as if it had not begun.
+                Err(HalfError::Stream(SendError::GoingAway)) => {}
+                Err(HalfError::Stream(error)) => return Err(not_sent(error)),
+                Err(HalfError::Frame(status)) => return Err(status),
+            }
+        }
+    }
+
+    async fn open_stream(&self, wait_for_ready: bool) -> Result<Stream, Status> {
+        match self.connection.try_open_stream() {
+            Some(stream) => Ok(stream),
+            None => self.connection.open_stream(wait_for_ready).await,
+        }
+    }
+}
+
+/// The requests of a call, on their way out.
+struct Requests {
+    messages: Pin<Box<dyn Messages>>,
+    out: Option<HalfSender>,
+    watch: StreamWatch,
+}
+
+impl Requests {
+    /// Polls for all of them to be sent. An error is their own; what is wrong with the stream, the response tells.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.messages
+            .as_mut()
+            .poll_send(cx, &mut self.out)
+            .map(|sent| match sent {
+                Ok(Ending::Done(_)) => Ok(()),
+                Ok(Ending::Failed(status)) => Err(status),
+                Err(error @ (SendError::TooLarge { .. } | SendError::Memory(_))) => {
+                    Err(not_sent(error))
+                }
+                Err(_) => Ok(()),
+            })
+    }
+
+    /// Sends them for as long as the call goes on. If they fail, the call is given up, by dropping its half.
+    async fn run(mut self) {
+        poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.watch.poll_abandoned(cx).map(drop),
+        })
+        .await;
+    }
+}
+
+/// Makes the frame of a request, to be sent now.
+fn frame<'a, M: Encode + ?Sized>(
+    path: &'a str,
+    metadata: &'a HeaderMap,
+    message: &'a mut M,
+    terms: Terms,
+) -> Result<Outgoing<'a, RequestHeadRef<'a>, M>, Status> {
+    let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
+    let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
+    let head = RequestHeadRef {
+        path,
+        timeout_ns,
+        metadata,
+    };
+    Ok(Outgoing::new(
+        Flags::UNARY,
+        head,
+        Some(message),
+        terms.limits.request_len_max,
+    )?)
+}
+
+/// Notes in the span of a call how it went, as far as is known.
+fn record(span: &Span, outcome: &Outcome) {
+    if !span.is_disabled() {
+        let code = match outcome {
+            Ok(Ok(_)) => Code::Ok,
+            Ok(Err(status)) | Err(status) => status.code(),
+        };
+        span.record("status", code.name());
+    }
+}

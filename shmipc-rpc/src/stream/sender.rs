@@ -1,0 +1,110 @@
+use std::{future::poll_fn, marker::PhantomData, sync::Arc};
+
+use http::HeaderMap;
+
+use super::{
+    port::Port,
+    pushed::{RequestSink, ResponseSink},
+};
+use crate::{Status, frame::Ending};
+
+/// Sends the messages of a stream one by one, where that suits better than to *be* a stream.
+///
+/// A message is encoded straight into shared memory, in the task that sends it, as soon as the receiver's windows have room.
+/// Until the far end is on its way (the handler has returned its response, or the call was made), sending waits; so it is done in
+/// another task, or while that goes on.
+///
+/// Dropping the sender ends the stream, as [`finish`](Self::finish) does.
+///
+/// # Examples
+///
+/// ```
+/// use shmipc_rpc::{Request, Response, ResponseStream, Sender, Status};
+///
+/// async fn count(request: Request<u64>) -> Result<Response<impl ResponseStream<u64>>, Status> {
+///     let (mut sender, responses) = Sender::for_responses();
+///     tokio::spawn(async move {
+///         for number in 0..request.into_inner() {
+///             sender.send(&number).await?;
+///         }
+///         sender.finish();
+///         Ok::<_, Status>(())
+///     });
+///     Ok(Response::new(responses))
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Sender<T> {
+    port: Arc<Port>,
+    message: PhantomData<fn(T)>,
+}
+
+impl<T: prost::Message + Default + 'static> Sender<T> {
+    /// Makes a sender of responses, and the stream to be returned by the handler.
+    #[must_use]
+    pub fn for_responses() -> (Self, ResponseSink<T>) {
+        let port = Port::new();
+        (Self::new(&port), ResponseSink::new(port))
+    }
+
+    /// Makes a sender of requests, and the stream to be passed to the call.
+    #[must_use]
+    pub fn for_requests() -> (Self, RequestSink<T>) {
+        let port = Port::new();
+        (Self::new(&port), RequestSink::new(port))
+    }
+
+    fn new(port: &Arc<Port>) -> Self {
+        Self {
+            port: Arc::clone(port),
+            message: PhantomData,
+        }
+    }
+
+    /// Sends a message. Waits while the receiver's windows are full.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Code::Cancelled`](crate::Code::Cancelled) if nobody receives the messages any more: the other side has given
+    /// the call up, or it is over. At a caller, the response tells how. Returns
+    /// [`Code::Unavailable`](crate::Code::Unavailable) if the connection has ended, and
+    /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) if the message is too large, in which case the
+    /// others can still be sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// The message is sent in the poll that returns, or not at all.
+    pub async fn send(&mut self, message: &T) -> Result<(), Status> {
+        let mut buffer = None;
+        poll_fn(|cx| self.port.poll_send(cx, message, &mut buffer)).await
+    }
+
+    /// Ends the stream. All went well.
+    pub fn finish(self) {
+        drop(self);
+    }
+
+    /// Ends the stream with metadata for the caller. All went well.
+    ///
+    /// Has the effect of [`finish`](Self::finish) at a caller, which can send no metadata then.
+    pub fn finish_with(self, trailers: HeaderMap) {
+        self.port.end(Ending::Done(Some(Box::new(trailers))));
+    }
+
+    /// Ends the stream with a failure. At a caller that gives the call up.
+    pub fn fail(self, status: Status) {
+        self.port.end(Ending::Failed(status));
+    }
+
+    /// Tells whether it is known that nobody receives the messages any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.port.is_closed()
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.port.end(Ending::Done(None));
+    }
+}

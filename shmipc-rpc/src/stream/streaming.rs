@@ -1,0 +1,209 @@
+use std::{
+    fmt,
+    future::poll_fn,
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use futures_core::Stream;
+use http::HeaderMap;
+use tokio::time::Sleep;
+
+use crate::{
+    Status,
+    body::{Decoder, Messages, Receiving, decode, typed},
+    deadline,
+};
+
+/// The messages of a request or response, as they arrive.
+///
+/// It is a [`Stream`], and has methods for those who need no more. What has arrived waits in shared memory; the other side sends no
+/// more than the windows of the stream allow until it is taken.
+///
+/// Dropping it tells the other side that nobody listens: at a caller that gives the call up; at a server only the requests are
+/// dropped, and the response goes on.
+///
+/// # Examples
+///
+/// ```
+/// use shmipc_rpc::{Request, Response, Status, Streaming};
+///
+/// async fn sum(request: Request<Streaming<u64>>) -> Result<Response<u64>, Status> {
+///     let mut numbers = request.into_inner();
+///     let mut sum = 0;
+///     while let Some(number) = numbers.message().await? {
+///         sum += number;
+///     }
+///     Ok(Response::new(sum))
+/// }
+/// ```
+pub struct Streaming<T> {
+    source: Source<T>,
+    trailers: Option<Box<HeaderMap>>,
+    deadline: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where the messages come from.
+enum Source<T> {
+    /// A session.
+    Received(Box<Receiving>),
+    /// A body of somebody else's.
+    Foreign(Box<Decoder>),
+    /// This process; they were never encoded.
+    Messages(Pin<Box<dyn Messages>>),
+    /// There is one, and here it is.
+    One(Box<Result<T, Status>>),
+    /// It is over.
+    Over,
+}
+
+impl<T> Streaming<T> {
+    fn new(source: Source<T>) -> Self {
+        Self {
+            source,
+            trailers: None,
+            deadline: None,
+            timer: None,
+        }
+    }
+
+    /// Fails the call if it is not over at `deadline`.
+    pub(crate) fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets metadata that comes after the last message, in case that the source has none.
+    pub(crate) fn with_trailers(mut self, trailers: Option<Box<HeaderMap>>) -> Self {
+        self.trailers = trailers;
+        self
+    }
+
+    pub(crate) fn over() -> Self {
+        Self::new(Source::Over)
+    }
+
+    pub(crate) fn one(message: Result<T, Status>) -> Self {
+        Self::new(Source::One(Box::new(message)))
+    }
+
+    pub(crate) fn received(receiving: Box<Receiving>) -> Self {
+        Self::new(Source::Received(receiving))
+    }
+
+    pub(crate) fn foreign(decoder: Decoder) -> Self {
+        Self::new(Source::Foreign(Box::new(decoder)))
+    }
+
+    pub(crate) fn messages(messages: Pin<Box<dyn Messages>>) -> Self {
+        Self::new(Source::Messages(messages))
+    }
+}
+
+impl<T: prost::Message + Default + 'static> Streaming<T> {
+    /// Waits for the next message. `None` after the last, if all went well.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the call failed, after the messages that came before that; nothing follows. At a server, that is
+    /// [`Code::Cancelled`](crate::Code::Cancelled) for a caller that gave up before its last message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a message is taken in the poll that returns it.
+    pub async fn message(&mut self) -> Result<Option<T>, Status> {
+        poll_fn(|cx| self.poll_message(cx)).await.transpose()
+    }
+
+    /// Waits for the end, and returns the metadata that came after the last message. Messages that were not taken are dropped.
+    ///
+    /// There is none in a request, and after a failure it is [part of the status](Status::metadata).
+    ///
+    /// # Errors
+    ///
+    /// Returns how the call failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe, but for the messages that were dropped.
+    pub async fn trailers(&mut self) -> Result<HeaderMap, Status> {
+        while self.message().await?.is_some() {}
+        Ok(self
+            .trailers
+            .take()
+            .map(|trailers| *trailers)
+            .unwrap_or_default())
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        if let Poll::Ready(next) = self.poll_source(cx) {
+            return Poll::Ready(next);
+        }
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        let timer = || Box::pin(tokio::time::sleep_until(deadline.into()));
+        ready!(self.timer.get_or_insert_with(timer).as_mut().poll(cx));
+        self.source = Source::Over;
+        Poll::Ready(Some(Err(deadline::exceeded())))
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        let next = match &mut self.source {
+            Source::Received(receiving) => {
+                ready!(receiving.poll_message(cx)).map(|next| next.and_then(decode))
+            }
+            Source::Foreign(decoder) => {
+                ready!(decoder.poll_message(cx)).map(|next| next.and_then(decode))
+            }
+            Source::Messages(messages) => {
+                ready!(messages.as_mut().poll_next(cx)).map(|next| next.and_then(typed))
+            }
+            Source::One(_) => match mem::replace(&mut self.source, Source::Over) {
+                Source::One(message) => Some(*message),
+                _ => None,
+            },
+            Source::Over => None,
+        };
+        match &next {
+            Some(Ok(_)) => {}
+            None => {
+                self.trailers = self.take_trailers().or(self.trailers.take());
+                self.source = Source::Over;
+            }
+            // What could not be decoded ends the stream as well.
+            Some(Err(_)) => self.source = Source::Over,
+        }
+        Poll::Ready(next)
+    }
+
+    fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        match &mut self.source {
+            Source::Received(receiving) => receiving.take_trailers(),
+            Source::Foreign(decoder) => decoder.take_trailers(),
+            Source::Messages(messages) => messages.as_mut().take_trailers(),
+            Source::One(_) | Source::Over => None,
+        }
+    }
+}
+
+impl<T> Unpin for Streaming<T> {}
+
+impl<T: prost::Message + Default + 'static> Stream for Streaming<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        self.get_mut().poll_message(cx)
+    }
+}
+
+impl<T> fmt::Debug for Streaming<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streaming")
+            .field("is_over", &matches!(self.source, Source::Over))
+            .finish_non_exhaustive()
+    }
+}
