@@ -84,11 +84,12 @@ impl<T> From<::tonic::Response<T>> for Response<T> {
     }
 }
 
-/// Message, metadata and extensions are kept.
+/// Message, metadata and extensions are kept; tonic's responses have no trailing metadata.
 impl<T> From<Response<T>> for ::tonic::Response<T> {
     fn from(response: Response<T>) -> Self {
-        let (message, metadata, extensions) = response.into_parts();
-        Self::from_parts(MetadataMap::from_headers(metadata), message, extensions)
+        let (message, parts) = response.into_content();
+        let metadata = MetadataMap::from_headers(parts.metadata);
+        Self::from_parts(metadata, message, parts.extensions)
     }
 }
 

@@ -140,7 +140,7 @@ fn prepare(
         session: None,
         cancellation: Cancellation::new(None, deadline),
         message_len_max: limits.request_len_max,
-        wait_for_ready: None,
+        ..CallContext::default()
     };
     parts.extensions.extend(client);
     parts.extensions.insert(context.clone());
