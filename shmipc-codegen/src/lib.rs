@@ -57,6 +57,17 @@
 //! `impl ResponseStream<R>` there too, as the compiler warns of a named type in its place. The stream outlives the call
 //! of the method, so it must not borrow from `self`: clone what it needs.
 //!
+//! # On request
+//!
+//! | option | adds |
+//! |---|---|
+//! | [`blocking`](Builder::blocking) | `greeter_blocking`: client, trait and server for programs without a runtime |
+//! | [`dyn_traits`](Builder::dyn_traits) | `greeter_server::DynGreeter`, the trait with boxed futures, which can be made an object |
+//! | [`mocks`](Builder::mocks) | `greeter_mock::MockGreeter`, which answers as a test tells it to |
+//! | [`embed_descriptor_set`](Builder::embed_descriptor_set) | `FILE_DESCRIPTOR_SET` in each package, for reflection |
+//! | [`use_arc_self`](Builder::use_arc_self) | nothing, but methods of the trait take `self: Arc<Self>` |
+//! | [`generate_default_stubs`](Builder::generate_default_stubs) | nothing, but methods of the trait need not be implemented |
+//!
 //! # Names
 //!
 //! Names follow prost: `SayHello` becomes `say_hello`, `Type` becomes `r#type`, and `Self`, which cannot be escaped,
@@ -82,6 +93,33 @@
 //! 9 |   rpc SayHello(HelloReqest) returns (HelloReply);
 //!   |                ^^^^^^^^^^^ found here
 //! ```
+//!
+//! # Code that is checked in
+//!
+//! The program `shmipc-gen`, of this package, does outside of build scripts what these do; its flags are the options of
+//! [`Builder`]. With `--check` it tells whether what is there is up to date, as [`Builder::check`] does in a test:
+//!
+//! ```console
+//! $ cargo install shmipc-codegen
+//! $ shmipc-gen --out src/generated proto/helloworld.proto
+//! $ shmipc-gen --out src/generated --check proto/helloworld.proto
+//! ```
+//!
+//! # Coming from tonic-prost-build
+//!
+//! Options have the same names and meanings, but for these:
+//!
+//! | there | here |
+//! |---|---|
+//! | `codec_path`, `tonic_build::manual` | messages are protobuf, as the runtime encodes them straight into shared memory |
+//! | `build_transport` | clients always have a `connect`: the runtime always has a channel |
+//! | `emit_package` | names on the wire always have their package: servers route by it |
+//! | `proto_path` | [`extern_path`](Builder::extern_path), which generates no messages for what lies elsewhere |
+//! | `with_extended_rust_types` | is always so |
+//! | `compile_with_config`, `compile_fds_with_config` | all options of prost-build are in [`Builder`]; or call prost-build yourself, with [`Builder::into_service_generator`] |
+//! | `service_generator` | [`Builder::into_service_generator`] |
+//! | `bytes`, `btree_map`, `disable_comments`, `skip_debug` | take several paths, and replace what was given before, as in prost-build |
+//! | `compile_well_known_types` | takes no argument |
 //!
 //! # `protoc`
 //!
