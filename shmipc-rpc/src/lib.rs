@@ -32,8 +32,10 @@
 //! method, the peer and, at the end, the status.
 
 pub mod client;
+pub mod dynamic;
 pub mod interceptor;
 pub mod metadata;
+pub mod mock;
 pub mod server;
 #[cfg(feature = "grpc")]
 pub mod tls;
