@@ -99,14 +99,12 @@ macro_rules! golden {
 
 golden! {
     all_options = |builder: Builder| builder
-        .blocking(true)
         .dyn_traits(true)
         .mocks(true)
         .embed_descriptor_set(true)
         .generate_default_stubs(true);
     arc_self = |builder: Builder| builder
         .use_arc_self(true)
-        .blocking(true)
         .dyn_traits(true)
         .mocks(true)
         .generate_default_stubs(true);
@@ -118,6 +116,12 @@ golden! {
         .trait_attribute("Greeter", "#[diagnostic::on_unimplemented(message = \"no greeter\")]")
         .client_attribute("Other", "#[never]")
         .type_attribute("HelloReply", "#[derive(PartialOrd, Ord)]");
+    blocking = |builder: Builder| builder.blocking(true);
+    blocking_server_only = |builder: Builder| builder
+        .build_client(false)
+        .blocking(true)
+        .use_arc_self(true)
+        .generate_default_stubs(true);
     clashes;
     client_only = |builder: Builder| builder.build_server(false);
     comments;

@@ -1,7 +1,7 @@
 //! What generated mocks consist of: answers, and the calls that were answered.
 //!
 //! With the option `mocks` of `shmipc-codegen` there is a `MockGreeter` for each `Greeter`. It implements the trait by what a test
-//! tells it to answer, and makes clients that call it through all that lies between a client and a handler, but within one process.
+//! tells it to answer, and makes clients that call it [in this process](crate::Channel::in_process).
 //!
 //! ```ignore
 //! let mock = MockGreeter::new();

@@ -91,12 +91,10 @@ fn client(service: &Service, options: &Options) -> TokenStream {
     );
     quote! {
         /// Makes a client that calls the mock, in this process.
-        ///
-        /// Must be called within a tokio runtime.
         #[must_use]
         pub fn client(&self) -> super::#client_module::#client<#runtime::Channel> {
             let server = super::#server_module::#server::new(self.clone());
-            super::#client_module::#client::new(#runtime::mock::channel(server))
+            super::#client_module::#client::new(#runtime::Channel::in_process(server))
         }
     }
 }
