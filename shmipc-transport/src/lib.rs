@@ -29,7 +29,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `docs/protocol.md` describes the bytes, `ARCHITECTURE.md` the code, `SECURITY.md` what a hostile peer can and cannot do.
+//! Sessions of the root are driven by tasks of a tokio runtime; those of [`blocking`] by the threads that use them, without
+//! one. `docs/protocol.md` describes the bytes, `ARCHITECTURE.md` the code, `SECURITY.md` what a hostile peer can and cannot do.
 
 #[cfg(not(all(
     target_os = "linux",
@@ -40,6 +41,7 @@ compile_error!(
 );
 
 mod address;
+pub mod blocking;
 mod config;
 mod core;
 mod error;

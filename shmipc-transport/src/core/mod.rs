@@ -9,5 +9,6 @@ pub(crate) mod mem;
 pub(crate) mod num;
 pub(crate) mod outbox;
 pub(crate) mod streams;
+pub(crate) mod succession;
 pub(crate) mod sync;
 pub(crate) mod wire;

@@ -9,6 +9,13 @@ pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
 #[cfg(shmipc_loom)]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
 
+/// A lock that loom sees. Within others, no atomic that loom sees may be touched.
+#[cfg(not(shmipc_loom))]
+pub(crate) use std::sync::Mutex as ModelMutex;
+
+#[cfg(shmipc_loom)]
+pub(crate) use loom::sync::Mutex as ModelMutex;
+
 /// Remembers the last value that it was told, for all threads of this process. Orders nothing else.
 ///
 /// Each answer depends on this one word only, which loom need not explore.

@@ -106,6 +106,9 @@ pub enum AcceptError {
     /// The listening socket does not work any more. Bind a new one.
     #[error("the listening socket failed")]
     Socket(#[source] Arc<io::Error>),
+    /// A blocking listener was [stopped](crate::blocking::Stopper::stop).
+    #[error("the listener was stopped")]
+    Stopped,
 }
 
 /// Why an address cannot be that of a socket.

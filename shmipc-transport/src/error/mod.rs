@@ -197,6 +197,9 @@ pub enum SendError {
     /// This side ended or reset the stream before.
     #[error("the stream was ended on this side")]
     Finished,
+    /// The deadline of a [blocking](crate::blocking) call passed. Nothing was sent.
+    #[error("the message could not be sent in time")]
+    TimedOut,
     /// The session is over.
     #[error("the session is over")]
     SessionLost(#[source] SessionLost),
@@ -212,6 +215,9 @@ pub enum RecvError {
     /// This side reset the stream before.
     #[error("the stream was reset on this side")]
     Abandoned,
+    /// The deadline of a [blocking](crate::blocking) call passed. It may be called again.
+    #[error("nothing arrived in time")]
+    TimedOut,
     /// The session is over. What had arrived before has been received.
     #[error("the session is over")]
     SessionLost(#[source] SessionLost),
@@ -232,6 +238,9 @@ pub enum AllocError {
     /// The operating system refused to provide memory.
     #[error("could not add memory")]
     Io(#[source] Arc<io::Error>),
+    /// The deadline of a [blocking](crate::blocking) call passed, while all memory was in use.
+    #[error("no memory came back in time")]
+    TimedOut,
     /// The session is over.
     #[error("the session is over")]
     SessionLost(#[source] SessionLost),

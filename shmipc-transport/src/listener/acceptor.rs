@@ -34,7 +34,7 @@ struct State<S> {
 }
 
 /// How long to leave a system alone that lacks descriptors or memory. Sessions end in the meantime, or do not.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 impl<S: Send + 'static> Acceptor<S> {
     pub(super) fn new(listener: UnixListener, handshakes_max: usize) -> Self {
@@ -167,7 +167,7 @@ fn report<S>(finished: Result<Result<S, HandshakeError>, JoinError>) -> Option<S
 }
 
 /// Whether `accept` will never succeed again. Anything else is a matter of the moment or of a single client.
-fn is_fatal(error: &io::Error) -> bool {
+pub(super) fn is_fatal(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(
         errno,
@@ -176,7 +176,7 @@ fn is_fatal(error: &io::Error) -> bool {
 }
 
 /// Shows an error with all its sources.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod bind;
+pub(crate) mod blocking;
 
 use tokio::{net::UnixListener, runtime::Handle};
 

@@ -89,14 +89,8 @@ impl Driver {
             return Poll::Ready(());
         }
         while self.socket.poll_readable(cx).is_ready() {
-            let mut inbound = self.shared.inbound();
-            match self.shared.link.receive_regions(&mut inbound.rx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Ready(()),
-                Err(misbehaved) => {
-                    self.shared.blame(misbehaved);
-                    return Poll::Ready(());
-                }
+            if !self.shared.take_regions(&mut self.shared.inbound()) {
+                return Poll::Ready(());
             }
         }
         Poll::Pending
@@ -228,7 +222,7 @@ impl Future for Driver {
             this.shared.link.counters.doorbells_heard.add(1);
         }
         if this.poll_peer_gone(cx).is_ready() {
-            this.shared.bury();
+            this.shared.bury(&mut this.shared.inbound());
             return Poll::Ready(());
         }
         this.poll_idle(cx);

@@ -1,33 +1,49 @@
 //! From a socket to a session.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as BareStream},
+    sync::Arc,
+    time::Duration,
+};
 
+use nix::poll::PollFd;
 use tokio::net::UnixStream;
 
 use super::{
     Session,
     driver::Driver,
-    handshake::{self, Attach, AttachError, Established},
+    handshake::{self, Attach, AttachError, Established, blocking::Shaking},
+    lead::Lead,
     shared::Shared,
 };
 use crate::{
     Address, Config, Peer,
     config::is_own_user,
-    core::wire::{self, negotiation::DoorbellKind},
+    core::{
+        outbox::Windows,
+        wire::{self, negotiation::DoorbellKind},
+    },
     error::{ConnectError, HandshakeError},
-    link::{Link, Outbox, PeerOutbox},
-    sys::doorbell::{Doorbell, PeerDoorbell},
+    link::{Link, Outbox, PeerOutbox, Rx},
+    sys::{
+        doorbell::{Doorbell, PeerDoorbell},
+        socket::ControlSocket,
+        watch::Watch,
+    },
 };
 
 /// Makes our outbox when the peer deserves one, and maps the peer's.
-struct Join<'c> {
-    config: &'c Config,
+#[derive(Debug)]
+struct Join {
+    config: Config,
     /// Whether a peer is of another user than we are.
     is_foreign: fn(&Peer) -> bool,
     own: Option<Own>,
 }
 
 /// What we have made for this session.
+#[derive(Debug)]
 struct Own {
     outbox: Outbox,
     doorbell: Doorbell,
@@ -36,6 +52,7 @@ struct Own {
 }
 
 /// Both outboxes, and the doorbells.
+#[derive(Debug)]
 struct Joined {
     own: Outbox,
     own_doorbell: Doorbell,
@@ -43,17 +60,17 @@ struct Joined {
     peer_doorbell: PeerDoorbell,
 }
 
-impl<'c> Join<'c> {
-    fn new(config: &'c Config) -> Self {
+impl Join {
+    fn new(config: &Config) -> Self {
         Self {
-            config,
+            config: config.clone(),
             is_foreign: |peer| !is_own_user(peer),
             own: None,
         }
     }
 }
 
-impl Attach for Join<'_> {
+impl Attach for Join {
     type Attached = Joined;
 
     fn doorbell(&self, peer: &Peer) -> DoorbellKind {
@@ -121,37 +138,131 @@ pub(super) async fn accept(stream: UnixStream, config: Config) -> Result<Session
     })
 }
 
+/// Connects, and starts a session without a task. Waits in the kernel.
+pub(super) fn connect_blocking(address: &Address, config: Config) -> Result<Session, ConnectError> {
+    let mut join = Join::new(&config);
+    let established = handshake::blocking::connect(address, &config, &mut join)?;
+    start_blocking(established, config, true).map_err(|source| ConnectError::Io {
+        action: "watch the session",
+        source,
+    })
+}
+
+/// A handshake with a client, at whose end there is a session without a task.
+#[derive(Debug)]
+pub(crate) struct Joining(Shaking<Join>);
+
+impl Joining {
+    /// Begins with a client that has connected.
+    pub(crate) fn begin(stream: BareStream, config: &Config) -> Result<Self, HandshakeError> {
+        Shaking::begin(stream, config, Join::new(config)).map(Self)
+    }
+
+    /// Goes on as far as that takes no waiting. Returns itself if it is not done.
+    pub(crate) fn advance(self, config: &Config) -> Result<Result<Session, Self>, HandshakeError> {
+        match self.0.advance()? {
+            Err(shaking) => Ok(Err(Self(shaking))),
+            Ok(established) => {
+                let session = start_blocking(established, config.clone(), false);
+                session.map(Ok).map_err(|source| HandshakeError::Io {
+                    action: "watch the session",
+                    source,
+                })
+            }
+        }
+    }
+
+    /// What to wait for, and for how long, before it can go on.
+    pub(crate) fn wants(&self) -> (PollFd<'_>, Duration) {
+        self.0.wants()
+    }
+}
+
 fn start(
     established: Established<Joined>,
     config: Config,
     connecting: bool,
 ) -> io::Result<Session> {
-    let Established {
-        socket,
-        peer,
-        process,
-        attached,
-    } = established;
-    let Joined {
-        own,
-        own_doorbell,
-        peer: outbox,
-        peer_doorbell,
-    } = attached;
-    let (socket, windows) = (Arc::new(socket), outbox.windows);
-    let trust = config.payloads().trust(&peer);
-    let (link, rx) = Link::new(
-        own,
-        outbox,
-        peer_doorbell,
-        Arc::clone(&socket),
-        config.memory_max(),
-        trust,
-    );
-    let shared = Arc::new(Shared::new(link, rx, config, peer, windows, connecting));
-    let driver = Driver::new(Arc::clone(&shared), socket, own_doorbell, process)?;
+    let parts = Parts::of(established, &config);
+    let socket = Arc::clone(&parts.socket);
+    let shared = Arc::new(Shared::new(
+        parts.link,
+        parts.rx,
+        config,
+        parts.peer,
+        parts.windows,
+        connecting,
+        None,
+    ));
+    let driver = Driver::new(Arc::clone(&shared), socket, parts.doorbell, parts.process)?;
     tokio::spawn(driver);
     Ok(Session::new(shared))
+}
+
+fn start_blocking(
+    established: Established<Joined>,
+    config: Config,
+    connecting: bool,
+) -> io::Result<Session> {
+    let parts = Parts::of(established, &config);
+    let watch = Watch::new(parts.doorbell, &*parts.socket, parts.process)?;
+    let shared = Arc::new(Shared::new(
+        parts.link,
+        parts.rx,
+        config,
+        parts.peer,
+        parts.windows,
+        connecting,
+        Some(Lead::new(watch, parts.socket)),
+    ));
+    Ok(Session::new(shared))
+}
+
+/// What a session is made of.
+struct Parts {
+    link: Link,
+    rx: Rx,
+    peer: Peer,
+    windows: Windows,
+    socket: Arc<ControlSocket>,
+    doorbell: Doorbell,
+    process: Option<OwnedFd>,
+}
+
+impl Parts {
+    fn of(established: Established<Joined>, config: &Config) -> Self {
+        let Established {
+            socket,
+            peer,
+            process,
+            attached,
+        } = established;
+        let Joined {
+            own,
+            own_doorbell,
+            peer: outbox,
+            peer_doorbell,
+        } = attached;
+        let (socket, windows) = (Arc::new(socket), outbox.windows);
+        let trust = config.payloads().trust(&peer);
+        let (link, rx) = Link::new(
+            own,
+            outbox,
+            peer_doorbell,
+            Arc::clone(&socket),
+            config.memory_max(),
+            trust,
+        );
+        Self {
+            link,
+            rx,
+            peer,
+            windows,
+            socket,
+            doorbell: own_doorbell,
+            process,
+        }
+    }
 }
 
 #[cfg(test)]

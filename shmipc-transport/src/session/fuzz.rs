@@ -180,7 +180,9 @@ impl Play {
             config.payloads().trust(&peer),
         );
         let connecting = choice & 2 == 0;
-        let shared = Arc::new(Shared::new(link, rx, config, peer, WINDOWS, connecting));
+        let shared = Arc::new(Shared::new(
+            link, rx, config, peer, WINDOWS, connecting, None,
+        ));
         Self {
             session: Session::new(Arc::clone(&shared)),
             shared,
@@ -223,7 +225,7 @@ impl Play {
 
     /// The villain dies.
     fn end(self) {
-        self.shared.bury();
+        self.shared.bury(&mut self.shared.inbound());
         let lost = self.shared.reason();
         assert!(
             matches!(

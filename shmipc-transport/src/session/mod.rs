@@ -5,6 +5,7 @@ mod establish;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod handshake;
+mod lead;
 mod presence;
 mod pulse;
 mod shared;
@@ -18,9 +19,11 @@ use std::{
 use bytes::Bytes;
 use tokio::net::UnixStream;
 
+pub(crate) use establish::Joining;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_session;
 pub(crate) use handshake::dial_plain;
+pub(crate) use lead::Elapsed;
 pub(crate) use shared::{Shared, Waiter};
 
 use crate::{
@@ -29,7 +32,7 @@ use crate::{
     error::{AllocError, ConnectError, HandshakeError, SessionLost},
     link::AllocFailure,
     stats::Stats,
-    stream::Stream,
+    stream::{Stream, StreamShared},
 };
 
 /// A connection to a process on this host, through memory that both see.
@@ -43,6 +46,9 @@ use crate::{
 pub struct Session {
     owner: Arc<Owner>,
 }
+
+/// How long the peer of a drained session may take to hang up. Having taken everything, it does so at once.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Ends the session with the last handle.
 #[derive(Debug)]
@@ -105,14 +111,27 @@ impl Session {
         establish::accept(stream, config).await
     }
 
+    /// Connects a session without a task, for [`blocking`](crate::blocking).
+    pub(crate) fn connect_blocking(
+        address: &Address,
+        config: Config,
+    ) -> Result<Self, ConnectError> {
+        establish::connect_blocking(address, config)
+    }
+
     fn new(shared: Arc<Shared>) -> Self {
         Self {
             owner: Arc::new(Owner { shared }),
         }
     }
 
-    fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.owner.shared
+    }
+
+    /// Makes a stream of one that the peer has opened.
+    pub(crate) fn accepted(&self, stream: Arc<StreamShared>) -> Stream {
+        Stream::accepted(Arc::clone(&self.owner), stream)
     }
 
     /// Opens a stream. The peer learns of it with the first message.
@@ -147,7 +166,7 @@ impl Session {
     /// Yields now and then although there is one, so that a busy session does not starve its neighbours.
     pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
         let accepted = self.shared().poll_accept(cx);
-        accepted.map(|accepted| Ok(Stream::accepted(Arc::clone(&self.owner), accepted?)))
+        accepted.map(|accepted| Ok(self.accepted(accepted?)))
     }
 
     /// Lends `len` bytes of memory that the peer can read. Filled and frozen, it is sent without being copied.
@@ -301,9 +320,13 @@ impl Session {
     ///
     /// If the future is dropped, the session goes on, and the peer opens no more streams all the same.
     pub async fn drain(&self) {
-        /// How long the peer may take to hang up. Having taken everything, it does so at once.
-        const FAREWELL: Duration = Duration::from_secs(1);
+        self.drain_streams().await;
+        let _ = tokio::time::timeout(FAREWELL, self.closed()).await;
+        self.shared().lose(SessionLost::ClosedHere);
+    }
 
+    /// Drains as far as saying goodbye. The peer is then given [`FAREWELL`] to hang up.
+    pub(crate) async fn drain_streams(&self) {
         let shared = self.shared();
         shared.go_away();
         // Having read that, the peer opens no more streams, and answers pings (O18). So those it has opened come first.
@@ -315,8 +338,6 @@ impl Session {
         // The last message may have been counted before it was all written. So the end is left to the peer, which takes
         // one after the other.
         shared.say_bye();
-        let _ = tokio::time::timeout(FAREWELL, self.closed()).await;
-        shared.lose(SessionLost::ClosedHere);
     }
 
     /// A handle that does not keep the session going.

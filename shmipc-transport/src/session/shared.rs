@@ -13,7 +13,7 @@ use tokio::{
     sync::Notify,
 };
 
-use super::presence::Presence;
+use super::{lead::Lead, presence::Presence};
 use crate::{
     Config, Peer,
     core::{
@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     /// How much the peer is ready to receive.
     pub(crate) peer_windows: Windows,
     pub(crate) streams: Mutex<StreamTable<StreamShared>>,
-    inbound: Mutex<Inbound>,
+    pub(super) inbound: Mutex<Inbound>,
     accept: Mutex<AcceptQueue>,
     /// Streams of ours that wait until the peer accepts one more.
     open_waiters: Mutex<Vec<Waker>>,
@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     /// Whether the driver runs on the only thread of its runtime.
     pub(crate) is_current_thread: bool,
     driver: DriverSignal,
+    /// What takes the driver's place in a session whose users are threads.
+    lead: Option<Lead>,
 }
 
 /// Held by whoever drains the ring.
@@ -101,7 +103,7 @@ struct DriverSignal {
 }
 
 impl Shared {
-    /// Must be called on the runtime that will drive the session.
+    /// Without a `lead`, it must be called on the runtime that will drive the session.
     pub(crate) fn new(
         link: Link,
         rx: Rx,
@@ -109,6 +111,7 @@ impl Shared {
         peer: Peer,
         peer_windows: Windows,
         connecting: bool,
+        lead: Option<Lead>,
     ) -> Self {
         let policy = WaitPolicy::new(config.wait(), config.spin_budget());
         let streams = StreamTable::new(
@@ -137,8 +140,10 @@ impl Shared {
             engaged: AtomicU32::new(0),
             ready_in_a_row: AtomicU32::new(0),
             yields: AtomicBool::new(false),
-            is_current_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+            is_current_thread: lead.is_none()
+                && Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
             driver: DriverSignal::default(),
+            lead,
         }
     }
 
@@ -163,6 +168,14 @@ impl Shared {
         self.wake_acceptors();
         self.changed.notify_waiters();
         self.kick_driver();
+        if let Some(lead) = &self.lead {
+            lead.hang_up();
+        }
+    }
+
+    /// What takes the driver's place in a session whose users are threads.
+    pub(crate) fn lead(&self) -> Option<&Lead> {
+        self.lead.as_ref()
     }
 
     /// Ends the session because of the peer, and returns the reason.
@@ -400,18 +413,26 @@ impl Shared {
         self.kick_driver();
     }
 
-    /// Takes what the peer has left in its ring, and ends the session (O19).
-    pub(crate) fn bury(&self) {
-        {
-            let mut inbound = self.inbound();
-            // Once around the ring: whatever comes after that has been there before.
-            let mut left = self.link.records_max();
-            while left != 0 {
-                left = match self.drain(&mut inbound) {
-                    0 => 0,
-                    count => left.saturating_sub(count),
-                };
+    /// Takes what has come over the socket. Returns whether the peer is still there.
+    pub(super) fn take_regions(&self, inbound: &mut Inbound) -> bool {
+        match self.link.receive_regions(&mut inbound.rx) {
+            Ok(is_open) => is_open,
+            Err(misbehaved) => {
+                self.blame(misbehaved);
+                false
             }
+        }
+    }
+
+    /// Takes what the peer has left in its ring, and ends the session (O19).
+    pub(super) fn bury(&self, inbound: &mut Inbound) {
+        // Once around the ring: whatever comes after that has been there before.
+        let mut left = self.link.records_max();
+        while left != 0 {
+            left = match self.drain(inbound) {
+                0 => 0,
+                count => left.saturating_sub(count),
+            };
         }
         self.lose(if self.presence.said_bye() {
             SessionLost::ClosedHere
@@ -509,18 +530,25 @@ impl Shared {
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Arc<StreamShared>, SessionLost>> {
-        let check = || match lock(&self.accept).streams.pop_front() {
+        let register = |waker: &Waker| self.wait_to_accept(waker);
+        self.poll_wait(cx, Waiter::Acceptor, || self.try_accept(), register)
+    }
+
+    /// Takes a stream that the peer has opened, or says why there will be none; `None` if there is none yet.
+    pub(crate) fn try_accept(&self) -> Option<Result<Arc<StreamShared>, SessionLost>> {
+        match lock(&self.accept).streams.pop_front() {
             Some(stream) => Some(Ok(stream)),
             None => self.lost().cloned().map(Err),
-        };
-        let register = |waker: &Waker| {
-            let mut accept = lock(&self.accept);
-            if !accept.wakers.iter().any(|known| known.will_wake(waker)) {
-                accept.wakers.push(waker.clone());
-                self.count_waiting(true);
-            }
-        };
-        self.poll_wait(cx, Waiter::Acceptor, check, register)
+        }
+    }
+
+    /// Has `waker` called when [`try_accept`](Self::try_accept) has something.
+    pub(crate) fn wait_to_accept(&self, waker: &Waker) {
+        let mut accept = lock(&self.accept);
+        if !accept.wakers.iter().any(|known| known.will_wake(waker)) {
+            accept.wakers.push(waker.clone());
+            self.count_waiting(true);
+        }
     }
 
     /// Leaves a stream for whoever accepts. A peer may reset streams and open others as fast as it likes, so those that

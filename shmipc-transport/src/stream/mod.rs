@@ -99,6 +99,11 @@ impl Stream {
         }
     }
 
+    /// Both halves, for whoever drives them in another way.
+    pub(crate) fn halves_mut(&mut self) -> (&mut SendHalf, &mut RecvHalf) {
+        (&mut self.send, &mut self.recv)
+    }
+
     /// The number of the stream within its session; `None` until the first message was sent.
     #[must_use]
     pub fn id(&self) -> Option<u64> {
@@ -220,6 +225,10 @@ impl Stream {
 }
 
 impl SendHalf {
+    pub(crate) fn owner(&self) -> &Arc<Owner> {
+        &self.handle.owner
+    }
+
     /// Begins a message that will have about `size_hint` bytes. The hint saves copies and memory; it binds to nothing.
     #[must_use]
     pub fn buffer(&self, size_hint: usize) -> SendBuf {
@@ -512,6 +521,15 @@ impl Drop for SendHalf {
 }
 
 impl RecvHalf {
+    pub(crate) fn parts(&self) -> (&Shared, &StreamShared) {
+        (self.handle.session(), &self.handle.stream)
+    }
+
+    /// Whether the peer has to be woken now for what was sent before.
+    pub(crate) fn take_wakes_peer(&mut self) -> bool {
+        mem::take(&mut self.wakes_peer)
+    }
+
     /// Receives the next message. `None` once the peer has ended its direction and all messages were taken.
     ///
     /// While it waits, it looks after the whole session if nobody else does.
@@ -530,7 +548,7 @@ impl RecvHalf {
     /// Polls for the next message; see [`recv`](Self::recv).
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, RecvError>> {
         let waiter = Waiter::Receiver {
-            wakes_peer: mem::take(&mut self.wakes_peer),
+            wakes_peer: self.take_wakes_peer(),
         };
         let (session, stream) = (self.handle.session(), &self.handle.stream);
         session.poll_wait(

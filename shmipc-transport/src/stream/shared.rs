@@ -118,7 +118,7 @@ impl StreamShared {
     }
 
     /// Takes the next message, or says how the stream ended; `None` if there is nothing yet.
-    pub(super) fn take(&self, session: &Shared) -> Option<Result<Option<RecvBuf>, RecvError>> {
+    pub(crate) fn take(&self, session: &Shared) -> Option<Result<Option<RecvBuf>, RecvError>> {
         let mut state = self.state();
         if let Some(message) = state.first.take() {
             state.first = state.more.pop_front();
@@ -153,7 +153,7 @@ impl StreamShared {
     }
 
     /// Has `waker` called when [`take`](Self::take) has something.
-    pub(super) fn wait_to_recv(&self, session: &Shared, waker: &Waker) {
+    pub(crate) fn wait_to_recv(&self, session: &Shared, waker: &Waker) {
         let mut state = self.state();
         set_waker(session, &mut state.recv_waker, waker);
         if !state.is_engaged {

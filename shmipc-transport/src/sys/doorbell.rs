@@ -14,7 +14,7 @@
 
 use std::{
     fmt, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     task::{Context, Poll, ready},
 };
 
@@ -84,6 +84,17 @@ impl Doorbell {
             fd: watch(self.fd)?,
         })
     }
+
+    /// Makes room for the next ring, after one was heard. Look at shared memory *after* that.
+    pub(crate) fn silence(&self) {
+        take_rings(self.kind, &self.fd);
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// A doorbell of our own, which wakes the task that watches it.
@@ -100,23 +111,23 @@ impl WatchedDoorbell {
             // The runtime shuts down; nobody will be woken any more.
             return Poll::Pending;
         };
-        match self.kind {
-            // Each write to an eventfd is an edge of its own, so its counter need never be read.
-            DoorbellKind::EventFd => {}
-            // So is each datagram, but they take room, and a full socket cannot be rung. Whatever is left over here is
-            // older than the look at shared memory that follows, and leaves room for the next ring.
-            DoorbellKind::Socket => {
-                (0..RINGS_PER_WAKE).take_while(|_| self.take_ring()).count();
-            }
-        }
+        take_rings(self.kind, self.fd.get_ref());
         rung.clear_ready();
         Poll::Ready(())
     }
+}
 
-    /// Takes one datagram off the socket. Returns whether there was one.
-    fn take_ring(&self) -> bool {
-        let fd = self.fd.as_raw_fd();
-        recv(fd, &mut [0], MsgFlags::MSG_DONTWAIT).is_ok()
+/// Makes room for the next ring.
+fn take_rings(kind: DoorbellKind, fd: &OwnedFd) {
+    match kind {
+        // Each write to an eventfd is an edge of its own, so its counter need never be read.
+        DoorbellKind::EventFd => {}
+        // So is each datagram, but they take room, and a full socket cannot be rung. Whatever is left over here is
+        // older than the look at shared memory that follows, and leaves room for the next ring.
+        DoorbellKind::Socket => {
+            let take = || recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).is_ok();
+            (0..RINGS_PER_WAKE).take_while(|_| take()).count();
+        }
     }
 }
 

@@ -5,3 +5,4 @@ pub(crate) mod endpoint;
 pub(crate) mod memfd;
 pub(crate) mod peer;
 pub(crate) mod socket;
+pub(crate) mod watch;

@@ -8,7 +8,10 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream as BareStream,
+    },
     sync::Mutex,
     task::{Context, Poll},
 };
@@ -24,6 +27,7 @@ use tokio::{io::Interest, net::UnixStream};
 use crate::{
     core::{
         num::RegionId,
+        sync::lock,
         wire::{Deframer, FDS_MAX, InvalidMessage, Message, Region, Transmit},
     },
     error::PeerMisbehaved,
@@ -34,9 +38,18 @@ use crate::{
 /// All methods may be called from any thread, and none but the `async` ones waits for the peer.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
-    stream: UnixStream,
+    stream: Stream,
     /// The message of which a part has arrived.
     inbound: Mutex<Deframer<OwnedFd>>,
+}
+
+/// The socket itself, and who watches it.
+#[derive(Debug)]
+enum Stream {
+    /// A runtime, for a task.
+    Watched(UnixStream),
+    /// Nobody but whoever asks the kernel.
+    Bare(BareStream),
 }
 
 /// What [`ControlSocket::recv_pending`] left behind.
@@ -76,7 +89,17 @@ impl From<InvalidMessage> for ReceiveError {
 }
 
 impl ControlSocket {
+    /// A socket that a runtime watches.
     pub(crate) fn new(stream: UnixStream) -> Self {
+        Self::over(Stream::Watched(stream))
+    }
+
+    /// A socket that no runtime knows of: only its `async` methods must not be used.
+    pub(crate) fn bare(stream: BareStream) -> Self {
+        Self::over(Stream::Bare(stream))
+    }
+
+    fn over(stream: Stream) -> Self {
         Self {
             stream,
             inbound: Mutex::new(Deframer::new()),
@@ -117,10 +140,7 @@ impl ControlSocket {
         &self,
         mut on_region: impl FnMut(Region<OwnedFd>) -> Result<(), PeerMisbehaved>,
     ) -> Result<SocketState, ReceiveError> {
-        let mut inbound = self
-            .inbound
-            .lock()
-            .expect("nobody panics while holding this lock");
+        let mut inbound = lock(&self.inbound);
         for _ in 0..MESSAGES_PER_CALL_MAX {
             match self.try_receive(&mut inbound)? {
                 Arrival::Message(Message::Region(region)) => on_region(region)?,
@@ -145,61 +165,50 @@ impl ControlSocket {
     /// inherited one, or a child that was forked at the wrong moment.
     pub(crate) fn hang_up(&self) {
         // It fails if the peer was faster.
-        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
+        let _ = shutdown(self.as_fd().as_raw_fd(), Shutdown::Both);
     }
 
     /// Waits until [`recv_pending`](Self::recv_pending) may find something. Only the last task to call is woken.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_read_ready(cx)
-    }
-
-    /// Receives the next message, of whatever type.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: what has arrived of a message is kept.
-    pub(crate) async fn recv(&self) -> Result<Arrival, ReceiveError> {
-        loop {
-            let arrival = {
-                let mut inbound = self
-                    .inbound
-                    .lock()
-                    .expect("nobody panics while holding this lock");
-                self.try_receive(&mut inbound)?
-            };
-            match arrival {
-                Arrival::Nothing => self.stream.readable().await.map_err(ReceiveError::Io)?,
-                arrival => return Ok(arrival),
-            }
+        match &self.stream {
+            Stream::Watched(stream) => stream.poll_read_ready(cx),
+            Stream::Bare(_) => Poll::Pending,
         }
     }
 
-    /// Sends all of `transmit`. The descriptors travel with the first byte and are closed here afterwards.
+    /// Waits until [`try_recv`](Self::try_recv) may find something.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: the peer may have received a part.
-    pub(crate) async fn send(&self, transmit: Transmit<OwnedFd>) -> io::Result<()> {
-        let Transmit { bytes, fds } = transmit;
-        let mut borrowed = fds.iter().map(AsFd::as_fd).collect::<Vec<_>>();
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            match self.try_send(rest, &borrowed) {
-                Ok(sent) => {
-                    rest = &rest[sent..];
-                    borrowed.clear();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream.writable().await?
-                }
-                Err(error) => return Err(error),
-            }
+    /// Cancel safe: nothing is taken.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match &self.stream {
+            Stream::Watched(stream) => stream.readable().await,
+            Stream::Bare(_) => Err(not_watched()),
         }
-        Ok(())
     }
 
-    fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        self.attempt(Interest::WRITABLE, || send(self.stream.as_fd(), bytes, fds))
+    /// Waits until [`try_send`](Self::try_send) may find room.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is sent.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match &self.stream {
+            Stream::Watched(stream) => stream.writable().await,
+            Stream::Bare(_) => Err(not_watched()),
+        }
+    }
+
+    /// Receives the next message, of whatever type, without waiting. What has arrived of one is kept.
+    pub(crate) fn try_recv(&self) -> Result<Arrival, ReceiveError> {
+        let mut inbound = lock(&self.inbound);
+        self.try_receive(&mut inbound)
+    }
+
+    /// Sends as much as fits, without waiting. The descriptors travel with the first byte.
+    pub(crate) fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        self.attempt(Interest::WRITABLE, || send(self.as_fd(), bytes, fds))
     }
 
     /// Reads until a message is complete or nothing is left.
@@ -208,7 +217,7 @@ impl ControlSocket {
         loop {
             let wanted = inbound.wanted().min(buffer.len());
             let received = self.attempt(Interest::READABLE, || {
-                receive(self.stream.as_fd(), &mut buffer[..wanted])
+                receive(self.as_fd(), &mut buffer[..wanted])
             });
             let Received { len, fds, complete } = match received {
                 Ok(received) => received,
@@ -244,11 +253,11 @@ impl ControlSocket {
         interest: Interest,
         mut operation: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
-        match operation() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.stream.try_io(interest, operation)
+        match (operation(), &self.stream) {
+            (Err(error), Stream::Watched(stream)) if error.kind() == io::ErrorKind::WouldBlock => {
+                stream.try_io(interest, operation)
             }
-            done => done,
+            (done, _) => done,
         }
     }
 }
@@ -261,8 +270,16 @@ impl Drop for ControlSocket {
 
 impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        match &self.stream {
+            Stream::Watched(stream) => stream.as_fd(),
+            Stream::Bare(stream) => stream.as_fd(),
+        }
     }
+}
+
+/// The error of somebody who waits on a socket that no runtime watches.
+fn not_watched() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "no runtime watches this socket")
 }
 
 /// Messages that one call of [`ControlSocket::recv_pending`] takes. A side adds regions rarely, a few at a time.

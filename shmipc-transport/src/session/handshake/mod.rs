@@ -1,24 +1,24 @@
 //! Drives a handshake over a socket: the shell around [`core::handshake`](crate::core::handshake).
+//!
+//! [`Drive`] goes on as far as it can without waiting. Who waits is its caller: a task here, a thread in [`blocking`].
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+pub(crate) mod blocking;
+mod drive;
+
+use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as BareStream, time::Duration};
 
 use tokio::{
     net::UnixStream,
-    time::{Instant, sleep, timeout_at},
+    time::{sleep, timeout_at},
 };
-use tracing::warn;
 
+use self::drive::Clock;
+pub(crate) use self::drive::{Advance, Drive, Wants};
 use crate::{
     Address, Config, Peer,
-    core::{
-        handshake::{Event, Handshake},
-        wire::{Outbox, negotiation::DoorbellKind},
-    },
-    error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved, Refusal, RefusalCode},
-    sys::{
-        self,
-        socket::{Arrival, ControlSocket, ReceiveError},
-    },
+    core::wire::{Outbox, negotiation::DoorbellKind},
+    error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved},
+    sys::{self, socket::ControlSocket},
 };
 
 /// What a handshake needs of a session: memory, its own and the peer's.
@@ -58,6 +58,17 @@ pub(crate) struct Established<T> {
     pub(crate) attached: T,
 }
 
+impl<T> Established<T> {
+    fn new(drive: Drive<T>, attached: T) -> Self {
+        Self {
+            socket: drive.socket,
+            peer: drive.peer,
+            process: drive.process,
+            attached,
+        }
+    }
+}
+
 /// Connects to a server and shakes hands, within the configured time.
 ///
 /// # Cancel safety
@@ -69,30 +80,10 @@ pub(crate) async fn connect<A: Attach>(
     attach: &mut A,
 ) -> Result<Established<A::Attached>, ConnectError> {
     let clock = Clock::start();
-    let timeout = config.handshake_timeout();
-    let stream = dial(address, &clock, timeout).await?;
-    let socket = ControlSocket::new(stream);
-    let peer = sys::peer::credentials(&socket).map_err(|source| ConnectError::Io {
-        action: "learn who the server is",
-        source,
-    })?;
-    if !config.authorize().allows(&peer) {
-        return Err(ConnectError::ServerNotAuthorized(peer));
-    }
-    let mut drive = Drive {
-        handshake: Handshake::client(Duration::ZERO, timeout, attach.doorbell(&peer)),
-        clock,
-        socket,
-        hung_up: false,
-        attached: None,
-    };
-    let attached = drive.run(attach).await?;
-    Ok(Established {
-        socket: drive.socket,
-        peer,
-        process: None,
-        attached,
-    })
+    let stream = dial(address, &clock, config.handshake_timeout()).await?;
+    let mut drive = Drive::client(ControlSocket::new(stream), clock, config, attach)?;
+    let attached = run(&mut drive, attach).await?;
+    Ok(Established::new(drive, attached))
 }
 
 /// Shakes hands with a client that has connected, within the configured time.
@@ -105,32 +96,38 @@ pub(crate) async fn accept<A: Attach>(
     config: &Config,
     attach: &mut A,
 ) -> Result<Established<A::Attached>, HandshakeError> {
-    let socket = ControlSocket::new(stream);
-    let peer = sys::peer::credentials(&socket).map_err(|source| HandshakeError::Io {
-        action: "learn who the client is",
-        source,
-    })?;
-    let doorbell = attach.doorbell(&peer);
-    let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), doorbell);
-    if !config.authorize().allows(&peer) {
-        let message = format!("user {} is not admitted", peer.uid());
-        handshake.decline(Refusal::new(RefusalCode::Unauthorized, &message));
+    let mut drive = Drive::server(ControlSocket::new(stream), config, attach)?;
+    let attached = run(&mut drive, attach).await?;
+    Ok(Established::new(drive, attached))
+}
+
+async fn run<T>(
+    drive: &mut Drive<T>,
+    attach: &mut impl Attach<Attached = T>,
+) -> Result<T, HandshakeError> {
+    loop {
+        let wants = match drive.advance(attach)? {
+            Advance::Done(attached) => return Ok(attached),
+            Advance::Wants(wants) => wants,
+        };
+        let deadline = drive.deadline();
+        let ready = async {
+            match wants {
+                Wants::Readable => drive.socket.readable().await,
+                Wants::Writable => drive.socket.writable().await,
+            }
+        };
+        match timeout_at(deadline, ready).await {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => {
+                return Err(HandshakeError::Io {
+                    action: "wait for the peer",
+                    source,
+                });
+            }
+            Err(_elapsed) => drive.elapsed(),
+        }
     }
-    let process = sys::peer::process(&socket, &peer);
-    let mut drive = Drive {
-        handshake,
-        clock: Clock::start(),
-        socket,
-        hung_up: false,
-        attached: None,
-    };
-    let attached = drive.run(attach).await?;
-    Ok(Established {
-        socket: drive.socket,
-        peer,
-        process,
-        attached,
-    })
 }
 
 /// Opens a connection over which nothing is said; waits while the server's queue is full.
@@ -147,34 +144,61 @@ async fn dial(
     clock: &Clock,
     timeout: Duration,
 ) -> Result<UnixStream, ConnectError> {
-    let stream = match (address.to_unix()?, address) {
-        (None, Address::Fd(fd)) => sys::endpoint::inherited_stream(fd)?,
-        (None, _) => unreachable!("every other address has a form for system calls"),
-        (Some(unix), _) => {
-            let mut pause = Duration::from_millis(1);
-            loop {
-                match sys::endpoint::connect(&unix) {
-                    Ok(stream) => break stream,
-                    // The server's queue is full. The kernel does not tell when there is room again.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if timeout <= clock.now() + pause {
-                            return Err(ConnectError::TimedOut {
-                                step: HandshakeStep::Connection,
-                                timeout,
-                            });
-                        }
-                        sleep(pause).await;
-                        pause = (pause * 2).min(Duration::from_millis(50));
-                    }
-                    Err(source) => return Err(cannot_connect(address, source)),
-                }
-            }
+    let mut dial = Dial::new(timeout);
+    let stream = loop {
+        match dial.attempt(address, clock)? {
+            Ok(stream) => break stream,
+            Err(pause) => sleep(pause).await,
         }
     };
     UnixStream::from_std(stream).map_err(|source| ConnectError::Io {
         action: "watch the socket",
         source,
     })
+}
+
+/// Attempts to connect.
+struct Dial {
+    timeout: Duration,
+    pause: Duration,
+}
+
+impl Dial {
+    fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            pause: Duration::from_millis(1),
+        }
+    }
+
+    /// Connects, or says how long to pause before the next attempt, because the server's queue is full.
+    fn attempt(
+        &mut self,
+        address: &Address,
+        clock: &Clock,
+    ) -> Result<Result<BareStream, Duration>, ConnectError> {
+        let unix = match (address.to_unix()?, address) {
+            (None, Address::Fd(fd)) => return Ok(Ok(sys::endpoint::inherited_stream(fd)?)),
+            (None, _) => unreachable!("every other address has a form for system calls"),
+            (Some(unix), _) => unix,
+        };
+        match sys::endpoint::connect(&unix) {
+            Ok(stream) => Ok(Ok(stream)),
+            // The kernel does not tell when there is room again.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let pause = self.pause;
+                if self.timeout <= clock.now() + pause {
+                    return Err(ConnectError::TimedOut {
+                        step: HandshakeStep::Connection,
+                        timeout: self.timeout,
+                    });
+                }
+                self.pause = (pause * 2).min(Duration::from_millis(50));
+                Ok(Err(pause))
+            }
+            Err(source) => Err(cannot_connect(address, source)),
+        }
+    }
 }
 
 fn cannot_connect(address: &Address, source: io::Error) -> ConnectError {
@@ -184,142 +208,6 @@ fn cannot_connect(address: &Address, source: io::Error) -> ConnectError {
             ConnectError::NoServer { address, source }
         }
         _ => ConnectError::Unreachable { address, source },
-    }
-}
-
-/// A monotonic clock that starts at zero.
-#[derive(Debug)]
-struct Clock(Instant);
-
-impl Clock {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    fn at(&self, time: Duration) -> Instant {
-        self.0 + time
-    }
-}
-
-/// A handshake with all that it moves.
-#[derive(Debug)]
-struct Drive<T> {
-    handshake: Handshake<OwnedFd>,
-    clock: Clock,
-    socket: ControlSocket,
-    /// The peer takes nothing any more; what it said before may still be there to read (H10).
-    hung_up: bool,
-    attached: Option<T>,
-}
-
-impl<T> Drive<T> {
-    async fn run(&mut self, attach: &mut impl Attach<Attached = T>) -> Result<T, HandshakeError> {
-        loop {
-            self.transmit().await?;
-            match self.handshake.poll_event() {
-                None => self.receive().await?,
-                Some(Event::Failed(failure)) => return Err(failure.into()),
-                Some(Event::Established) => {
-                    return Ok(self
-                        .attached
-                        .take()
-                        .expect("nothing is established that was not mapped"));
-                }
-                Some(Event::CreateOutbox(doorbell)) => match attach.create(doorbell) {
-                    Ok(outbox) => self.handshake.outbox_created(outbox),
-                    Err(source) => self.cannot_create(source)?,
-                },
-                Some(Event::MapOutbox(theirs)) => match attach.attach(theirs) {
-                    Ok(attached) => {
-                        self.attached = Some(attached);
-                        self.handshake.peer_mapped();
-                    }
-                    Err(AttachError::Misbehaved(reason)) => self.handshake.peer_misbehaved(reason),
-                    Err(AttachError::Io(source)) => {
-                        return Err(HandshakeError::Io {
-                            action: "map the peer's outbox",
-                            source,
-                        });
-                    }
-                },
-            }
-        }
-    }
-
-    /// A server tells the client to try again later; a client has nobody to tell but its caller.
-    fn cannot_create(&mut self, source: io::Error) -> Result<(), HandshakeError> {
-        if !self.handshake.may_decline() {
-            return Err(HandshakeError::Io {
-                action: "create an outbox",
-                source,
-            });
-        }
-        warn!(error = %source, "cannot create an outbox, so a client is turned away");
-        self.handshake.decline(Refusal::new(
-            RefusalCode::Busy,
-            "the server lacks memory or file descriptors",
-        ));
-        Ok(())
-    }
-
-    async fn transmit(&mut self) -> Result<(), HandshakeError> {
-        while let Some(transmit) = self.handshake.poll_transmit() {
-            if self.hung_up {
-                continue;
-            }
-            let deadline = self.deadline();
-            match timeout_at(deadline, self.socket.send(transmit)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error))
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                    ) =>
-                {
-                    self.hung_up = true;
-                }
-                Ok(Err(source)) => {
-                    return Err(HandshakeError::Io {
-                        action: "send to the peer",
-                        source,
-                    });
-                }
-                Err(_elapsed) => {
-                    self.hung_up = true; // It has a part of a message and will not get the rest.
-                    self.handshake.handle_timeout(self.clock.now());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn receive(&mut self) -> Result<(), HandshakeError> {
-        match timeout_at(self.deadline(), self.socket.recv()).await {
-            Ok(Ok(Arrival::Message(message))) => {
-                self.handshake.handle_message(self.clock.now(), message)
-            }
-            Ok(Ok(Arrival::Closed)) => self.handshake.handle_closed(),
-            Ok(Ok(Arrival::Nothing)) => {}
-            Ok(Err(ReceiveError::Misbehaved(reason))) => self.handshake.peer_misbehaved(reason),
-            Ok(Err(ReceiveError::Io(source))) => {
-                return Err(HandshakeError::Io {
-                    action: "receive from the peer",
-                    source,
-                });
-            }
-            Err(_elapsed) => self.handshake.handle_timeout(self.clock.now()),
-        }
-        Ok(())
-    }
-
-    /// The moment at which all is over. A refusal, sent when the handshake is over already, must not wait at all.
-    fn deadline(&self) -> Instant {
-        self.clock
-            .at(self.handshake.poll_timeout().unwrap_or_default())
     }
 }
 

@@ -7,9 +7,12 @@ use std::{
 use nix::unistd::Uid;
 
 use super::*;
-use crate::core::{
-    handshake::Failure,
-    wire::{InvalidMessage, Message, Transmit},
+use crate::{
+    core::{
+        handshake::Failure,
+        wire::{InvalidMessage, Message, Transmit},
+    },
+    error::{Refusal, RefusalCode},
 };
 
 /// Creates an outbox of ordinary files, and keeps what it is given.

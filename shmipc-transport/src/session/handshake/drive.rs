@@ -1,0 +1,290 @@
+//! A handshake over a socket, moved on without ever waiting.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Attach, AttachError};
+use crate::{
+    Config, Peer,
+    core::{
+        handshake::{Event, Handshake},
+        wire::Transmit,
+    },
+    error::{ConnectError, HandshakeError, Refusal, RefusalCode},
+    sys::{
+        self,
+        socket::{Arrival, ControlSocket, ReceiveError},
+    },
+};
+
+/// A handshake with all that it moves.
+#[derive(Debug)]
+pub(crate) struct Drive<T> {
+    handshake: Handshake<OwnedFd>,
+    clock: Clock,
+    pub(super) socket: ControlSocket,
+    pub(super) peer: Peer,
+    /// Becomes readable when the peer's process ends.
+    pub(super) process: Option<OwnedFd>,
+    /// The message of which a part may have been sent.
+    sending: Option<Sending>,
+    /// The peer takes nothing any more; what it said before may still be there to read (H10).
+    hung_up: bool,
+    attached: Option<T>,
+}
+
+/// How far a handshake has come.
+#[derive(Debug)]
+pub(crate) enum Advance<T> {
+    Done(T),
+    /// It goes on once the socket is ready for this, or once its [deadline](Drive::deadline) has passed.
+    Wants(Wants),
+}
+
+/// What a handshake waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wants {
+    Readable,
+    Writable,
+}
+
+/// A message on its way out.
+#[derive(Debug)]
+struct Sending {
+    transmit: Transmit<OwnedFd>,
+    sent: usize,
+}
+
+impl<T> Drive<T> {
+    /// Begins as the side that connected.
+    pub(crate) fn client<A: Attach<Attached = T>>(
+        socket: ControlSocket,
+        clock: Clock,
+        config: &Config,
+        attach: &A,
+    ) -> Result<Self, ConnectError> {
+        let peer = sys::peer::credentials(&socket).map_err(|source| ConnectError::Io {
+            action: "learn who the server is",
+            source,
+        })?;
+        if !config.authorize().allows(&peer) {
+            return Err(ConnectError::ServerNotAuthorized(peer));
+        }
+        let doorbell = attach.doorbell(&peer);
+        let handshake = Handshake::client(Duration::ZERO, config.handshake_timeout(), doorbell);
+        Ok(Self::new(handshake, clock, socket, peer, None))
+    }
+
+    /// Begins as the side that accepted.
+    pub(crate) fn server<A: Attach<Attached = T>>(
+        socket: ControlSocket,
+        config: &Config,
+        attach: &A,
+    ) -> Result<Self, HandshakeError> {
+        let peer = sys::peer::credentials(&socket).map_err(|source| HandshakeError::Io {
+            action: "learn who the client is",
+            source,
+        })?;
+        let doorbell = attach.doorbell(&peer);
+        let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), doorbell);
+        if !config.authorize().allows(&peer) {
+            let message = format!("user {} is not admitted", peer.uid());
+            handshake.decline(Refusal::new(RefusalCode::Unauthorized, &message));
+        }
+        let process = sys::peer::process(&socket, &peer);
+        Ok(Self::new(handshake, Clock::start(), socket, peer, process))
+    }
+
+    fn new(
+        handshake: Handshake<OwnedFd>,
+        clock: Clock,
+        socket: ControlSocket,
+        peer: Peer,
+        process: Option<OwnedFd>,
+    ) -> Self {
+        Self {
+            handshake,
+            clock,
+            socket,
+            peer,
+            process,
+            sending: None,
+            hung_up: false,
+            attached: None,
+        }
+    }
+
+    /// Goes on as far as that takes no waiting.
+    pub(crate) fn advance(
+        &mut self,
+        attach: &mut impl Attach<Attached = T>,
+    ) -> Result<Advance<T>, HandshakeError> {
+        loop {
+            if !self.transmit()? {
+                return Ok(Advance::Wants(Wants::Writable));
+            }
+            match self.handshake.poll_event() {
+                None => {
+                    if !self.receive()? {
+                        return Ok(Advance::Wants(Wants::Readable));
+                    }
+                }
+                Some(Event::Failed(failure)) => return Err(failure.into()),
+                Some(Event::Established) => {
+                    let attached = self.attached.take();
+                    return Ok(Advance::Done(
+                        attached.expect("nothing is established that was not mapped"),
+                    ));
+                }
+                Some(Event::CreateOutbox(doorbell)) => match attach.create(doorbell) {
+                    Ok(outbox) => self.handshake.outbox_created(outbox),
+                    Err(source) => self.cannot_create(source)?,
+                },
+                Some(Event::MapOutbox(theirs)) => match attach.attach(theirs) {
+                    Ok(attached) => {
+                        self.attached = Some(attached);
+                        self.handshake.peer_mapped();
+                    }
+                    Err(AttachError::Misbehaved(reason)) => self.handshake.peer_misbehaved(reason),
+                    Err(AttachError::Io(source)) => {
+                        return Err(HandshakeError::Io {
+                            action: "map the peer's outbox",
+                            source,
+                        });
+                    }
+                },
+            }
+        }
+    }
+
+    /// The moment at which all is over. A refusal, sent when the handshake is over already, must not wait at all.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.clock
+            .at(self.handshake.poll_timeout().unwrap_or_default())
+    }
+
+    /// Takes note that the deadline has passed.
+    pub(crate) fn elapsed(&mut self) {
+        if self.sending.take().is_some() {
+            self.hung_up = true; // It has a part of a message and will not get the rest.
+        }
+        self.handshake.handle_timeout(self.clock.now());
+    }
+
+    /// A server tells the client to try again later; a client has nobody to tell but its caller.
+    fn cannot_create(&mut self, source: io::Error) -> Result<(), HandshakeError> {
+        if !self.handshake.may_decline() {
+            return Err(HandshakeError::Io {
+                action: "create an outbox",
+                source,
+            });
+        }
+        warn!(error = %source, "cannot create an outbox, so a client is turned away");
+        self.handshake.decline(Refusal::new(
+            RefusalCode::Busy,
+            "the server lacks memory or file descriptors",
+        ));
+        Ok(())
+    }
+
+    /// Sends what is to be sent. Returns whether that was all.
+    fn transmit(&mut self) -> Result<bool, HandshakeError> {
+        loop {
+            let sending = match &mut self.sending {
+                Some(sending) => sending,
+                none => {
+                    let Some(transmit) = self.handshake.poll_transmit() else {
+                        return Ok(true);
+                    };
+                    if self.hung_up {
+                        continue;
+                    }
+                    none.insert(Sending { transmit, sent: 0 })
+                }
+            };
+            match sending.go_on(&self.socket) {
+                Ok(true) => self.sending = None,
+                Ok(false) => return Ok(false),
+                Err(error) if has_hung_up(&error) => {
+                    self.sending = None;
+                    self.hung_up = true;
+                }
+                Err(source) => {
+                    return Err(HandshakeError::Io {
+                        action: "send to the peer",
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes the next message. Returns whether there was anything.
+    fn receive(&mut self) -> Result<bool, HandshakeError> {
+        match self.socket.try_recv() {
+            Ok(Arrival::Message(message)) => {
+                self.handshake.handle_message(self.clock.now(), message);
+            }
+            Ok(Arrival::Closed) => self.handshake.handle_closed(),
+            Ok(Arrival::Nothing) => return Ok(false),
+            Err(ReceiveError::Misbehaved(reason)) => self.handshake.peer_misbehaved(reason),
+            Err(ReceiveError::Io(source)) => {
+                return Err(HandshakeError::Io {
+                    action: "receive from the peer",
+                    source,
+                });
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Sending {
+    /// Sends more of it. Returns whether that was the rest. The descriptors travel with the first byte.
+    fn go_on(&mut self, socket: &ControlSocket) -> io::Result<bool> {
+        let Transmit { bytes, fds } = &self.transmit;
+        while self.sent < bytes.len() {
+            let fds: Vec<BorrowedFd<'_>> = match self.sent {
+                0 => fds.iter().map(AsFd::as_fd).collect(),
+                _ => Vec::new(),
+            };
+            match socket.try_send(&bytes[self.sent..], &fds) {
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn has_hung_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// A monotonic clock that starts at zero.
+#[derive(Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn at(&self, time: Duration) -> Instant {
+        self.0 + time
+    }
+}

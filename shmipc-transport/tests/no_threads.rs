@@ -1,0 +1,42 @@
+//! In a process of its own, because it counts threads.
+
+use std::{fs, thread};
+
+use bytes::BufMut;
+use shmipc_transport::{
+    Flush,
+    blocking::{Listener, Session},
+};
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+#[test]
+fn blocking_sessions_make_no_thread_and_need_no_runtime() {
+    assert!(tokio::runtime::Handle::try_current().is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(dir.path().join("socket")).unwrap();
+    let server = thread::spawn(move || {
+        let session = listener.accept().unwrap();
+        while let Ok(mut stream) = session.accept_stream() {
+            while let Ok(Some(message)) = stream.recv() {
+                let mut reply = stream.buffer(message.len());
+                reply.put(message);
+                drop(stream.send(reply, Flush::End));
+            }
+        }
+    });
+    let before = threads();
+    let client = Session::connect(dir.path().join("socket")).unwrap();
+    for len in [1, 5000, 1 << 20] {
+        let mut stream = client.open_stream().unwrap();
+        let mut message = stream.buffer(len);
+        message.put_bytes(7, len);
+        stream.send(message, Flush::End).unwrap();
+        assert_eq!(stream.recv().unwrap().unwrap().len(), len);
+        assert_eq!(threads(), before);
+    }
+    drop(client);
+    server.join().unwrap();
+}
