@@ -335,19 +335,21 @@ impl SendHalf {
             return Ok(None);
         }
         let len = u32_len(len);
+        let was_open = self.handle.stream.id().is_some();
         let reserved = self.reserve(Some(len), flush, |link, tx| link.reserve(tx, len))?;
         let Some((mut reservation, id)) = reserved else {
             return Ok(None);
         };
+        let mut unwritten = Unwritten {
+            handle: &self.handle,
+            len,
+            opened: (!was_open).then_some(id),
+            is_written: false,
+        };
         let mut space = reservation.body();
-        write(&mut space);
-        if !space.is_empty() {
-            // Becomes a pad. The id was never seen by the peer, which is nothing to it.
-            drop(reservation);
-            self.handle.stream.refund(Some(len));
-            return Ok(None);
-        }
-        Ok(Some((reservation, id)))
+        write(&mut space); // Which is the caller's code, and may panic.
+        unwritten.is_written = space.is_empty();
+        Ok(unwritten.is_written.then_some((reservation, id)))
     }
 
     /// The longest message that [`try_send_exact`](Self::try_send_exact) takes, in bytes.
@@ -507,6 +509,29 @@ impl SendHalf {
         match session.link.wait_for_space(waker) {
             Ok(progress) => Ok(!progress && session.lost().is_none()),
             Err(misbehaved) => Err(SendError::SessionLost(session.blame(misbehaved))),
+        }
+    }
+}
+
+/// A record of ours that is being written. It becomes a pad, and what was taken for it is given back, unless all of it was.
+struct Unwritten<'a> {
+    handle: &'a Handle,
+    len: u32,
+    /// The stream that it would have opened. The peer never hears of it, so nothing may be said of it.
+    opened: Option<StreamId>,
+    is_written: bool,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        if self.is_written {
+            return;
+        }
+        let stream = &self.handle.stream;
+        stream.refund(Some(self.len));
+        if let Some(id) = self.opened {
+            stream.set_id(None);
+            self.handle.session().close_stream(id);
         }
     }
 }
