@@ -42,6 +42,8 @@
 //! - pings are not answered: a peer that pings should only do so while it knows that somebody waits here;
 //! - memory that lies idle is not given back; that happens with the next use.
 //!
+//! The setting [`keepalive`](crate::ConfigBuilder::keepalive) has no effect here: a deadline limits what a thread waits for.
+//!
 //! The peer makes no system call on our behalf meanwhile, and an idle session costs no CPU time here.
 
 mod parker;
