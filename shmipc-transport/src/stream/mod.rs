@@ -3,6 +3,7 @@
 mod recv_buf;
 mod send_buf;
 mod shared;
+mod unwritten;
 mod watch;
 
 use std::{
@@ -16,6 +17,7 @@ pub use recv_buf::RecvBuf;
 pub use send_buf::SendBuf;
 pub(crate) use shared::StreamShared;
 use shared::{Clearance, StreamRef};
+use unwritten::Unwritten;
 pub use watch::{Abandoned, StreamWatch};
 
 use crate::{
@@ -97,11 +99,6 @@ impl Stream {
                 wakes_peer: false,
             },
         }
-    }
-
-    /// Both halves, for whoever drives them in another way.
-    pub(crate) fn halves_mut(&mut self) -> (&mut SendHalf, &mut RecvHalf) {
-        (&mut self.send, &mut self.recv)
     }
 
     /// The number of the stream within its session; `None` until the first message was sent.
@@ -509,29 +506,6 @@ impl SendHalf {
         match session.link.wait_for_space(waker) {
             Ok(progress) => Ok(!progress && session.lost().is_none()),
             Err(misbehaved) => Err(SendError::SessionLost(session.blame(misbehaved))),
-        }
-    }
-}
-
-/// A record of ours that is being written. It becomes a pad, and what was taken for it is given back, unless all of it was.
-struct Unwritten<'a> {
-    handle: &'a Handle,
-    len: u32,
-    /// The stream that it would have opened. The peer never hears of it, so nothing may be said of it.
-    opened: Option<StreamId>,
-    is_written: bool,
-}
-
-impl Drop for Unwritten<'_> {
-    fn drop(&mut self) {
-        if self.is_written {
-            return;
-        }
-        let stream = &self.handle.stream;
-        stream.refund(Some(self.len));
-        if let Some(id) = self.opened {
-            stream.set_id(None);
-            self.handle.session().close_stream(id);
         }
     }
 }
