@@ -46,7 +46,8 @@ impl ServiceNames {
     /// Names the items for the service called `proto_name` in the `.proto` file and `rust_name` by prost-build, which
     /// has seen to keywords.
     pub(crate) fn new(proto_name: &str, rust_name: &str) -> Self {
-        let camel = with_letter_first(proto_name.to_upper_camel_case());
+        let bare = proto_name.to_upper_camel_case();
+        let camel = with_letter_first(bare.clone());
         let snake = with_letter_first(proto_name.to_snake_case());
         Self {
             service: rust_name.to_owned(),
@@ -54,8 +55,8 @@ impl ServiceNames {
             server: format!("{camel}Server"),
             client_module: format!("{snake}_client"),
             server_module: format!("{snake}_server"),
-            twin: format!("Dyn{camel}"),
-            mock: format!("Mock{camel}"),
+            twin: format!("Dyn{bare}"),
+            mock: format!("Mock{bare}"),
             methods_module: format!("{snake}_methods"),
             blocking_module: format!("{snake}_blocking"),
             mock_module: format!("{snake}_mock"),
@@ -95,7 +96,8 @@ impl MethodNames {
         Self {
             function,
             constant: bare.to_uppercase(),
-            setter: format!("on_{bare}"),
+            // The underscore before a digit is not needed there.
+            setter: format!("on_{}", bare.trim_start_matches('_')),
         }
     }
 }
@@ -133,6 +135,10 @@ mod tests {
             names.modules(),
             ["http_echo_client", "http_echo_server", "http_echo_methods"]
         );
+        assert_eq!(names.twin, "DynHttpEcho");
+        assert_eq!(names.mock, "MockHttpEcho");
+        assert_eq!(names.mock_module, "http_echo_mock");
+        assert_eq!(names.blocking_module, "http_echo_blocking");
     }
 
     #[test]
@@ -148,6 +154,7 @@ mod tests {
         let names = ServiceNames::new("_1", "_1");
         assert_eq!(names.client, "_1Client");
         assert_eq!(names.client_module, "_1_client");
+        assert_eq!(names.twin, "Dyn1");
     }
 
     #[test]
@@ -155,6 +162,8 @@ mod tests {
         let names = MethodNames::new("r#type");
         assert_eq!(names.function, "r#type");
         assert_eq!(names.constant, "TYPE");
+        assert_eq!(names.setter, "on_type");
+        assert_eq!(MethodNames::new("_1").setter, "on_1");
     }
 
     #[test]

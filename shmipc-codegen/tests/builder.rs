@@ -314,30 +314,51 @@ fn another_generator_may_follow() {
 fn the_generator_works_in_the_hands_of_others() {
     let out = tempfile::tempdir().unwrap();
     let fds = descriptor_set(out.path());
-    prost_build::Config::new()
-        .out_dir(out.path())
-        .prost_path("::shmipc_rpc::prost")
-        .file_descriptor_set_path(fds)
-        .skip_protoc_run()
-        .service_generator(
-            configure()
-                .build_server(false)
-                .into_service_generator()
-                .unwrap(),
-        )
-        .compile_protos(&[PROTO], &[INCLUDE])
-        .unwrap();
-    let generated = fs::read_to_string(out.path().join("helloworld.rs")).unwrap();
-    let file = syn::parse_file(&generated).unwrap();
-    let modules: Vec<String> = file
-        .items
-        .iter()
-        .filter_map(|item| match item {
+    let modules = |generator: Builder| {
+        prost_build::Config::new()
+            .out_dir(out.path())
+            .prost_path("::shmipc_rpc::prost")
+            .file_descriptor_set_path(&fds)
+            .skip_protoc_run()
+            .service_generator(generator.into_service_generator().unwrap())
+            .compile_protos(&[PROTO], &[INCLUDE])
+            .unwrap();
+        let generated = fs::read_to_string(out.path().join("helloworld.rs")).unwrap();
+        let items = syn::parse_file(&generated).unwrap().items.into_iter();
+        let modules = items.filter_map(|item| match item {
             syn::Item::Mod(module) => Some(module.ident.to_string()),
             _ => None,
-        })
-        .collect();
-    assert_eq!(modules, ["greeter_methods", "greeter_client"]);
+        });
+        modules.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        modules(configure().build_server(false)),
+        ["greeter_methods", "greeter_client"]
+    );
+    assert_eq!(
+        modules(configure().dyn_traits(true).blocking(true).mocks(true)),
+        [
+            "greeter_methods",
+            "greeter_client",
+            "greeter_server",
+            "greeter_blocking",
+            "greeter_mock"
+        ]
+    );
+    // There is nothing that a mock could stand in for.
+    assert_eq!(
+        modules(configure().build_server(false).mocks(true).blocking(true)),
+        ["greeter_methods", "greeter_client", "greeter_blocking"]
+    );
+    assert_eq!(
+        modules(
+            configure()
+                .build_server(false)
+                .build_client(false)
+                .mocks(true)
+        ),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -115,6 +115,8 @@ golden! {
         .server_attribute("Greeter", "#[doc(hidden)]")
         .trait_attribute("Greeter", "#[diagnostic::on_unimplemented(message = \"no greeter\")]")
         .client_attribute("Other", "#[never]")
+        .mocks(true)
+        .mock_mod_attribute("Greeter", "#[cfg(all(feature = \"client\", feature = \"server\"))]")
         .type_attribute("HelloReply", "#[derive(PartialOrd, Ord)]");
     blocking = |builder: Builder| builder.blocking(true);
     blocking_server_only = |builder: Builder| builder
@@ -122,18 +124,20 @@ golden! {
         .blocking(true)
         .use_arc_self(true)
         .generate_default_stubs(true);
-    clashes;
+    clashes = |builder: Builder| builder.dyn_traits(true).mocks(true);
     client_only = |builder: Builder| builder.build_server(false);
     comments;
-    deprecated;
+    deprecated = |builder: Builder| builder.dyn_traits(true).mocks(true);
     helloworld;
-    keywords;
+    keywords = |builder: Builder| builder.dyn_traits(true).mocks(true);
     nested_packages = |builder: Builder| builder.include_file("mod.rs");
-    no_package = |builder: Builder| builder.default_package_filename("root");
+    no_package = |builder: Builder| builder
+        .default_package_filename("root")
+        .embed_descriptor_set(true);
     no_services;
     runtime_path = |builder: Builder| builder.runtime_path("crate::rpc");
     same_name;
-    server_only = |builder: Builder| builder.build_client(false);
+    server_only = |builder: Builder| builder.build_client(false).mocks(true);
     services_only;
     streaming;
     two_services;

@@ -39,7 +39,8 @@ impl Builder {
     /// what the test gave it, notes the calls, and makes clients that call it within the process. Default: `false`.
     ///
     /// Give the module a `#[cfg(test)]` by [`mock_mod_attribute`](Self::mock_mod_attribute) if only this crate's tests use it.
-    /// There is none without [`build_server`](Self::build_server).
+    /// There is none without [`build_server`](Self::build_server). What is compiled only under a condition, by an attribute of
+    /// its module, is needed by the mock too.
     pub fn mocks(mut self, enable: bool) -> Self {
         self.mocks = enable;
         self

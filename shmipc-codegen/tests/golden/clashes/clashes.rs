@@ -505,6 +505,647 @@ pub mod clashes_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Clashes`] with boxed futures and streams, so that there can be a `dyn DynClashes`.
+    ///
+    /// Whatever implements [`Clashes`] implements this too, and an `Arc<dyn DynClashes>` implements [`Clashes`].
+    pub trait DynClashes: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `New`.
+        fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Connect`.
+        fn connect_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Clone`.
+        fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `FromArc`.
+        fn from_arc(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `MaxRequestSize`.
+        fn max_request_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `MaxResponseSize`.
+        fn max_response_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Call`.
+        fn call(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `PollReady`.
+        fn poll_ready(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Service`.
+        fn service(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Caller`.
+        fn caller(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Name`.
+        fn name(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Methods`.
+        fn methods(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Unimplemented`.
+        fn unimplemented(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Drop`.
+        fn drop(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Clashes> DynClashes for T {
+        fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::new_(self, request))
+        }
+
+        fn connect_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::connect_(self, request))
+        }
+
+        fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::clone_(self, request))
+        }
+
+        fn from_arc(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::from_arc(self, request))
+        }
+
+        fn max_request_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::max_request_size_(self, request))
+        }
+
+        fn max_response_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::max_response_size_(self, request))
+        }
+
+        fn call(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::call(self, request))
+        }
+
+        fn poll_ready(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::poll_ready(self, request))
+        }
+
+        fn service(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::service(self, request))
+        }
+
+        fn caller(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::caller(self, request))
+        }
+
+        fn name(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::name(self, request))
+        }
+
+        fn methods(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::methods(self, request))
+        }
+
+        fn unimplemented(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::unimplemented(self, request))
+        }
+
+        fn drop(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Response>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Clashes>::drop(self, request))
+        }
+    }
+
+    impl Clashes for ::std::sync::Arc<dyn DynClashes> {
+        async fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::new_(&**self, request).await
+        }
+
+        async fn connect_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::connect_(&**self, request).await
+        }
+
+        async fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::clone_(&**self, request).await
+        }
+
+        async fn from_arc(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::from_arc(&**self, request).await
+        }
+
+        async fn max_request_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::max_request_size_(&**self, request).await
+        }
+
+        async fn max_response_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::max_response_size_(&**self, request).await
+        }
+
+        async fn call(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::call(&**self, request).await
+        }
+
+        async fn poll_ready(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::poll_ready(&**self, request).await
+        }
+
+        async fn service(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::service(&**self, request).await
+        }
+
+        async fn caller(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::caller(&**self, request).await
+        }
+
+        async fn name(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::name(&**self, request).await
+        }
+
+        async fn methods(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::methods(&**self, request).await
+        }
+
+        async fn unimplemented(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::unimplemented(&**self, request).await
+        }
+
+        async fn drop(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::drop(&**self, request).await
+        }
+    }
+
+    impl Clashes for ::std::boxed::Box<dyn DynClashes> {
+        async fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::new_(&**self, request).await
+        }
+
+        async fn connect_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::connect_(&**self, request).await
+        }
+
+        async fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::clone_(&**self, request).await
+        }
+
+        async fn from_arc(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::from_arc(&**self, request).await
+        }
+
+        async fn max_request_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::max_request_size_(&**self, request).await
+        }
+
+        async fn max_response_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::max_response_size_(&**self, request).await
+        }
+
+        async fn call(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::call(&**self, request).await
+        }
+
+        async fn poll_ready(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::poll_ready(&**self, request).await
+        }
+
+        async fn service(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::service(&**self, request).await
+        }
+
+        async fn caller(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::caller(&**self, request).await
+        }
+
+        async fn name(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::name(&**self, request).await
+        }
+
+        async fn methods(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::methods(&**self, request).await
+        }
+
+        async fn unimplemented(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::unimplemented(&**self, request).await
+        }
+
+        async fn drop(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynClashes as DynClashes>::drop(&**self, request).await
+        }
+    }
+
     /// Serves `clashes.Clashes` by an implementation of [`Clashes`].
     #[derive(Debug)]
     pub struct ClashesServer<T> {
@@ -706,6 +1347,391 @@ pub mod clashes_server {
     }
 }
 
+/// A stand-in for `clashes.Clashes`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
+pub mod clashes_mock {
+    /// Answers the calls to `clashes.Clashes` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockClashes {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_new: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_connect: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_clone: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_from_arc: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_max_request_size: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_max_response_size: ::shmipc_rpc::mock::Answer<
+            super::Request,
+            super::Response,
+        >,
+        on_call: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_poll_ready: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_service: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_caller: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_name: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_methods: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_unimplemented: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+        on_drop: ::shmipc_rpc::mock::Answer<super::Request, super::Response>,
+    }
+
+    impl MockClashes {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(
+            &self,
+        ) -> super::clashes_client::ClashesClient<::shmipc_rpc::Channel> {
+            let server = super::clashes_server::ClashesServer::new(self.clone());
+            super::clashes_client::ClashesClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `New` answered by `handler` from now on.
+        pub fn on_new<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_new.set(handler);
+            self
+        }
+
+        /// Has `Connect` answered by `handler` from now on.
+        pub fn on_connect<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_connect.set(handler);
+            self
+        }
+
+        /// Has `Clone` answered by `handler` from now on.
+        pub fn on_clone<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_clone.set(handler);
+            self
+        }
+
+        /// Has `FromArc` answered by `handler` from now on.
+        pub fn on_from_arc<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_from_arc.set(handler);
+            self
+        }
+
+        /// Has `MaxRequestSize` answered by `handler` from now on.
+        pub fn on_max_request_size<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_max_request_size.set(handler);
+            self
+        }
+
+        /// Has `MaxResponseSize` answered by `handler` from now on.
+        pub fn on_max_response_size<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_max_response_size.set(handler);
+            self
+        }
+
+        /// Has `Call` answered by `handler` from now on.
+        pub fn on_call<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_call.set(handler);
+            self
+        }
+
+        /// Has `PollReady` answered by `handler` from now on.
+        pub fn on_poll_ready<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_poll_ready.set(handler);
+            self
+        }
+
+        /// Has `Service` answered by `handler` from now on.
+        pub fn on_service<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_service.set(handler);
+            self
+        }
+
+        /// Has `Caller` answered by `handler` from now on.
+        pub fn on_caller<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_caller.set(handler);
+            self
+        }
+
+        /// Has `Name` answered by `handler` from now on.
+        pub fn on_name<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_name.set(handler);
+            self
+        }
+
+        /// Has `Methods` answered by `handler` from now on.
+        pub fn on_methods<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_methods.set(handler);
+            self
+        }
+
+        /// Has `Unimplemented` answered by `handler` from now on.
+        pub fn on_unimplemented<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_unimplemented.set(handler);
+            self
+        }
+
+        /// Has `Drop` answered by `handler` from now on.
+        pub fn on_drop<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Request>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Response>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_drop.set(handler);
+            self
+        }
+    }
+
+    impl super::clashes_server::Clashes for MockClashes {
+        async fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_new.give(&self.calls, &super::clashes_methods::NEW, request).await
+        }
+
+        async fn connect_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_connect
+                .give(&self.calls, &super::clashes_methods::CONNECT, request)
+                .await
+        }
+
+        async fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_clone
+                .give(&self.calls, &super::clashes_methods::CLONE, request)
+                .await
+        }
+
+        async fn from_arc(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_from_arc
+                .give(&self.calls, &super::clashes_methods::FROM_ARC, request)
+                .await
+        }
+
+        async fn max_request_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_max_request_size
+                .give(&self.calls, &super::clashes_methods::MAX_REQUEST_SIZE, request)
+                .await
+        }
+
+        async fn max_response_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_max_response_size
+                .give(&self.calls, &super::clashes_methods::MAX_RESPONSE_SIZE, request)
+                .await
+        }
+
+        async fn call(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_call.give(&self.calls, &super::clashes_methods::CALL, request).await
+        }
+
+        async fn poll_ready(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_poll_ready
+                .give(&self.calls, &super::clashes_methods::POLL_READY, request)
+                .await
+        }
+
+        async fn service(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_service
+                .give(&self.calls, &super::clashes_methods::SERVICE, request)
+                .await
+        }
+
+        async fn caller(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_caller
+                .give(&self.calls, &super::clashes_methods::CALLER, request)
+                .await
+        }
+
+        async fn name(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_name.give(&self.calls, &super::clashes_methods::NAME, request).await
+        }
+
+        async fn methods(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_methods
+                .give(&self.calls, &super::clashes_methods::METHODS, request)
+                .await
+        }
+
+        async fn unimplemented(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_unimplemented
+                .give(&self.calls, &super::clashes_methods::UNIMPLEMENTED, request)
+                .await
+        }
+
+        async fn drop(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> Result<::shmipc_rpc::Response<super::Response>, ::shmipc_rpc::Status> {
+            self.on_drop.give(&self.calls, &super::clashes_methods::DROP, request).await
+        }
+    }
+}
+
 /// What there is to know of the methods of `clashes.STATUS`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod status_methods {
@@ -793,6 +1819,62 @@ pub mod status_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Status`] with boxed futures and streams, so that there can be a `dyn DynStatus`.
+    ///
+    /// Whatever implements [`Status`] implements this too, and an `Arc<dyn DynStatus>` implements [`Status`].
+    pub trait DynStatus: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Status`.
+        fn status(
+            &self,
+            request: ::shmipc_rpc::Request<super::Status>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Result>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Status> DynStatus for T {
+        fn status(
+            &self,
+            request: ::shmipc_rpc::Request<super::Status>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Result>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Status>::status(self, request))
+        }
+    }
+
+    impl Status for ::std::sync::Arc<dyn DynStatus> {
+        async fn status(
+            &self,
+            request: ::shmipc_rpc::Request<super::Status>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Result>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynStatus as DynStatus>::status(&**self, request).await
+        }
+    }
+
+    impl Status for ::std::boxed::Box<dyn DynStatus> {
+        async fn status(
+            &self,
+            request: ::shmipc_rpc::Request<super::Status>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Result>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynStatus as DynStatus>::status(&**self, request).await
+        }
+    }
+
     /// Serves `clashes.STATUS` by an implementation of [`Status`].
     #[derive(Debug)]
     pub struct StatusServer<T> {
@@ -861,5 +1943,69 @@ pub mod status_server {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::status_methods::STATUS,
         ];
+    }
+}
+
+/// A stand-in for `clashes.STATUS`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod status_mock {
+    /// Answers the calls to `clashes.STATUS` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockStatus {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_status: ::shmipc_rpc::mock::Answer<super::Status, super::Result>,
+    }
+
+    impl MockStatus {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(
+            &self,
+        ) -> super::status_client::StatusClient<::shmipc_rpc::Channel> {
+            let server = super::status_server::StatusServer::new(self.clone());
+            super::status_client::StatusClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `Status` answered by `handler` from now on.
+        pub fn on_status<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Status>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Result>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_status.set(handler);
+            self
+        }
+    }
+
+    impl super::status_server::Status for MockStatus {
+        async fn status(
+            &self,
+            request: ::shmipc_rpc::Request<super::Status>,
+        ) -> Result<::shmipc_rpc::Response<super::Result>, ::shmipc_rpc::Status> {
+            self.on_status
+                .give(&self.calls, &super::status_methods::STATUS, request)
+                .await
+        }
     }
 }

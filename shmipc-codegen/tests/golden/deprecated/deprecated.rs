@@ -126,6 +126,108 @@ pub mod half_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Half`] with boxed futures and streams, so that there can be a `dyn DynHalf`.
+    ///
+    /// Whatever implements [`Half`] implements this too, and an `Arc<dyn DynHalf>` implements [`Half`].
+    pub trait DynHalf: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `New`.
+        fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Thing>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Old`.
+        #[deprecated]
+        fn old(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Thing>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Half> DynHalf for T {
+        fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Thing>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Half>::new_(self, request))
+        }
+
+        fn old(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Thing>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Half>::old(self, request))
+        }
+    }
+
+    impl Half for ::std::sync::Arc<dyn DynHalf> {
+        async fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynHalf as DynHalf>::new_(&**self, request).await
+        }
+
+        async fn old(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynHalf as DynHalf>::old(&**self, request).await
+        }
+    }
+
+    impl Half for ::std::boxed::Box<dyn DynHalf> {
+        async fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynHalf as DynHalf>::new_(&**self, request).await
+        }
+
+        async fn old(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynHalf as DynHalf>::old(&**self, request).await
+        }
+    }
+
     /// Serves `deprecated.Half` by an implementation of [`Half`].
     #[derive(Debug)]
     pub struct HalfServer<T> {
@@ -204,6 +306,91 @@ pub mod half_server {
             super::half_methods::NEW,
             super::half_methods::OLD,
         ];
+    }
+}
+
+/// A stand-in for `deprecated.Half`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(deprecated, reason = "what is deprecated is still served")]
+pub mod half_mock {
+    /// Answers the calls to `deprecated.Half` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockHalf {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_new: ::shmipc_rpc::mock::Answer<super::Thing, super::Thing>,
+        on_old: ::shmipc_rpc::mock::Answer<super::Thing, super::Thing>,
+    }
+
+    impl MockHalf {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(&self) -> super::half_client::HalfClient<::shmipc_rpc::Channel> {
+            let server = super::half_server::HalfServer::new(self.clone());
+            super::half_client::HalfClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `New` answered by `handler` from now on.
+        pub fn on_new<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Thing>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Thing>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_new.set(handler);
+            self
+        }
+
+        /// Has `Old` answered by `handler` from now on.
+        #[deprecated]
+        pub fn on_old<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Thing>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Thing>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_old.set(handler);
+            self
+        }
+    }
+
+    impl super::half_server::Half for MockHalf {
+        async fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> Result<::shmipc_rpc::Response<super::Thing>, ::shmipc_rpc::Status> {
+            self.on_new.give(&self.calls, &super::half_methods::NEW, request).await
+        }
+
+        async fn old(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> Result<::shmipc_rpc::Response<super::Thing>, ::shmipc_rpc::Status> {
+            self.on_old.give(&self.calls, &super::half_methods::OLD, request).await
+        }
     }
 }
 
@@ -297,6 +484,63 @@ pub mod whole_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Whole`] with boxed futures and streams, so that there can be a `dyn DynWhole`.
+    ///
+    /// Whatever implements [`Whole`] implements this too, and an `Arc<dyn DynWhole>` implements [`Whole`].
+    #[deprecated]
+    pub trait DynWhole: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Get`.
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Thing>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Whole> DynWhole for T {
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Thing>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Whole>::get(self, request))
+        }
+    }
+
+    impl Whole for ::std::sync::Arc<dyn DynWhole> {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynWhole as DynWhole>::get(&**self, request).await
+        }
+    }
+
+    impl Whole for ::std::boxed::Box<dyn DynWhole> {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynWhole as DynWhole>::get(&**self, request).await
+        }
+    }
+
     /// Serves `deprecated.Whole` by an implementation of [`Whole`].
     #[derive(Debug)]
     pub struct WholeServer<T> {
@@ -363,5 +607,67 @@ pub mod whole_server {
     impl<T> ::shmipc_rpc::server::NamedService for WholeServer<T> {
         const NAME: &'static str = "deprecated.Whole";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::whole_methods::GET];
+    }
+}
+
+/// A stand-in for `deprecated.Whole`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(deprecated, reason = "what is deprecated is still served")]
+pub mod whole_mock {
+    /// Answers the calls to `deprecated.Whole` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[deprecated]
+    #[derive(Clone, Debug, Default)]
+    pub struct MockWhole {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_get: ::shmipc_rpc::mock::Answer<super::Thing, super::Thing>,
+    }
+
+    impl MockWhole {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(&self) -> super::whole_client::WholeClient<::shmipc_rpc::Channel> {
+            let server = super::whole_server::WholeServer::new(self.clone());
+            super::whole_client::WholeClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `Get` answered by `handler` from now on.
+        pub fn on_get<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Thing>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Thing>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_get.set(handler);
+            self
+        }
+    }
+
+    impl super::whole_server::Whole for MockWhole {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> Result<::shmipc_rpc::Response<super::Thing>, ::shmipc_rpc::Status> {
+            self.on_get.give(&self.calls, &super::whole_methods::GET, request).await
+        }
     }
 }

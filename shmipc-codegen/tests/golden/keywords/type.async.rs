@@ -209,6 +209,242 @@ pub mod self_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Self_`] with boxed futures and streams, so that there can be a `dyn DynSelf`.
+    ///
+    /// Whatever implements [`Self_`] implements this too, and an `Arc<dyn DynSelf>` implements [`Self_`].
+    pub trait DynSelf: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `type`.
+        fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Self`.
+        fn self_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `Match`.
+        fn r#match(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Self_>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `_1`.
+        fn _1(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+
+        /// Handles `gen`.
+        fn r#gen(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Self_> DynSelf for T {
+        fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Self_>::r#type(self, request))
+        }
+
+        fn self_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Self_>::self_(self, request))
+        }
+
+        fn r#match(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Self_>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Self_>::r#match(self, request))
+        }
+
+        fn _1(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Self_>::_1(self, request))
+        }
+
+        fn r#gen(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Self_>::r#gen(self, request))
+        }
+    }
+
+    impl Self_ for ::std::sync::Arc<dyn DynSelf> {
+        async fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::r#type(&**self, request).await
+        }
+
+        async fn self_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::self_(&**self, request).await
+        }
+
+        async fn r#match(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Self_>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::r#match(&**self, request).await
+        }
+
+        async fn _1(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::_1(&**self, request).await
+        }
+
+        async fn r#gen(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::r#gen(&**self, request).await
+        }
+    }
+
+    impl Self_ for ::std::boxed::Box<dyn DynSelf> {
+        async fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::r#type(&**self, request).await
+        }
+
+        async fn self_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::self_(&**self, request).await
+        }
+
+        async fn r#match(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Self_>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::r#match(&**self, request).await
+        }
+
+        async fn _1(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::_1(&**self, request).await
+        }
+
+        async fn r#gen(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSelf as DynSelf>::r#gen(&**self, request).await
+        }
+    }
+
     /// Serves `type.async.self` by an implementation of [`Self_`].
     #[derive(Debug)]
     pub struct SelfServer<T> {
@@ -320,6 +556,158 @@ pub mod self_server {
     }
 }
 
+/// A stand-in for `type.async.self`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod self_mock {
+    /// Answers the calls to `type.async.self` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockSelf {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_type: ::shmipc_rpc::mock::Answer<super::Self_, super::Fn>,
+        on_self_: ::shmipc_rpc::mock::Answer<super::Self_, super::Fn>,
+        on_match: ::shmipc_rpc::mock::Answer<super::Fn, super::Self_>,
+        on_1: ::shmipc_rpc::mock::Answer<super::Fn, super::Fn>,
+        on_gen: ::shmipc_rpc::mock::Answer<super::Fn, super::Fn>,
+    }
+
+    impl MockSelf {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(&self) -> super::self_client::SelfClient<::shmipc_rpc::Channel> {
+            let server = super::self_server::SelfServer::new(self.clone());
+            super::self_client::SelfClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `type` answered by `handler` from now on.
+        pub fn on_type<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Self_>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_type.set(handler);
+            self
+        }
+
+        /// Has `Self` answered by `handler` from now on.
+        pub fn on_self_<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Self_>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_self_.set(handler);
+            self
+        }
+
+        /// Has `Match` answered by `handler` from now on.
+        pub fn on_match<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Self_>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_match.set(handler);
+            self
+        }
+
+        /// Has `_1` answered by `handler` from now on.
+        pub fn on_1<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_1.set(handler);
+            self
+        }
+
+        /// Has `gen` answered by `handler` from now on.
+        pub fn on_gen<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_gen.set(handler);
+            self
+        }
+    }
+
+    impl super::self_server::Self_ for MockSelf {
+        async fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_type.give(&self.calls, &super::self_methods::TYPE, request).await
+        }
+
+        async fn self_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_self_.give(&self.calls, &super::self_methods::SELF_, request).await
+        }
+
+        async fn r#match(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Self_>, ::shmipc_rpc::Status> {
+            self.on_match.give(&self.calls, &super::self_methods::MATCH, request).await
+        }
+
+        async fn _1(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_1.give(&self.calls, &super::self_methods::_1, request).await
+        }
+
+        async fn r#gen(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_gen.give(&self.calls, &super::self_methods::GEN, request).await
+        }
+    }
+}
+
 /// What there is to know of the methods of `type.async.T`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod t_methods {
@@ -405,6 +793,62 @@ pub mod t_server {
         > + ::core::marker::Send;
     }
 
+    /// [`T`] with boxed futures and streams, so that there can be a `dyn DynT`.
+    ///
+    /// Whatever implements [`T`] implements this too, and an `Arc<dyn DynT>` implements [`T`].
+    pub trait DynT: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Get`.
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<Implementation: T> DynT for Implementation {
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<Implementation as T>::get(self, request))
+        }
+    }
+
+    impl T for ::std::sync::Arc<dyn DynT> {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynT as DynT>::get(&**self, request).await
+        }
+    }
+
+    impl T for ::std::boxed::Box<dyn DynT> {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynT as DynT>::get(&**self, request).await
+        }
+    }
+
     /// Serves `type.async.T` by an implementation of [`T`].
     #[derive(Debug)]
     pub struct TServer<Implementation> {
@@ -471,6 +915,64 @@ pub mod t_server {
     impl<Implementation> ::shmipc_rpc::server::NamedService for TServer<Implementation> {
         const NAME: &'static str = "type.async.T";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::t_methods::GET];
+    }
+}
+
+/// A stand-in for `type.async.T`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod t_mock {
+    /// Answers the calls to `type.async.T` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockT {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_get: ::shmipc_rpc::mock::Answer<super::Fn, super::Fn>,
+    }
+
+    impl MockT {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(&self) -> super::t_client::TClient<::shmipc_rpc::Channel> {
+            let server = super::t_server::TServer::new(self.clone());
+            super::t_client::TClient::new(::shmipc_rpc::Channel::in_process(server))
+        }
+
+        /// Has `Get` answered by `handler` from now on.
+        pub fn on_get<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_get.set(handler);
+            self
+        }
+    }
+
+    impl super::t_server::T for MockT {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_get.give(&self.calls, &super::t_methods::GET, request).await
+        }
     }
 }
 
@@ -561,6 +1063,62 @@ pub mod future_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Future`] with boxed futures and streams, so that there can be a `dyn DynFuture`.
+    ///
+    /// Whatever implements [`Future`] implements this too, and an `Arc<dyn DynFuture>` implements [`Future`].
+    pub trait DynFuture: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Result`.
+        fn result(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Future> DynFuture for T {
+        fn result(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Future>::result(self, request))
+        }
+    }
+
+    impl Future for ::std::sync::Arc<dyn DynFuture> {
+        async fn result(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynFuture as DynFuture>::result(&**self, request).await
+        }
+    }
+
+    impl Future for ::std::boxed::Box<dyn DynFuture> {
+        async fn result(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynFuture as DynFuture>::result(&**self, request).await
+        }
+    }
+
     /// Serves `type.async.Future` by an implementation of [`Future`].
     #[derive(Debug)]
     pub struct FutureServer<T> {
@@ -629,6 +1187,70 @@ pub mod future_server {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::future_methods::RESULT,
         ];
+    }
+}
+
+/// A stand-in for `type.async.Future`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod future_mock {
+    /// Answers the calls to `type.async.Future` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockFuture {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_result: ::shmipc_rpc::mock::Answer<super::Fn, super::Fn>,
+    }
+
+    impl MockFuture {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(
+            &self,
+        ) -> super::future_client::FutureClient<::shmipc_rpc::Channel> {
+            let server = super::future_server::FutureServer::new(self.clone());
+            super::future_client::FutureClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `Result` answered by `handler` from now on.
+        pub fn on_result<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_result.set(handler);
+            self
+        }
+    }
+
+    impl super::future_server::Future for MockFuture {
+        async fn result(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_result
+                .give(&self.calls, &super::future_methods::RESULT, request)
+                .await
+        }
     }
 }
 
@@ -717,6 +1339,62 @@ pub mod send_server {
         > + ::core::marker::Send;
     }
 
+    /// [`Send`] with boxed futures and streams, so that there can be a `dyn DynSend`.
+    ///
+    /// Whatever implements [`Send`] implements this too, and an `Arc<dyn DynSend>` implements [`Send`].
+    pub trait DynSend: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Sync`.
+        fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: Send> DynSend for T {
+        fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as Send>::sync(self, request))
+        }
+    }
+
+    impl Send for ::std::sync::Arc<dyn DynSend> {
+        async fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSend as DynSend>::sync(&**self, request).await
+        }
+    }
+
+    impl Send for ::std::boxed::Box<dyn DynSend> {
+        async fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn DynSend as DynSend>::sync(&**self, request).await
+        }
+    }
+
     /// Serves `type.async.Send` by an implementation of [`Send`].
     #[derive(Debug)]
     pub struct SendServer<T> {
@@ -783,6 +1461,66 @@ pub mod send_server {
     impl<T> ::shmipc_rpc::server::NamedService for SendServer<T> {
         const NAME: &'static str = "type.async.Send";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::send_methods::SYNC];
+    }
+}
+
+/// A stand-in for `type.async.Send`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod send_mock {
+    /// Answers the calls to `type.async.Send` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockSend {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_sync: ::shmipc_rpc::mock::Answer<super::Fn, super::Fn>,
+    }
+
+    impl MockSend {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(&self) -> super::send_client::SendClient<::shmipc_rpc::Channel> {
+            let server = super::send_server::SendServer::new(self.clone());
+            super::send_client::SendClient::new(
+                ::shmipc_rpc::Channel::in_process(server),
+            )
+        }
+
+        /// Has `Sync` answered by `handler` from now on.
+        pub fn on_sync<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_sync.set(handler);
+            self
+        }
+    }
+
+    impl super::send_server::Send for MockSend {
+        async fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_sync.give(&self.calls, &super::send_methods::SYNC, request).await
+        }
     }
 }
 
@@ -871,6 +1609,62 @@ pub mod _1_server {
         > + ::core::marker::Send;
     }
 
+    /// [`_1`] with boxed futures and streams, so that there can be a `dyn Dyn1`.
+    ///
+    /// Whatever implements [`_1`] implements this too, and an `Arc<dyn Dyn1>` implements [`_1`].
+    pub trait Dyn1: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Get`.
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        >;
+    }
+
+    impl<T: _1> Dyn1 for T {
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::shmipc_rpc::dynamic::BoxFuture<
+            '_,
+            ::core::result::Result<
+                ::shmipc_rpc::Response<super::Fn>,
+                ::shmipc_rpc::Status,
+            >,
+        > {
+            ::std::boxed::Box::pin(<T as _1>::get(self, request))
+        }
+    }
+
+    impl _1 for ::std::sync::Arc<dyn Dyn1> {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn Dyn1 as Dyn1>::get(&**self, request).await
+        }
+    }
+
+    impl _1 for ::std::boxed::Box<dyn Dyn1> {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            <dyn Dyn1 as Dyn1>::get(&**self, request).await
+        }
+    }
+
     /// Serves `type.async._1` by an implementation of [`_1`].
     #[derive(Debug)]
     pub struct _1Server<T> {
@@ -937,5 +1731,63 @@ pub mod _1_server {
     impl<T> ::shmipc_rpc::server::NamedService for _1Server<T> {
         const NAME: &'static str = "type.async._1";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::_1_methods::GET];
+    }
+}
+
+/// A stand-in for `type.async._1`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod _1_mock {
+    /// Answers the calls to `type.async._1` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct Mock1 {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_get: ::shmipc_rpc::mock::Answer<super::Fn, super::Fn>,
+    }
+
+    impl Mock1 {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Makes a client that calls the mock, in this process.
+        #[must_use]
+        pub fn client(&self) -> super::_1_client::_1Client<::shmipc_rpc::Channel> {
+            let server = super::_1_server::_1Server::new(self.clone());
+            super::_1_client::_1Client::new(::shmipc_rpc::Channel::in_process(server))
+        }
+
+        /// Has `Get` answered by `handler` from now on.
+        pub fn on_get<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::Fn>) -> A + Send + Sync + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::Fn>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_get.set(handler);
+            self
+        }
+    }
+
+    impl super::_1_server::_1 for Mock1 {
+        async fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> Result<::shmipc_rpc::Response<super::Fn>, ::shmipc_rpc::Status> {
+            self.on_get.give(&self.calls, &super::_1_methods::GET, request).await
+        }
     }
 }

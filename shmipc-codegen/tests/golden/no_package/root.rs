@@ -160,3 +160,8 @@ pub mod echo_server {
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::echo_methods::SAY];
     }
 }
+
+/// The descriptors of this package's files and of all that they import, for reflection: an encoded
+/// `google.protobuf.FileDescriptorSet`.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub const FILE_DESCRIPTOR_SET: &[u8] = ::core::include_bytes!("root.fds");

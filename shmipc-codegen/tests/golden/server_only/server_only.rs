@@ -118,3 +118,57 @@ pub mod greeter_server {
         ];
     }
 }
+
+/// A stand-in for `server_only.Greeter`, for tests.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod greeter_mock {
+    /// Answers the calls to `server_only.Greeter` as a test tells it to.
+    ///
+    /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    #[derive(Clone, Debug, Default)]
+    pub struct MockGreeter {
+        calls: ::shmipc_rpc::mock::Calls,
+        on_say_hello: ::shmipc_rpc::mock::Answer<super::HelloRequest, super::HelloReply>,
+    }
+
+    impl MockGreeter {
+        /// Makes a mock that knows no answer.
+        #[must_use]
+        pub fn new() -> Self {
+            Self::default()
+        }
+
+        /// The calls that have been made, in their order.
+        #[must_use]
+        pub fn calls(&self) -> &::shmipc_rpc::mock::Calls {
+            &self.calls
+        }
+
+        /// Has `SayHello` answered by `handler` from now on.
+        pub fn on_say_hello<F, A>(&self, handler: F) -> &Self
+        where
+            F: Fn(::shmipc_rpc::Request<super::HelloRequest>) -> A + Send + Sync
+                + 'static,
+            A: ::core::future::Future<
+                    Output = Result<
+                        ::shmipc_rpc::Response<super::HelloReply>,
+                        ::shmipc_rpc::Status,
+                    >,
+                > + Send + 'static,
+        {
+            self.on_say_hello.set(handler);
+            self
+        }
+    }
+
+    impl super::greeter_server::Greeter for MockGreeter {
+        async fn say_hello(
+            &self,
+            request: ::shmipc_rpc::Request<super::HelloRequest>,
+        ) -> Result<::shmipc_rpc::Response<super::HelloReply>, ::shmipc_rpc::Status> {
+            self.on_say_hello
+                .give(&self.calls, &super::greeter_methods::SAY_HELLO, request)
+                .await
+        }
+    }
+}
