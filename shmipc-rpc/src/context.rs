@@ -1,8 +1,6 @@
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use shmipc_transport::Session;
-
-use crate::cancel::Cancellation;
+use crate::{cancel::Cancellation, server::Served};
 
 /// What is known of a call beside its message and metadata.
 ///
@@ -11,7 +9,7 @@ use crate::cancel::Cancellation;
 #[derive(Clone, Debug)]
 pub(crate) struct CallContext {
     /// What the call came through. `None` on the calling side.
-    pub(crate) session: Option<Session>,
+    pub(crate) served: Option<Arc<Served>>,
     /// When the caller stops waiting, and how the handler learns of it.
     pub(crate) cancellation: Cancellation,
     /// How long a message may be that is yet to be received.
@@ -29,7 +27,7 @@ impl CallContext {
     /// The context of a call that is made here.
     pub(crate) fn of_caller(deadline: Option<Instant>) -> Self {
         Self {
-            session: None,
+            served: None,
             cancellation: Cancellation::new(None, deadline),
             message_len_max: MESSAGE_LEN_MAX_DEFAULT,
             request_len_max: MESSAGE_LEN_MAX_DEFAULT,

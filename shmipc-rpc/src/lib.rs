@@ -64,7 +64,7 @@ mod stream;
 pub use http;
 pub use prost;
 pub use prost_types;
-pub use shmipc_transport::{Address, Config, ConnectError, Lent, Listener, Peer};
+pub use shmipc_transport::{Address, Config, ConnectError, Keepalive, Lent, Listener, Peer};
 
 pub use self::{
     body::Body,

@@ -1,9 +1,15 @@
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap};
-use shmipc_transport::{Lent, Peer, Session};
+use shmipc_transport::{Lent, Peer};
 
-use crate::{Status, cancel::Cancellation, context::CallContext, deadline};
+use crate::{
+    Channel, Status,
+    cancel::Cancellation,
+    context::CallContext,
+    deadline,
+    server::{Draining, Served},
+};
 
 /// A message on its way to a server, and what travels with it.
 ///
@@ -140,7 +146,7 @@ impl<T> Request<T> {
     ///
     /// `None` on the calling side, and for a call that came in another way than through a session.
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.session.as_ref().map(Session::peer)
+        self.context.served.as_deref().map(Served::peer)
     }
 
     /// Lends `len` bytes of memory that the caller can read, for a `bytes` field of the response: filled and frozen, it is
@@ -160,11 +166,34 @@ impl<T> Request<T> {
     /// [`Code::ResourceExhausted`]: crate::Code::ResourceExhausted
     /// [`Code::Unavailable`]: crate::Code::Unavailable
     pub async fn alloc(&self, len: usize) -> Result<Lent, Status> {
-        match &self.context.session {
-            Some(session) => session.alloc(len).await.map_err(Status::from_alloc),
+        match &self.context.served {
+            Some(served) => match served.session() {
+                Some(session) => session.alloc(len).await.map_err(Status::from_alloc),
+                None => Err(Status::unavailable("the session is over")),
+            },
             None => Err(Status::failed_precondition(
                 "the request did not come through a session",
             )),
+        }
+    }
+
+    /// Returns a channel back to the process that calls, over the session that the call came through. It answers if it
+    /// [serves](crate::client::ChannelBuilder::serve) something.
+    ///
+    /// When the session is over, calls fail with [`Code::Unavailable`](crate::Code::Unavailable); the channel does not
+    /// connect anew. Calls that are made while the handler is polled inherit its deadline, as calls to others do, and are given
+    /// up when its future is dropped.
+    ///
+    /// `None` on the calling side, for a call that came in another way than through a session, and once that is over.
+    pub fn channel(&self) -> Option<Channel> {
+        self.context.served.as_ref()?.session().map(Channel::over)
+    }
+
+    /// Returns a handle that tells when the server drains. See [`Draining`].
+    pub fn draining(&self) -> Draining {
+        match &self.context.served {
+            Some(served) => served.draining(),
+            None => Draining::default(),
         }
     }
 

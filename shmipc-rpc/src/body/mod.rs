@@ -19,7 +19,7 @@ use futures_core::Stream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
-use shmipc_transport::{Peer, RecvBuf, Session};
+use shmipc_transport::{Peer, RecvBuf};
 
 pub(crate) use self::{
     decoder::{Decoder, ForeignBody},
@@ -172,7 +172,7 @@ impl Body {
     /// `None` on the calling side, and if the body was made by somebody else.
     #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.session.as_ref().map(Session::peer)
+        self.context.served.as_deref().map(|served| served.peer())
     }
 
     /// Returns when the caller stops waiting. `None`: never.

@@ -5,11 +5,23 @@ use std::{
     task::{Context, Poll},
 };
 
-use shmipc_transport::{Address, Config, ConnectError, Lent};
+use bytes::Bytes;
+use shmipc_transport::{Address, Config, ConnectError, Keepalive, Lent, Session};
+use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{CallService, connection::Connection, direct::Direct, in_process::InProcess};
-use crate::{Body, Status, context::MESSAGE_LEN_MAX_DEFAULT};
+use super::{
+    CallService,
+    connection::{Connection, Target},
+    direct::Direct,
+    in_process::InProcess,
+};
+use crate::{
+    Body, Server, Status,
+    context::MESSAGE_LEN_MAX_DEFAULT,
+    error::BoxError,
+    server::{Router, SessionServices},
+};
 
 /// A connection to a server that mends itself. Clones share it.
 ///
@@ -63,6 +75,8 @@ impl<S: CallService + Sync> ErasedService for S {
 pub struct ChannelBuilder {
     address: Address,
     config: Config,
+    keepalive: Option<Keepalive>,
+    services: Option<Arc<SessionServices>>,
     wait_for_ready: bool,
 }
 
@@ -107,6 +121,8 @@ impl Channel {
         ChannelBuilder {
             address: address.into(),
             config: Config::default(),
+            keepalive: None,
+            services: None,
             wait_for_ready: false,
         }
     }
@@ -128,11 +144,22 @@ impl Channel {
         }
     }
 
-    /// Returns the address of the server. `None` for one [in this process](Self::in_process).
+    /// Makes a channel over `session`, which does not connect anew.
+    pub(crate) fn over(session: Session) -> Self {
+        Self {
+            way: Way::Direct(Direct {
+                connection: Arc::new(Connection::over(session)),
+                wait_for_ready: false,
+            }),
+        }
+    }
+
+    /// Returns the address of the server. `None` for one [in this process](Self::in_process), and for a peer that has
+    /// [connected by itself](crate::Request::channel).
     #[must_use]
     pub fn address(&self) -> Option<&Address> {
         match &self.way {
-            Way::Direct(direct) => Some(direct.connection.address()),
+            Way::Direct(direct) => direct.connection.address(),
             Way::Service(_) => None,
         }
     }
@@ -185,6 +212,34 @@ impl ChannelBuilder {
         self
     }
 
+    /// Leaves a server that lives and does not answer a ping: calls in flight fail with
+    /// [`Code::Unavailable`](crate::Code::Unavailable), and the next one connects anew. Default: what
+    /// [`config`](Self::config) says, which is not to; a server that has died is noticed without.
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.keepalive = Some(keepalive);
+        self
+    }
+
+    /// Serves the services of `server` to the process that the channel connects to, over the same sessions, for as long as
+    /// the channel or one of its clones exists. The server reaches them [from its handlers](crate::Request::channel), and
+    /// [at other times](crate::Server::on_session).
+    ///
+    /// Its layers, limits and hooks hold as elsewhere; its [`config`](crate::Server::config) does not, because the session is
+    /// the channel's.
+    pub fn serve<L, B>(mut self, server: Server<L>) -> Self
+    where
+        L: Layer<Router>,
+        L::Service:
+            Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+        <L::Service as Service<http::Request<Body>>>::Error: Into<BoxError>,
+        <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.services = Some(Arc::new(server.into_services().1));
+        self
+    }
+
     /// Connects to the server.
     ///
     /// # Errors
@@ -213,11 +268,21 @@ impl ChannelBuilder {
     fn into_direct(self) -> Direct {
         let Self {
             address,
-            config,
+            mut config,
+            keepalive,
+            services,
             wait_for_ready,
         } = self;
+        if let Some(keepalive) = keepalive {
+            config = config.with_keepalive(keepalive);
+        }
+        let target = Target {
+            address,
+            config,
+            services,
+        };
         Direct {
-            connection: Arc::new(Connection::new(address, config)),
+            connection: Arc::new(Connection::new(target)),
             wait_for_ready,
         }
     }

@@ -11,16 +11,24 @@ use shmipc_transport::{Address, Config, ConnectError, Session, Stream};
 use tokio::{sync::Notify, task::AbortHandle};
 
 use super::backoff::Backoff;
-use crate::Status;
+use crate::{Status, body::session_lost, server::SessionServices};
 
-/// At most one session to an address.
+/// At most one session to an address, or the one that there is.
 #[derive(Debug)]
 pub(super) struct Connection {
-    address: Address,
-    config: Config,
+    target: Option<Target>,
     state: RwLock<State>,
     /// Wakes those who wait for an attempt to end.
     changed: Notify,
+}
+
+/// Where sessions come from.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) address: Address,
+    pub(super) config: Config,
+    /// What this side serves in each of them.
+    pub(super) services: Option<Arc<SessionServices>>,
 }
 
 /// Attempts are made on demand: a channel that nobody calls does nothing.
@@ -42,7 +50,7 @@ enum State {
 /// A session, and the task that lets go of it when the server wants no more calls or is gone.
 struct Watched {
     session: Session,
-    watcher: AbortHandle,
+    watcher: Option<AbortHandle>,
 }
 
 /// What a caller without a stream should do.
@@ -53,26 +61,43 @@ enum Step {
         error: Arc<ConnectError>,
         until: Instant,
     },
+    /// There is no session, and there will be no other.
+    Over(Status),
 }
 
 impl Connection {
-    pub(super) fn new(address: Address, config: Config) -> Self {
+    pub(super) fn new(target: Target) -> Self {
         Self {
-            address,
-            config,
+            target: Some(target),
             state: RwLock::new(State::Idle),
             changed: Notify::new(),
         }
     }
 
-    pub(super) fn address(&self) -> &Address {
-        &self.address
+    /// A connection that consists of `session`, and is over with it.
+    pub(super) fn over(session: Session) -> Self {
+        let watched = Watched {
+            session,
+            watcher: None,
+        };
+        Self {
+            target: None,
+            state: RwLock::new(State::Ready(watched)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Where sessions come from, unless there is but one.
+    pub(super) fn address(&self) -> Option<&Address> {
+        self.target.as_ref().map(|target| &target.address)
     }
 
     /// Connects, unless that has been done.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
-        let session = dial(&self.address, &self.config).await?;
-        *self.write() = State::Ready(self.watch(session));
+        if let Some(target) = &self.target {
+            let session = target.dial().await?;
+            *self.write() = State::Ready(self.watch(session, target));
+        }
         Ok(())
     }
 
@@ -111,12 +136,16 @@ impl Connection {
                     changed.await;
                     attempted = true;
                 }
+                Step::Over(status) => return Err(status),
                 Step::Failed { error, until } if wait_for_ready => {
-                    tracing::debug!(target: "shmipc_rpc::client", address = %self.address, %error, "waiting to connect");
+                    tracing::debug!(target: "shmipc_rpc::client", %error, "waiting to connect");
                     tokio::time::sleep_until(until.into()).await;
                 }
                 Step::Failed { error, .. } => {
-                    let message = format!("the server at {} cannot be reached", self.address);
+                    let mut message = "the server cannot be reached".to_owned();
+                    if let Some(address) = self.address() {
+                        message = format!("the server at {address} cannot be reached");
+                    }
                     return Err(Status::unavailable(message).with_source(error as Arc<_>));
                 }
             }
@@ -129,6 +158,7 @@ impl Connection {
         let backoff = match &*state {
             State::Ready(watched) => match watched.open_stream() {
                 Some(stream) => return Step::Proceed(stream),
+                None if self.target.is_none() => return Step::Over(watched.over()),
                 None => Backoff::default(),
             },
             State::Idle => Backoff::default(),
@@ -162,7 +192,10 @@ impl Connection {
     ///
     /// When the server goes away, the connection's handle is dropped, so that the session ends with the calls that still
     /// run. That is what a draining server waits for.
-    fn watch(self: &Arc<Self>, session: Session) -> Watched {
+    fn watch(self: &Arc<Self>, session: Session, target: &Target) -> Watched {
+        if let Some(services) = &target.services {
+            tokio::spawn(services.serve(&session));
+        }
         let connection = Arc::downgrade(self);
         let watched = session.clone();
         let watcher = tokio::spawn(async move {
@@ -178,7 +211,7 @@ impl Connection {
         });
         Watched {
             session,
-            watcher: watcher.abort_handle(),
+            watcher: Some(watcher.abort_handle()),
         }
     }
 
@@ -201,31 +234,44 @@ impl Watched {
             self.session.open_stream().ok()
         }
     }
+
+    /// Why no stream can be opened any more.
+    fn over(&self) -> Status {
+        match self.session.open_stream() {
+            Err(lost) => session_lost(lost),
+            Ok(_) => Status::unavailable("the peer accepts no further calls in this session"),
+        }
+    }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.watcher.abort();
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
     }
 }
 
-/// Connects.
-///
-/// A server that stops just now may hang up on whoever has found its socket, although its successor listens at the same
-/// address: then we ask again.
-async fn dial(address: &Address, config: &Config) -> Result<Session, ConnectError> {
-    /// More successors than one in a moment are few.
-    const ATTEMPTS: u32 = 4;
+impl Target {
+    /// Connects.
+    ///
+    /// A server that stops just now may hang up on whoever has found its socket, although its successor listens at the same
+    /// address: then we ask again.
+    async fn dial(&self) -> Result<Session, ConnectError> {
+        /// More successors than one in a moment are few.
+        const ATTEMPTS: u32 = 4;
 
-    for _ in 1..ATTEMPTS {
-        match Session::connect_with(address.clone(), config.clone()).await {
-            Err(ConnectError::Closed { .. }) => {}
-            Err(ConnectError::NoServer { source, .. })
-                if source.kind() == io::ErrorKind::ConnectionRefused => {}
-            result => return result,
+        let connect = || Session::connect_with(self.address.clone(), self.config.clone());
+        for _ in 1..ATTEMPTS {
+            match connect().await {
+                Err(ConnectError::Closed { .. }) => {}
+                Err(ConnectError::NoServer { source, .. })
+                    if source.kind() == io::ErrorKind::ConnectionRefused => {}
+                result => return result,
+            }
         }
+        connect().await
     }
-    Session::connect_with(address.clone(), config.clone()).await
 }
 
 /// An attempt to connect. However it ends, those who wait for it are woken.
@@ -235,13 +281,16 @@ struct Attempt {
 
 impl Attempt {
     async fn run(self) {
-        let result = dial(&self.connection.address, &self.connection.config).await;
+        let Some(target) = &self.connection.target else {
+            return;
+        };
+        let result = target.dial().await;
         let mut state = self.connection.write();
         let State::Connecting { mut backoff } = *state else {
             return;
         };
         *state = match result {
-            Ok(session) => State::Ready(self.connection.watch(session)),
+            Ok(session) => State::Ready(self.connection.watch(session, target)),
             Err(error) => {
                 let until = Instant::now() + backoff.next_delay();
                 State::Failed {

@@ -16,6 +16,7 @@ use super::{
     channel::SizeLimits,
     connection::Connection,
     response::{Answer, not_sent},
+    retry::Retries,
 };
 use crate::{
     Body, Code, Status,
@@ -189,7 +190,7 @@ impl Direct {
             target: "shmipc_rpc::client",
             "call",
             method = path,
-            address = %self.connection.address(),
+            address = self.connection.address().map(field::display),
             status = field::Empty,
         )
     }
@@ -222,14 +223,13 @@ impl Direct {
         terms: Terms,
     ) -> Result<Stream, Status> {
         let send = async {
+            let mut retries = Retries::default();
             loop {
                 let mut stream = self.open_stream(terms.wait_for_ready).await?;
                 let frame = frame(path, metadata, message, terms)?;
                 match frame.send(stream.halves_mut().0).await {
                     Ok(()) => return Ok(stream),
-                    // The server has not seen the call, nor will it: it is as if it had not begun.
-                    Err(SendError::GoingAway) => {}
-                    Err(error) => return Err(not_sent(error)),
+                    Err(error) => retries.permit(error)?,
                 }
             }
         };

@@ -16,6 +16,7 @@ mod in_process;
 #[cfg(feature = "grpc")]
 mod reconnect;
 mod response;
+mod retry;
 
 #[cfg(feature = "grpc")]
 pub use self::http2::Http2ConnectError;

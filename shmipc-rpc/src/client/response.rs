@@ -103,6 +103,7 @@ pub(super) fn not_sent(error: SendError) -> Status {
     match error {
         SendError::Reset(code) => given_up(code),
         SendError::SessionLost(lost) => session_lost(lost),
+        SendError::GoingAway => Status::unavailable("the peer accepts no further calls"),
         SendError::TooLarge { .. } => {
             Status::resource_exhausted("the request is larger than the memory of the session")
                 .with_source(BoxError::from(error))

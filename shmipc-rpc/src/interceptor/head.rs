@@ -4,7 +4,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap};
-use shmipc_transport::{Peer, Session};
+use shmipc_transport::Peer;
 
 use crate::{Body, Cancellation, Response, Status, context::CallContext, deadline, metadata};
 
@@ -89,7 +89,7 @@ impl Call {
     /// `None` on the calling side, and for a call that came in another way than through a session.
     #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.session.as_ref().map(Session::peer)
+        self.context.served.as_ref().map(|served| served.peer())
     }
 
     /// Returns when the caller stops waiting. `None`: never.

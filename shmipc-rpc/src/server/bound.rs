@@ -9,11 +9,10 @@ use std::{
 };
 
 use shmipc_transport::{Config, Listener};
-use tokio::sync::watch;
 
 #[cfg(feature = "grpc")]
 use super::http2::{self, Http2Listener, Respond};
-use super::{dispatch::Dispatch, serve, session::Shared};
+use super::{ServerHandle, SessionServices, serve};
 #[cfg(feature = "grpc")]
 use crate::tls::ServerTls;
 use crate::{Endpoint, ServeError, endpoint::Way};
@@ -45,9 +44,9 @@ pub struct BoundServer {
 
 /// What all endpoints lead to.
 pub(super) struct Services {
-    pub(super) shared: Arc<Shared>,
-    pub(super) dispatch: Box<dyn Dispatch>,
+    pub(super) sessions: Arc<SessionServices>,
     pub(super) config: Config,
+    pub(super) takes_over: bool,
     #[cfg(feature = "grpc")]
     pub(super) respond: Box<dyn Respond>,
     #[cfg(feature = "grpc")]
@@ -64,7 +63,7 @@ enum Socket {
 }
 
 /// Serves one endpoint.
-type Serving<'a> = Pin<Box<dyn Future<Output = Result<(), ServeError>> + Send + 'a>>;
+type Serving = Pin<Box<dyn Future<Output = Result<(), ServeError>> + Send>>;
 
 impl BoundServer {
     pub(super) fn new(services: Services) -> Self {
@@ -88,7 +87,12 @@ impl BoundServer {
         let endpoint = endpoint.into();
         match endpoint.way() {
             Way::SharedMemory(address) => {
-                let listener = Listener::bind_with(address.clone(), self.services.config.clone())?;
+                let (address, config) = (address.clone(), self.services.config.clone());
+                let listener = if self.services.takes_over {
+                    Listener::take_over_with(address, config)?
+                } else {
+                    Listener::bind_with(address, config)?
+                };
                 self.add(listener);
             }
             #[cfg(feature = "grpc")]
@@ -137,7 +141,7 @@ impl BoundServer {
     /// Serves until `shutdown` is ready, then drains: accepts nothing new, tells the clients to go elsewhere, lets the calls
     /// that run come to their end, and returns.
     ///
-    /// Draining takes as long as the slowest call. To bound it, drop the future.
+    /// Draining takes as long as the slowest call. To bound it, [start](Self::start) the server instead.
     ///
     /// # Errors
     ///
@@ -153,17 +157,17 @@ impl BoundServer {
         let Self {
             sockets, services, ..
         } = self;
-        let (stop, stopped) = watch::channel(false);
-        let mut serving: Vec<Serving<'_>> = sockets
+        let drain = services.sessions.drain();
+        let mut serving: Vec<Serving> = sockets
             .into_iter()
-            .map(|socket| services.serve(socket, stopped.clone()))
+            .map(|socket| services.serve(socket))
             .collect();
         let mut shutdown = pin!(shutdown);
         let mut is_stopped = false;
         poll_fn(|cx| {
             if !is_stopped && shutdown.as_mut().poll(cx).is_ready() {
                 is_stopped = true;
-                let _ = stop.send(true);
+                drain.begin(None);
             }
             let mut result = Ok(());
             serving.retain_mut(|serving| match serving.as_mut().poll(cx) {
@@ -181,31 +185,44 @@ impl BoundServer {
         })
         .await
     }
+
+    /// Serves in a task of its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn start(self) -> ServerHandle {
+        let endpoints = self.endpoints.clone();
+        let drain = self.services.sessions.drain();
+        ServerHandle::new(endpoints, drain, tokio::spawn(self.serve()))
+    }
 }
 
 impl Services {
-    fn serve(&self, socket: Socket, mut stopped: watch::Receiver<bool>) -> Serving<'static> {
-        let shutdown = async move {
-            // An error means that nobody will ever stop it.
-            if stopped.wait_for(|stopped| *stopped).await.is_err() {
-                pending().await
-            }
-        };
+    /// Serves what comes to a socket, until the server has drained.
+    fn serve(&self, socket: Socket) -> Serving {
         match socket {
-            Socket::SharedMemory(listener) => Box::pin(serve::serve(
-                listener,
-                Arc::clone(&self.shared),
-                self.dispatch.boxed_clone(),
-                shutdown,
-            )),
+            Socket::SharedMemory(listener) => {
+                Box::pin(serve::serve(listener, Arc::clone(&self.sessions)))
+            }
             #[cfg(feature = "grpc")]
             Socket::Http2(listener) => {
-                let (services, limits, settings) =
-                    (self.respond.boxed_clone(), self.shared.limits, self.http2);
+                let (services, limits, settings) = (
+                    self.respond.boxed_clone(),
+                    self.sessions.limits(),
+                    self.http2,
+                );
+                let drain = self.sessions.drain();
                 Box::pin(async move {
-                    http2::serve(listener, services, limits, settings, shutdown)
-                        .await
-                        .map_err(ServeError::Http2Accept)
+                    let told = Arc::clone(&drain);
+                    let shutdown = async move { told.begun().await };
+                    tokio::select! {
+                        served = http2::serve(listener, services, limits, settings, shutdown) => {
+                            served.map_err(ServeError::Http2Accept)
+                        }
+                        // With the future, connections are dropped, and calls with them.
+                        () = drain.time_is_up() => Ok(()),
+                    }
                 })
             }
         }

@@ -1,19 +1,20 @@
 #[cfg(feature = "grpc")]
 use std::time::Duration;
-use std::{fmt, future::pending};
+use std::{fmt, future::pending, sync::Arc};
 
 use bytes::Bytes;
-use shmipc_transport::{Config, Listener};
+use shmipc_transport::{Config, Keepalive, Listener};
 use tower_layer::{Identity, Layer, Stack};
 
 #[cfg(feature = "grpc")]
 use super::http2;
 use super::{
-    Limits, NamedService, Router, Service,
+    ConnectedPeer, Limits, NamedService, Router, ServerHandle, Service, SessionServices,
     bound::{BoundServer, Services},
     dispatch::dispatch,
     router::Routes,
-    serve,
+    serve::OnSession,
+    session::Shared,
 };
 #[cfg(feature = "grpc")]
 use crate::tls::ServerTls;
@@ -48,6 +49,9 @@ pub struct Server<L = Identity> {
     layer: L,
     limits: Limits,
     config: Config,
+    keepalive: Option<Keepalive>,
+    takes_over: bool,
+    on_session: Option<OnSession>,
     #[cfg(feature = "grpc")]
     tls: Option<ServerTls>,
     #[cfg(feature = "grpc")]
@@ -66,6 +70,9 @@ impl Server {
                 calls_per_session_max: usize::MAX,
             },
             config: Config::default(),
+            keepalive: None,
+            takes_over: false,
+            on_session: None,
             #[cfg(feature = "grpc")]
             tls: None,
             #[cfg(feature = "grpc")]
@@ -131,6 +138,9 @@ impl<L> Server<L> {
             layer: Stack::new(layer, self.layer),
             limits: self.limits,
             config: self.config,
+            keepalive: self.keepalive,
+            takes_over: self.takes_over,
+            on_session: self.on_session,
             #[cfg(feature = "grpc")]
             tls: self.tls,
             #[cfg(feature = "grpc")]
@@ -169,6 +179,36 @@ impl<L> Server<L> {
     /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Ends sessions with clients that live and do not answer a ping, so that their calls end. Default: what
+    /// [`config`](Self::config) says, which is not to.
+    ///
+    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener).
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.keepalive = Some(keepalive);
+        self
+    }
+
+    /// Takes the address over from a server that may still listen there, instead of failing. Default: `false`.
+    ///
+    /// From one moment to the next, clients that connect come here. The predecessor keeps those it has until it
+    /// [drains](ServerHandle::drain), which it must be told: then its clients come here as well, and none of their calls
+    /// fails. Only paths can be taken over; see [`Listener::take_over_with`] for who can do so.
+    ///
+    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), nor on HTTP/2.
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.takes_over = take_over;
+        self
+    }
+
+    /// Calls `hook` for each session that begins, with what it takes to call the client back. Default: nothing.
+    ///
+    /// The hook runs on the runtime, so it must not block; to wait for something, it spawns a task. Without any hook, a
+    /// handler still can [call its caller](crate::Request::channel).
+    pub fn on_session(mut self, hook: impl Fn(ConnectedPeer) + Send + Sync + 'static) -> Self {
+        self.on_session = Some(Arc::new(hook));
         self
     }
 
@@ -284,20 +324,70 @@ where
         bound.serve_with_shutdown(shutdown).await
     }
 
+    /// Listens at `endpoint` and serves in a task of its own.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if the endpoint cannot be listened at.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the endpoint is given up.
+    pub async fn start(self, endpoint: impl Into<Endpoint>) -> Result<ServerHandle, ServeError> {
+        Ok(self.bind(endpoint).await?.start())
+    }
+
+    /// Serves the sessions that come to `listener` in a task of its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn start_with_listener(self, listener: Listener) -> ServerHandle {
+        let mut bound = self.unbound();
+        bound.add(listener);
+        bound.start()
+    }
+
     fn unbound(self) -> BoundServer {
-        let (shared, router) = serve::share(self.routes, self.limits);
-        let service = self.layer.layer(router);
+        let mut config = self.config.clone();
+        if let Some(keepalive) = self.keepalive {
+            config = config.with_keepalive(keepalive);
+        }
+        let takes_over = self.takes_over;
+        #[cfg(feature = "grpc")]
+        let (tls, http2) = (self.tls.clone(), self.http2);
+        let (service, sessions) = self.into_services();
+        #[cfg(not(feature = "grpc"))]
+        drop(service);
         BoundServer::new(Services {
-            shared,
-            config: self.config,
+            sessions: Arc::new(sessions),
+            config,
+            takes_over,
             #[cfg(feature = "grpc")]
-            respond: Box::new(service.clone()),
+            respond: Box::new(service),
             #[cfg(feature = "grpc")]
-            tls: self.tls,
+            tls,
             #[cfg(feature = "grpc")]
-            http2: self.http2,
-            dispatch: dispatch(service, self.limits.response_len_max),
+            http2,
         })
+    }
+
+    /// Makes what is served, as a service and in sessions, wherever those come from.
+    pub(crate) fn into_services(self) -> (L::Service, SessionServices) {
+        let routes = Arc::new(self.routes);
+        let service = self.layer.layer(Router::new(Arc::clone(&routes)));
+        let shared = Shared {
+            routes,
+            limits: self.limits,
+            drain: Arc::default(),
+        };
+        let dispatch = dispatch(service.clone(), self.limits.response_len_max);
+        let sessions = SessionServices::new(shared, dispatch, self.on_session);
+        (service, sessions)
     }
 }
 

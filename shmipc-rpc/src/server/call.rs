@@ -13,10 +13,12 @@ use tracing::Span;
 
 use super::{
     dispatch::{Dispatch, Running},
+    drain::shut_down,
     panic::guarded,
     reply::{Outcome, Reply},
     router::MethodId,
-    session::{CallPermit, Shared},
+    running::CallPermit,
+    session::Shared,
     stream_reply::StreamReply,
 };
 use crate::{
@@ -65,7 +67,7 @@ impl Call {
             deadline,
             span,
             shared,
-            permit,
+            mut permit,
             ..
         } = self;
         let message_len_max = shared.limits.response_len_max;
@@ -76,7 +78,9 @@ impl Call {
                 send(reply, &mut stream, message_len_max).await;
             }
             Some(Outcome::Stream(reply)) => {
-                let code = reply.send(stream, deadline, message_len_max, &span).await;
+                let code = reply
+                    .send(stream, deadline, message_len_max, &span, &mut permit)
+                    .await;
                 record_code(&span, code);
             }
         }
@@ -89,6 +93,9 @@ impl Call {
         let deadline = self.deadline;
         let outcome = poll_fn(|cx| match self.poll(cx) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending if self.permit.poll_cut_off(cx).is_ready() => {
+                Poll::Ready(Some(shut_down().into()))
+            }
             Poll::Pending => watch.poll_abandoned(cx).map(|_| None),
         });
         match deadline::within(deadline, outcome).await {

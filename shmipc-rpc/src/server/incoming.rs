@@ -1,12 +1,13 @@
 //! From the first frame of a stream to the request of a call.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use shmipc_transport::{RecvBuf, SendHalf, Session, Stream};
+use shmipc_transport::{RecvBuf, SendHalf, Stream};
 use tracing::{Span, field};
 
 use super::{
     router::{MethodId, Routes},
+    served::Served,
     service::no_method,
     session::Shared,
 };
@@ -42,7 +43,7 @@ impl Incoming {
     /// The request is filled in place, for it is large.
     pub(super) fn read(
         shared: &Shared,
-        session: &Session,
+        served: &Arc<Served>,
         stream: Stream,
         mut frame: RecvBuf,
         request: &mut http::Request<Body>,
@@ -66,7 +67,7 @@ impl Incoming {
         if limit < message_len {
             return Err((stream, frame::message_too_large(message_len, limit)));
         }
-        let peer = session.peer();
+        let peer = served.peer();
         let span = tracing::debug_span!(
             target: "shmipc_rpc::server",
             "call",
@@ -76,7 +77,7 @@ impl Incoming {
             status = field::Empty,
         );
         let context = CallContext {
-            session: Some(session.clone()),
+            served: Some(Arc::clone(served)),
             cancellation: Cancellation::new(Some(stream.watch()), deadline),
             message_len_max: limit,
             ..CallContext::default()

@@ -7,6 +7,8 @@ mod bound;
 mod builder;
 mod call;
 mod dispatch;
+mod drain;
+mod handle;
 #[cfg(feature = "grpc")]
 mod http2;
 mod incoming;
@@ -15,18 +17,25 @@ mod pace;
 mod panic;
 mod reply;
 mod router;
+mod running;
 mod serve;
+mod served;
 mod service;
 mod session;
 mod stream_reply;
 
 pub use tower_service::Service;
 
+pub(crate) use self::{serve::SessionServices, served::Served};
+
 pub use self::{
     bound::BoundServer,
     builder::Server,
+    drain::{CutOff, DrainReport, Draining},
+    handle::ServerHandle,
     named::{Named, named_layer},
     router::Router,
+    served::ConnectedPeer,
     service::{
         NamedService, ResponseFuture, Streamed, bidi_streaming, client_streaming, server_streaming,
         streamed, unary, unimplemented,

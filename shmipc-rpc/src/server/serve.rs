@@ -1,52 +1,118 @@
 //! Accepts sessions, and lets them go.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use shmipc_transport::{Listener, Session};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::timeout,
+};
 
+#[cfg(feature = "grpc")]
+use super::Limits;
 use super::{
-    Limits, Router,
     dispatch::Dispatch,
-    router::Routes,
-    session::{CallCount, SessionTask, Shared},
+    drain::Drain,
+    panic::guarded,
+    served::{ConnectedPeer, Served},
+    session::{SessionTask, Shared},
 };
 use crate::ServeError;
 
-/// Splits a server into what sessions share and what layers wrap.
-pub(super) fn share(routes: Routes, limits: Limits) -> (Arc<Shared>, Router) {
-    let routes = Arc::new(routes);
-    (
-        Arc::new(Shared {
-            routes: Arc::clone(&routes),
-            limits,
-        }),
-        Router::new(routes),
-    )
+/// Called for each session.
+pub(super) type OnSession = Arc<dyn Fn(ConnectedPeer) + Send + Sync>;
+
+/// Services, ready to be served in sessions.
+pub(crate) struct SessionServices {
+    shared: Arc<Shared>,
+    /// Only cloned, but not all that can be cloned can be shared.
+    dispatch: Mutex<Box<dyn Dispatch>>,
+    on_session: Option<OnSession>,
 }
 
-/// Serves until `shutdown` is ready, and drains.
+impl SessionServices {
+    pub(super) fn new(
+        shared: Shared,
+        dispatch: Box<dyn Dispatch>,
+        on_session: Option<OnSession>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            dispatch: Mutex::new(dispatch),
+            on_session,
+        }
+    }
+
+    /// Returns what callers are allowed.
+    #[cfg(feature = "grpc")]
+    pub(super) fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// Returns the way out of service.
+    pub(super) fn drain(&self) -> Arc<Drain> {
+        Arc::clone(&self.shared.drain)
+    }
+
+    /// Begins to serve in a session, in a future that ends with it, or ends it when it is dropped. The session goes on for as
+    /// long as somebody else has a handle to it.
+    pub(crate) fn serve(&self, session: &Session) -> impl Future<Output = ()> + Send + use<> {
+        let (_, task) = self.begin(session);
+        task
+    }
+
+    fn begin(&self, session: &Session) -> (Arc<Served>, impl Future<Output = ()> + Send + use<>) {
+        let peer = session.peer();
+        tracing::debug!(target: "shmipc_rpc::server", pid = peer.pid(), uid = peer.uid(), "session began");
+        let served = Arc::new(Served::new(session, &self.shared.drain));
+        let dispatch = {
+            // Whatever happened to another clone of it does not matter to this one.
+            let dispatch = self.dispatch.lock().unwrap_or_else(PoisonError::into_inner);
+            dispatch.boxed_clone()
+        };
+        let task = SessionTask::new(Arc::clone(&served), Arc::clone(&self.shared), dispatch);
+        if let Some(on_session) = &self.on_session {
+            // If it panics, the panic was reported, and the session is served all the same.
+            let _ = guarded(|| on_session(ConnectedPeer::new(session.clone())));
+        }
+        (served, async move {
+            let lost = task.run().await;
+            tracing::debug!(target: "shmipc_rpc::server", reason = %lost, "session ended");
+        })
+    }
+}
+
+impl fmt::Debug for SessionServices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.routes.fmt(f)
+    }
+}
+
+/// Serves until the server is told to drain, and drains.
 pub(super) async fn serve(
     listener: Listener,
-    shared: Arc<Shared>,
-    dispatch: Box<dyn Dispatch>,
-    shutdown: impl Future<Output = ()>,
+    services: Arc<SessionServices>,
 ) -> Result<(), ServeError> {
     let mut sessions = Sessions::default();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(ended) = sessions.tasks.join_next_with_id() => sessions.forget(&ended),
-            accepted = listener.accept() => {
-                let session = accepted?;
-                sessions.begin(session, &shared, &*dispatch);
+    let drain = services.drain();
+    {
+        let mut told = pin!(drain.begun());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut told => break,
+                Some(ended) = sessions.tasks.join_next_with_id() => sessions.forget(&ended),
+                accepted = listener.accept() => drop(sessions.begin(accepted?, &services)),
             }
         }
     }
-    drop(listener);
-    sessions.drain().await;
+    sessions.drain(listener, &services).await;
     Ok(())
 }
 
@@ -58,30 +124,25 @@ struct Sessions {
 }
 
 /// What can be done about a session from outside of its task.
+#[derive(Clone)]
 struct Live {
     session: Session,
-    calls: CallCount,
+    served: Arc<Served>,
 }
 
-/// How long an idle client may take to hang up once it was told that the server goes away. Our own do so at once.
-const HANG_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a client is waited for that may be stuck: that does not answer although it is told that the server goes away.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take to tell the callers of calls that were cut off.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Sessions {
-    fn begin(&mut self, session: Session, shared: &Arc<Shared>, dispatch: &dyn Dispatch) {
-        let peer = session.peer();
-        tracing::debug!(target: "shmipc_rpc::server", pid = peer.pid(), uid = peer.uid(), "session began");
-        let calls = CallCount::default();
-        let task = SessionTask::new(
-            session.clone(),
-            Arc::clone(shared),
-            dispatch.boxed_clone(),
-            calls.clone(),
-        );
-        let handle = self.tasks.spawn(async move {
-            let lost = task.run().await;
-            tracing::debug!(target: "shmipc_rpc::server", reason = %lost, "session ended");
-        });
-        self.live.insert(handle.id(), Live { session, calls });
+    fn begin(&mut self, session: Session, services: &SessionServices) -> Live {
+        let (served, task) = services.begin(&session);
+        let handle = self.tasks.spawn(task);
+        let live = Live { session, served };
+        self.live.insert(handle.id(), live.clone());
+        live
     }
 
     fn forget(&mut self, ended: &Result<(Id, ()), JoinError>) {
@@ -92,29 +153,61 @@ impl Sessions {
         self.live.remove(&id);
     }
 
-    /// Lets the calls that run come to their end (R10).
-    async fn drain(mut self) {
+    /// Lets the calls that run come to their end, within the time that there is (R10).
+    async fn drain(mut self, listener: Listener, services: &SessionServices) {
+        let drain = &services.shared.drain;
+        let mut leaving = JoinSet::new();
         for live in self.live.values() {
-            live.session.go_away();
+            leaving.spawn(live.leave());
+        }
+        // Those who have connected before the listener closed are served, and told to go away at once.
+        let mut leftover = listener.close();
+        let mut has_leftover = true;
+        let mut time_is_up = pin!(drain.time_is_up());
+        while has_leftover || !leaving.is_empty() {
+            tokio::select! {
+                biased;
+                () = &mut time_is_up => break,
+                session = leftover.next(), if has_leftover => match session {
+                    Some(session) => {
+                        leaving.spawn(self.begin(session, services).leave());
+                    }
+                    None => has_leftover = false,
+                },
+                Some(_) = leaving.join_next() => {}
+            }
+        }
+        if !leaving.is_empty() {
+            drain.end();
+            self.live.values().for_each(|live| live.served.calls.wake());
+            // Calls that have been told are over, and then so are the sessions.
+            let told = async { while leaving.join_next().await.is_some() {} };
+            let _ = timeout(NEWS_TIMEOUT, told).await;
         }
         for live in self.live.values() {
-            live.drain().await;
+            live.served.calls.report();
+            live.session.close();
         }
-        while self.tasks.join_next().await.is_some() {}
+        // A handler that blocks its thread cannot be ended by anybody.
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = timeout(NEWS_TIMEOUT, ended).await;
     }
 }
 
 impl Live {
-    /// Waits until the client has hung up, as it does when its last call is done. A client that does not, although none of
-    /// its calls runs, is hung up on.
-    async fn drain(&self) {
-        while tokio::time::timeout(HANG_UP_TIMEOUT, self.session.closed())
-            .await
-            .is_err()
-        {
-            if self.calls.get() == 0 {
-                self.session.close();
+    /// Tells the client to go elsewhere, and waits until it has hung up, as it does when its last call is done.
+    fn leave(&self) -> impl Future<Output = ()> + Send + use<> {
+        let Self { session, served } = self.clone();
+        session.go_away();
+        async move {
+            if timeout(ANSWER_TIMEOUT, session.ping()).await.is_ok() {
+                return session.drain().await;
             }
+            // It is stuck, and not waited for on its own account.
+            while served.calls.count() != 0
+                && timeout(ANSWER_TIMEOUT, session.closed()).await.is_err()
+            {}
+            session.close();
         }
     }
 }

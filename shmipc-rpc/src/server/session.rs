@@ -2,26 +2,26 @@
 
 use std::{
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
 
-use shmipc_transport::{RecvBuf, SendHalf, Session, SessionLost, Stream};
+use http::Uri;
+use shmipc_transport::{RecvBuf, SendHalf, SessionLost, Stream};
 
 use tracing::Span;
 
 use super::{
     Limits,
     call::{Call, Progress, record_code},
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Running},
+    drain::Drain,
     incoming::Incoming,
     panic::guarded,
     reply::{Outcome, Reply},
     router::{MethodId, Routes},
+    served::Served,
 };
 use crate::{Body, Status, deadline};
 
@@ -30,6 +30,7 @@ use crate::{Body, Status, deadline};
 pub(super) struct Shared {
     pub(super) routes: Arc<Routes>,
     pub(super) limits: Limits,
+    pub(super) drain: Arc<Drain>,
 }
 
 /// Of the calls that are polled here, one in this many is timed: reading the clock twice costs a tenth of a short call.
@@ -37,25 +38,22 @@ const TIMED_EVERY: u8 = 8;
 
 /// The task of one session.
 pub(super) struct SessionTask {
-    session: Session,
+    served: Arc<Served>,
     shared: Arc<Shared>,
     dispatch: Box<dyn Dispatch>,
-    running: CallCount,
     until_timed: u8,
 }
 
 impl SessionTask {
     pub(super) fn new(
-        session: Session,
+        served: Arc<Served>,
         shared: Arc<Shared>,
         dispatch: Box<dyn Dispatch>,
-        running: CallCount,
     ) -> Self {
         Self {
-            session,
+            served,
             shared,
             dispatch,
-            running,
             until_timed: 0,
         }
     }
@@ -68,7 +66,7 @@ impl SessionTask {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionLost> {
         // The session yields now and then, so this needs no bound of its own.
         loop {
-            match ready!(self.session.poll_accept_stream(cx)) {
+            match ready!(self.served.session.poll_accept_stream(cx)) {
                 Ok(stream) => self.on_stream(stream, cx),
                 Err(lost) => return Poll::Ready(lost),
             }
@@ -85,24 +83,26 @@ impl SessionTask {
 
     fn on_frame(&mut self, stream: Stream, frame: RecvBuf, cx: &mut Context<'_>) {
         let calls_max = self.shared.limits.calls_per_session_max;
-        if calls_max <= self.running.get() {
+        if calls_max <= self.served.calls.count() {
             let status = Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
             ));
-            return self.answer(stream.split().0, Reply::Failed(status), cx);
+            return self.answer(stream.split().0, Reply::Failed(status), &Uri::default(), cx);
         }
         let layered = self.dispatch.is_layered();
         let mut request = http::Request::new(Body::empty());
         let incoming = match Incoming::read(
             &self.shared,
-            &self.session,
+            &self.served,
             stream,
             frame,
             &mut request,
             layered,
         ) {
             Ok(incoming) => incoming,
-            Err((stream, status)) => return self.answer(stream, Reply::Failed(status), cx),
+            Err((stream, status)) => {
+                return self.answer(stream, Reply::Failed(status), request.uri(), cx);
+            }
         };
         let Incoming {
             deadline,
@@ -114,11 +114,12 @@ impl SessionTask {
             .map(|method| self.shared.routes.known(method))
             .filter(|known| known.is_unary && known.pace.is_proven())
         else {
+            let path = request.uri().clone();
             let progress = Progress::New {
                 request: Box::new(request),
                 dispatch: self.dispatch.boxed_clone(),
             };
-            return self.spawn(stream, progress, deadline, method, span);
+            return self.spawn(stream, progress, path, deadline, method, span);
         };
 
         let timed = if turn(&mut self.until_timed) {
@@ -129,29 +130,24 @@ impl SessionTask {
         let polled = {
             let _scope = deadline::Scope::enter(deadline);
             let _span = span.enter();
-            guarded(|| {
-                let mut running = self.dispatch.start(request);
-                match running.poll(cx) {
-                    Poll::Ready(outcome) => Ok(outcome),
-                    Poll::Pending => Err(running),
-                }
-            })
+            start(&mut *self.dispatch, request, cx)
         };
         if let Some(began) = timed {
             proven.pace.record(began.elapsed());
         }
         let reply = match polled {
-            Ok(Ok(Outcome::Reply(reply))) => reply,
-            Ok(Ok(Outcome::Stream(reply))) => {
-                return self.spawn(stream, Progress::Streams(reply), deadline, None, span);
-            }
-            Ok(Err(running)) => {
-                return self.spawn(stream, Progress::Running(running), deadline, None, span);
-            }
-            Err(status) => Reply::Failed(status),
+            Ok(Ok(Outcome::Reply(reply))) => Ok(reply),
+            Ok(Ok(Outcome::Stream(reply))) => Err(Progress::Streams(reply)),
+            Ok(Err(running)) => Err(Progress::Running(running)),
+            Err(status) => Ok(Reply::Failed(status)),
         };
-        record_code(&span, reply.code());
-        self.answer(stream, reply, cx);
+        match reply {
+            Ok(reply) => {
+                record_code(&span, reply.code());
+                self.answer(stream, reply, &proven.uri, cx);
+            }
+            Err(rest) => self.spawn(stream, rest, proven.uri.clone(), deadline, None, span),
+        }
     }
 
     /// Goes on with a call in a task of its own.
@@ -159,11 +155,12 @@ impl SessionTask {
         &self,
         stream: SendHalf,
         progress: Progress,
+        path: Uri,
         deadline: Option<Instant>,
         to_be_timed: Option<MethodId>,
         span: Span,
     ) {
-        let (shared, permit) = (Arc::clone(&self.shared), self.running.permit());
+        let (shared, permit) = (Arc::clone(&self.shared), self.served.calls.permit(path));
         tokio::spawn(
             Call {
                 stream,
@@ -179,20 +176,26 @@ impl SessionTask {
     }
 
     /// Sends a reply; in a task of its own if that takes waiting.
-    fn answer(&self, mut stream: SendHalf, mut reply: Reply, cx: &mut Context<'_>) {
+    fn answer(&self, mut stream: SendHalf, mut reply: Reply, path: &Uri, cx: &mut Context<'_>) {
         let message_len_max = self.shared.limits.response_len_max;
         // Here and below: a caller that has gone needs no answer.
         let Ok(false) = reply.try_send(&mut stream, message_len_max) else {
             return;
         };
-        let permit = self.running.permit();
         let mut sending = Box::pin(async move {
             let _ = reply.send(&mut stream, message_len_max).await;
-            drop(permit);
         });
         // A long message rarely has to wait, and a task of its own would cost more than sending it.
         if sending.as_mut().poll(cx).is_pending() {
-            tokio::spawn(sending);
+            let mut permit = self.served.calls.permit(path.clone());
+            tokio::spawn(async move {
+                // What waits longer than there is time is given up.
+                poll_fn(|cx| match sending.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(()),
+                    Poll::Pending => permit.poll_cut_off(cx),
+                })
+                .await;
+            });
         }
     }
 }
@@ -200,8 +203,25 @@ impl SessionTask {
 impl Drop for SessionTask {
     fn drop(&mut self) {
         // Ends the calls that still run, each in its task.
-        self.session.close();
+        if let Some(session) = self.served.session() {
+            session.close();
+        }
     }
+}
+
+/// Begins a call, and polls it once. The outer error is a panic, the inner one is what is still running.
+fn start(
+    dispatch: &mut dyn Dispatch,
+    request: http::Request<Body>,
+    cx: &mut Context<'_>,
+) -> Result<Result<Outcome, Running>, Status> {
+    guarded(|| {
+        let mut running = dispatch.start(request);
+        match running.poll(cx) {
+            Poll::Ready(outcome) => Ok(outcome),
+            Poll::Pending => Err(running),
+        }
+    })
 }
 
 /// Counts down, and returns `true` when it begins anew.
@@ -211,30 +231,4 @@ fn turn(countdown: &mut u8) -> bool {
     }
     *countdown -= 1;
     *countdown == 0
-}
-
-/// How many calls of a session run in tasks of their own.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CallCount(Arc<AtomicUsize>);
-
-/// Counts one call for as long as it exists.
-#[derive(Debug)]
-pub(super) struct CallPermit(Arc<AtomicUsize>);
-
-// `Relaxed` throughout: the number is all that is communicated.
-impl CallCount {
-    pub(super) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn permit(&self) -> CallPermit {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        CallPermit(Arc::clone(&self.0))
-    }
-}
-
-impl Drop for CallPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

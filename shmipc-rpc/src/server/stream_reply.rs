@@ -6,7 +6,7 @@ use http::HeaderMap;
 use shmipc_transport::{SendError, SendHalf};
 use tracing::Span;
 
-use super::panic::guarded;
+use super::{drain::shut_down, panic::guarded, running::CallPermit};
 use crate::{
     Code, Status,
     body::{Encoded, Messages},
@@ -32,6 +32,7 @@ impl StreamReply {
         deadline: Option<Instant>,
         message_len_max: usize,
         span: &Span,
+        permit: &mut CallPermit,
     ) -> Code {
         let Self {
             metadata,
@@ -54,6 +55,9 @@ impl StreamReply {
             };
             match polled {
                 Ok(Poll::Ready(sent)) => Poll::Ready(Some(Ok(sent))),
+                Ok(Poll::Pending) if permit.poll_cut_off(cx).is_ready() => {
+                    Poll::Ready(Some(Err(shut_down())))
+                }
                 Ok(Poll::Pending) => watch.poll_abandoned(cx).map(|_| None),
                 Err(status) => Poll::Ready(Some(Err(status))),
             }

@@ -392,6 +392,12 @@ impl WeakSession {
         self.owner.upgrade().map(|owner| Session { owner })
     }
 
+    /// The process on the other side.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.shared.peer
+    }
+
     /// Polls for a stream that the peer opens; see [`Session::poll_accept_stream`].
     pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
         self.shared.poll_accept(cx).map(|accepted| {

@@ -137,7 +137,7 @@ fn prepare(
     }
     let deadline = timeout.and_then(deadline::after);
     let context = CallContext {
-        session: None,
+        served: None,
         cancellation: Cancellation::new(None, deadline),
         message_len_max: limits.request_len_max,
         ..CallContext::default()

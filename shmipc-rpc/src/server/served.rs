@@ -1,0 +1,93 @@
+//! What the calls of a session, and others, know of it.
+
+use std::{fmt, sync::Arc};
+
+use shmipc_transport::{Peer, Session, SessionLost, WeakSession};
+
+use super::{
+    drain::{Drain, Draining},
+    running::Calls,
+};
+use crate::Channel;
+
+/// A session that is served, as its calls know it. It does not keep the session going.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(super) session: WeakSession,
+    pub(super) drain: Arc<Drain>,
+    pub(super) calls: Calls,
+}
+
+impl Served {
+    pub(super) fn new(session: &Session, drain: &Arc<Drain>) -> Self {
+        Self {
+            session: session.downgrade(),
+            drain: Arc::clone(drain),
+            calls: Calls::new(Arc::clone(drain), *session.peer()),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> &Peer {
+        self.session.peer()
+    }
+
+    /// Returns the session, unless it is over.
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.session.upgrade()
+    }
+
+    pub(crate) fn draining(&self) -> Draining {
+        Draining::of(&self.drain)
+    }
+}
+
+/// A client that has connected to a server, to be called back at any time. See
+/// [`Server::on_session`](super::Server::on_session).
+#[derive(Clone)]
+pub struct ConnectedPeer {
+    session: Session,
+}
+
+impl ConnectedPeer {
+    pub(super) fn new(session: Session) -> Self {
+        Self { session }
+    }
+
+    /// Returns the process that connected, as the kernel knows it.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        self.session.peer()
+    }
+
+    /// Makes a channel to the client, over the very session that it has opened. The client answers if it
+    /// [serves](crate::client::ChannelBuilder::serve) something, and otherwise not before it does.
+    ///
+    /// When the session is over, calls fail with [`Code::Unavailable`](crate::Code::Unavailable); the channel does not
+    /// connect anew, for only the client can.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        Channel::over(self.session.clone())
+    }
+
+    /// Waits until the session is over, and returns why.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it may be called again, and by several tasks at once.
+    pub async fn closed(&self) -> SessionLost {
+        self.session.closed().await
+    }
+
+    /// Ends the session. Calls that run fail with [`Code::Unavailable`](crate::Code::Unavailable), on both sides.
+    pub fn close(&self) {
+        self.session.close();
+    }
+}
+
+impl fmt::Debug for ConnectedPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectedPeer")
+            .field("peer", self.peer())
+            .finish_non_exhaustive()
+    }
+}
