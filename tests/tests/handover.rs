@@ -1,0 +1,216 @@
+//! A server is replaced by its successor, over and over, while clients keep calling: no call fails.
+
+use std::{
+    io::{BufRead, BufReader, Lines, Write, stdin, stdout},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use shmipc_rpc::{Channel, client::Caller};
+use tests::{
+    LONG,
+    echo::Place,
+    in_time,
+    service::{ANSWER, Named, Packet, request},
+};
+use tokio::task::JoinSet;
+
+/// How often the server is replaced.
+const ROUNDS: usize = 100;
+
+const CLIENTS: usize = 3;
+
+/// Channels of each client, and tasks that call over each of them.
+const CHANNELS: usize = 2;
+const CALLERS: usize = 8;
+
+const ROLE: &str = "SHMIPC_HANDOVER_ROLE";
+const SOCKET: &str = "SHMIPC_HANDOVER_SOCKET";
+
+/// A second process that runs this same program, until its standard input ends; killed when it is dropped.
+struct Other {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Other {
+    fn start(role: &str, socket: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "other_process", "--nocapture"])
+            .env(ROLE, role)
+            .env(SOCKET, socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        Self {
+            stdin: child.stdin.take(),
+            lines: BufReader::new(child.stdout.take().unwrap()).lines(),
+            child,
+        }
+    }
+
+    /// Reads what it says until it says something that begins with `word`, and returns the rest of that.
+    fn says(&mut self, word: &str) -> String {
+        for line in &mut self.lines {
+            let line = line.unwrap();
+            assert!(!line.starts_with("failed"), "{line}");
+            if let Some(rest) = line.strip_prefix(word) {
+                return rest.trim().to_owned();
+            }
+        }
+        panic!("it ended without saying {word:?}");
+    }
+
+    /// Tells it to come to an end.
+    fn stop(&mut self) {
+        drop(self.stdin.take());
+    }
+
+    fn ends(mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It fails if it has ended before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the other processes do. Nothing, in the first.
+#[test]
+fn other_process() {
+    let (Ok(role), Some(socket)) = (std::env::var(ROLE), std::env::var_os(SOCKET)) else {
+        return;
+    };
+    let socket = PathBuf::from(socket);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    match role.split_once(' ') {
+        Some(("server", name)) => runtime.block_on(server(&socket, name)),
+        None if role == "client" => runtime.block_on(client(&socket)),
+        _ => panic!("nobody plays {role}"),
+    }
+}
+
+fn say(line: &str) {
+    // On a line of its own: the harness begins one with the name of the test.
+    let mut out = stdout().lock();
+    writeln!(out, "\n{line}").unwrap();
+    out.flush().unwrap();
+}
+
+async fn told_to_stop() {
+    let ended = tokio::task::spawn_blocking(|| stdin().lines().for_each(drop));
+    ended.await.unwrap();
+}
+
+async fn server(socket: &Path, name: &str) {
+    let server = Named::server(name)
+        .take_over(true)
+        .start(socket)
+        .await
+        .unwrap();
+    say("ready");
+    told_to_stop().await;
+    let report = server.drain(LONG).await;
+    say(&format!("cut off {}", report.cut_off.len()));
+}
+
+/// Who has answered, and how often.
+#[derive(Default)]
+struct Tally {
+    latest: Mutex<String>,
+    calls: AtomicU64,
+    stops: AtomicBool,
+}
+
+impl Tally {
+    /// Says the name of whoever answers for the first time.
+    fn answered(&self, name: String) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut latest = self.latest.lock().unwrap();
+        let number = |name: &str| name.parse::<usize>().ok();
+        if number(&latest) < number(&name) {
+            say(&format!("served by {name}"));
+            *latest = name;
+        }
+    }
+}
+
+async fn client(socket: &Path) {
+    let tally = Arc::new(Tally::default());
+    let mut callers = JoinSet::new();
+    for _ in 0..CHANNELS {
+        let caller = Caller::new(Channel::connect(socket).await.unwrap());
+        for task in 0..CALLERS {
+            // Most calls are short; some take memory, more than fits into a record.
+            let len = if task == 0 { 100_000 } else { 64 };
+            let (caller, tally) = (caller.clone(), Arc::clone(&tally));
+            callers.spawn(async move {
+                while !tally.stops.load(Ordering::Relaxed) {
+                    let call = caller.unary::<_, Packet>(&ANSWER, request(vec![7; len]));
+                    match in_time("an answer", call).await {
+                        Ok(answer) => tally.answered(answer.into_inner().name),
+                        Err(status) => say(&format!("failed: {status:?}")),
+                    }
+                }
+            });
+        }
+    }
+    told_to_stop().await;
+    tally.stops.store(true, Ordering::Relaxed);
+    callers.join_all().await;
+    say(&format!("calls {}", tally.calls.load(Ordering::Relaxed)));
+}
+
+#[test]
+fn no_call_fails_while_processes_succeed_each_other() {
+    let place = Place::new();
+    let start = |round: usize| {
+        let mut server = Other::start(&format!("server {round}"), &place.path());
+        server.says("ready");
+        server
+    };
+    let mut current = start(0);
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|_| Other::start("client", &place.path()))
+        .collect();
+    for client in &mut clients {
+        assert_eq!(client.says("served by"), "0");
+    }
+    for round in 1..=ROUNDS {
+        let successor = start(round);
+        let mut predecessor = std::mem::replace(&mut current, successor);
+        predecessor.stop();
+        for client in &mut clients {
+            // Whatever was in flight has gone to one of the two.
+            assert_eq!(client.says("served by"), round.to_string());
+        }
+        assert_eq!(predecessor.says("cut off"), "0");
+        predecessor.ends();
+        assert_eq!(place.files(), 1, "nothing but the socket");
+    }
+    for mut client in clients {
+        client.stop();
+        let calls: usize = client.says("calls").parse().unwrap();
+        assert!(ROUNDS * CHANNELS < calls, "{calls} calls");
+        client.ends();
+    }
+    current.stop();
+    assert_eq!(current.says("cut off"), "0");
+    current.ends();
+    assert_eq!(place.files(), 0, "the last one takes its socket along");
+}
