@@ -97,6 +97,20 @@ macro_rules! golden {
     };
 }
 
+#[test]
+fn nothing_is_boxed_unless_it_is_asked_for() {
+    for case in ["helloworld/helloworld.rs", "streaming/streaming.rs"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(case);
+        let generated = fs::read_to_string(path).unwrap();
+        assert!(
+            !generated.contains("Box") && !generated.contains("Pin<"),
+            "{case}"
+        );
+    }
+}
+
 golden! {
     all_options = |builder: Builder| builder
         .dyn_traits(true)
