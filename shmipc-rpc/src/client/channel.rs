@@ -206,7 +206,7 @@ impl ChannelBuilder {
     /// Chooses what calls do while the server cannot be reached: wait for it, until their deadline, or fail with
     /// [`Code::Unavailable`](crate::Code::Unavailable). Default: `false`, they fail.
     ///
-    /// A request may [choose](Request::set_wait_for_ready) for itself.
+    /// A request may [choose](crate::Request::set_wait_for_ready) for itself.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
         self
