@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Instant};
 
-use crate::{cancel::Cancellation, server::Served};
+use crate::{Idempotency, cancel::Cancellation, server::Served};
 
 /// What is known of a call beside its message and metadata.
 ///
@@ -16,6 +16,8 @@ pub(crate) struct CallContext {
     pub(crate) message_len_max: usize,
     /// How long a message may be that is yet to be sent from here.
     pub(crate) request_len_max: usize,
+    /// What becomes of the effect of a call that is made here more than once.
+    pub(crate) idempotency: Idempotency,
     /// Whether a call that is made here waits for the server. `None`: as the channel does.
     pub(crate) wait_for_ready: Option<bool>,
 }
@@ -31,6 +33,7 @@ impl CallContext {
             cancellation: Cancellation::new(None, deadline),
             message_len_max: MESSAGE_LEN_MAX_DEFAULT,
             request_len_max: MESSAGE_LEN_MAX_DEFAULT,
+            idempotency: Idempotency::Unknown,
             wait_for_ready: None,
         }
     }

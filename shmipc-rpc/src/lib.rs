@@ -25,6 +25,7 @@
 //! # Features
 //!
 //! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
+//! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
 //!
 //! # Observing
 //!

@@ -23,12 +23,29 @@ pub(crate) trait Encode {
 
     /// Encodes into memory of its own, as a message in the framing of gRPC over HTTP/2.
     fn encode_to_grpc(&mut self) -> Bytes;
+
+    /// Takes the bytes of a message that can be encoded but once. `None`: it can be encoded as often as wanted.
+    fn take_encoded(&mut self) -> Option<Bytes> {
+        None
+    }
+}
+
+/// Makes a message one that can be encoded as often as wanted.
+pub(crate) fn repeatable(mut message: Box<dyn EncodeMessage>) -> Box<dyn EncodeMessage> {
+    match message.take_encoded() {
+        Some(bytes) => Box::new(Repeatable(bytes)),
+        None => message,
+    }
 }
 
 /// A message that can be stored without naming its type.
 pub(crate) trait EncodeMessage: Encode + Any + Send {}
 
 impl<T: Encode + Any + Send> EncodeMessage for T {}
+
+/// A message that was encoded elsewhere, and is passed on as often as wanted.
+#[derive(Debug)]
+struct Repeatable(Bytes);
 
 /// A protobuf message that is owned.
 #[derive(Debug)]
@@ -107,5 +124,28 @@ impl<B: Buf> Encode for Encoded<B> {
         out.put_slice(&grpc::prefix(len));
         out.put(&mut self.0);
         out.freeze()
+    }
+
+    fn take_encoded(&mut self) -> Option<Bytes> {
+        // One piece of received memory is lent, several are put together.
+        Some(self.0.copy_to_bytes(self.0.remaining()))
+    }
+}
+
+impl Encode for Repeatable {
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
+        out.put_slice(&self.0);
+    }
+
+    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
+        out.put(self.0.clone());
+    }
+
+    fn encode_to_grpc(&mut self) -> Bytes {
+        Encoded(self.0.clone()).encode_to_grpc()
     }
 }

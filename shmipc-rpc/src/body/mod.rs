@@ -23,7 +23,7 @@ use shmipc_transport::{Peer, RecvBuf};
 
 pub(crate) use self::{
     decoder::{Decoder, ForeignBody},
-    encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned},
+    encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned, repeatable},
     messages::{Fallible, Infallible, Messages, NoMessages, Outflow},
     receiving::{Receiving, given_up, session_lost},
 };

@@ -1,6 +1,7 @@
 //! The messages of a half of a call, as they arrive.
 
 use std::{
+    any::Any,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Instant,
@@ -27,6 +28,8 @@ pub(crate) struct Receiving {
     message: Option<RecvBuf>,
     ending: Option<Result<Option<Box<HeaderMap>>, Status>>,
     message_len_max: usize,
+    /// What lasts as long as this.
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// Who receives.
@@ -57,6 +60,7 @@ impl Receiving {
             message: None,
             ending: None,
             message_len_max,
+            held: None,
         }
     }
 
@@ -73,7 +77,13 @@ impl Receiving {
             message,
             ending: is_last.then_some(Ok(None)),
             message_len_max,
+            held: None,
         }
+    }
+
+    /// Keeps a value until the last message has arrived, or this is dropped.
+    pub(crate) fn hold(&mut self, value: Box<dyn Any + Send + Sync>) {
+        self.held = Some(value);
     }
 
     /// Polls for what opens a response: its metadata. The inner error is what the server says went wrong, the outer one
@@ -218,6 +228,7 @@ impl Receiving {
         }
         if ending.is_some() {
             self.ending = ending;
+            self.held = None;
             // Tells the half that still sends, if there is one, that nobody listens.
             self.stream.reset(ABANDONED);
         }
@@ -263,6 +274,7 @@ impl Receiving {
         }
         self.message = None;
         self.ending = Some(Ok(None));
+        self.held = None;
         status
     }
 }

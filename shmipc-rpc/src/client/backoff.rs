@@ -29,7 +29,7 @@ impl Backoff {
 }
 
 /// Returns a number from 0 to 1. The standard library seeds its hashers randomly, which is random enough here.
-fn random_fraction() -> f64 {
+pub(super) fn random_fraction() -> f64 {
     let [r0, r1, r2, r3, ..] = RandomState::new().hash_one(0).to_le_bytes();
     f64::from(u32::from_le_bytes([r0, r1, r2, r3])) / f64::from(u32::MAX)
 }

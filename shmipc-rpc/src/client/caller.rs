@@ -8,6 +8,7 @@ use super::{
     CallService, Channel,
     channel::SizeLimits,
     direct::{Direct, Terms},
+    managed::{Ask, Managed},
     response::Answer,
 };
 use crate::{
@@ -23,6 +24,12 @@ use crate::{
 pub struct Caller<S = Channel> {
     service: S,
     limits: SizeLimits,
+}
+
+/// A way that is shorter than that of a service.
+enum Short<'a> {
+    Direct(&'a Direct),
+    Managed(&'a Managed),
 }
 
 impl<S> Caller<S> {
@@ -79,8 +86,13 @@ impl<S: CallService> Caller<S> {
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,
     {
-        let Some(direct) = self.direct() else {
-            return self.unary_over_service(method, request).await;
+        let direct = match self.short() {
+            Some(Short::Direct(direct)) => direct,
+            Some(Short::Managed(managed)) => {
+                let answer = self.one_managed(managed, method, &request).await?;
+                return answer.into_message().await;
+            }
+            None => return self.unary_over_service(method, request).await,
         };
         // The same call without `http` and boxes.
         let terms = self.terms(&request, direct);
@@ -111,13 +123,20 @@ impl<S: CallService> Caller<S> {
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,
     {
-        if let Some(direct) = self.direct() {
-            let terms = self.terms(&request, direct);
-            let mut message = Borrowed(request.get_ref());
-            let outcome = direct
-                .one(method.path(), request.metadata(), &mut message, terms)
-                .await;
-            return Ok(outcome??.into_streaming());
+        match self.short() {
+            Some(Short::Direct(direct)) => {
+                let terms = self.terms(&request, direct);
+                let mut message = Borrowed(request.get_ref());
+                let outcome = direct
+                    .one(method.path(), request.metadata(), &mut message, terms)
+                    .await;
+                return Ok(outcome??.into_streaming());
+            }
+            Some(Short::Managed(managed)) => {
+                let answer = self.one_managed(managed, method, &request).await?;
+                return Ok(answer.into_streaming());
+            }
+            None => {}
         }
         self.check_size(request.get_ref())?;
         self.streaming(method, request.map(Body::request)).await
@@ -143,7 +162,7 @@ impl<S: CallService> Caller<S> {
         Res: prost::Message + Default + 'static,
     {
         let request = request.map(Body::streaming_request);
-        let Some(direct) = self.direct() else {
+        let Some(short) = self.short() else {
             let deadline = request.deadline_from_now();
             let call = async {
                 let (response, body) = self.begin(method, request).await?;
@@ -152,7 +171,7 @@ impl<S: CallService> Caller<S> {
             let called = deadline::within(deadline, call).await;
             return called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
         };
-        self.many(direct, method, request)
+        self.many(short, method, request)
             .await?
             .into_message()
             .await
@@ -180,17 +199,42 @@ impl<S: CallService> Caller<S> {
         Res: prost::Message + Default + 'static,
     {
         let request = request.map(Body::streaming_request);
-        match self.direct() {
-            Some(direct) => Ok(self.many(direct, method, request).await?.into_streaming()),
+        match self.short() {
+            Some(short) => Ok(self.many(short, method, request).await?.into_streaming()),
             None => self.streaming(method, request).await,
         }
     }
 
-    /// Returns the way through a session, if the service is a channel that is that.
-    fn direct(&self) -> Option<&Direct> {
-        (&self.service as &dyn Any)
-            .downcast_ref::<Channel>()
-            .and_then(Channel::direct)
+    /// Returns a way that is shorter than the service's, if the service is a channel that has one.
+    fn short(&self) -> Option<Short<'_>> {
+        let channel = (&self.service as &dyn Any).downcast_ref::<Channel>()?;
+        match channel.direct() {
+            Some(direct) => Some(Short::Direct(direct)),
+            None => channel.managed().map(Short::Managed),
+        }
+    }
+
+    /// Makes a call with one request by rules, or over several sessions.
+    async fn one_managed<Req: prost::Message + 'static>(
+        &self,
+        managed: &Managed,
+        method: &Method,
+        request: &Request<Req>,
+    ) -> Result<Answer, Status> {
+        let mut message = Borrowed(request.get_ref());
+        // Boxed, so that the calls of other channels do not carry this future about.
+        Box::pin(managed.one(self.ask(method, request), &mut message)).await?
+    }
+
+    fn ask<'a, T>(&self, method: &Method, request: &'a Request<T>) -> Ask<'a> {
+        Ask {
+            path: method.path(),
+            metadata: request.metadata(),
+            idempotency: method.idempotency(),
+            deadline: request.deadline_from_now(),
+            wait_for_ready: request.wait_for_ready(),
+            limits: self.limits,
+        }
     }
 
     fn terms<T>(&self, request: &Request<T>, direct: &Direct) -> Terms {
@@ -203,16 +247,27 @@ impl<S: CallService> Caller<S> {
 
     async fn many(
         &self,
-        direct: &Direct,
+        short: Short<'_>,
         method: &Method,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Result<Answer, Status> {
-        let terms = self.terms(&request, direct);
-        let (mut body, metadata, _) = request.into_parts();
-        let ToSend::Many(messages, _) = body.take_to_send(terms.limits.request_len_max) else {
+        let ToSend::Many(messages, _) = request.get_mut().take_to_send(self.limits.request_len_max)
+        else {
             return Err(Status::internal("the requests are none"));
         };
-        direct.many(uri(method)?, metadata, messages, terms).await?
+        let path = uri(method)?;
+        match short {
+            Short::Direct(direct) => {
+                let terms = self.terms(&request, direct);
+                let opened = direct.open(&path, request.metadata(), terms).await?;
+                Direct::many(opened, messages, terms).await?
+            }
+            Short::Managed(managed) => {
+                managed
+                    .many(&path, self.ask(method, &request), messages)
+                    .await?
+            }
+        }
     }
 
     async fn unary_over_service<Req, Res>(
@@ -293,6 +348,7 @@ impl<S: CallService> Caller<S> {
         let context = CallContext {
             message_len_max: self.limits.response_len_max,
             request_len_max: self.limits.request_len_max,
+            idempotency: method.idempotency(),
             wait_for_ready: request.wait_for_ready(),
             ..CallContext::of_caller(request.deadline_from_now())
         };

@@ -11,10 +11,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    CallService,
+    CallService, ServiceConfig,
+    balance::Balanced,
     connection::{Connection, Target},
     direct::Direct,
     in_process::InProcess,
+    managed::{Managed, Ways},
 };
 use crate::{
     Body, Server, Status,
@@ -54,6 +56,8 @@ pub struct Channel {
 enum Way {
     /// Through a session.
     Direct(Direct),
+    /// By rules, or through several sessions.
+    Managed(Managed),
     /// Through any service.
     Service(Arc<dyn ErasedService>),
 }
@@ -73,10 +77,12 @@ impl<S: CallService + Sync> ErasedService for S {
 #[must_use = "a builder does nothing until it connects"]
 #[derive(Clone, Debug)]
 pub struct ChannelBuilder {
-    address: Address,
+    addresses: Vec<Address>,
+    sessions: usize,
     config: Config,
     keepalive: Option<Keepalive>,
     services: Option<Arc<SessionServices>>,
+    service_config: Option<ServiceConfig>,
     wait_for_ready: bool,
 }
 
@@ -118,11 +124,22 @@ impl Channel {
 
     /// Begins with the default of each setting.
     pub fn builder(address: impl Into<Address>) -> ChannelBuilder {
+        Self::balanced([address])
+    }
+
+    /// Begins a channel to several servers that serve the same, with the default of each setting.
+    ///
+    /// Each call goes to the one of two servers, chosen at random, that has fewer calls of this channel under way. Those that cannot be
+    /// reached are left out; calls make the channel try again to connect to them, after a pause that grows from 10 ms to 2 s.
+    /// A list without any address makes a channel whose calls fail with [`Code::Unavailable`](crate::Code::Unavailable).
+    pub fn balanced(addresses: impl IntoIterator<Item = impl Into<Address>>) -> ChannelBuilder {
         ChannelBuilder {
-            address: address.into(),
+            addresses: addresses.into_iter().map(Into::into).collect(),
+            sessions: 1,
             config: Config::default(),
             keepalive: None,
             services: None,
+            service_config: None,
             wait_for_ready: false,
         }
     }
@@ -160,6 +177,7 @@ impl Channel {
     pub fn address(&self) -> Option<&Address> {
         match &self.way {
             Way::Direct(direct) => direct.connection.address(),
+            Way::Managed(managed) => managed.address(),
             Way::Service(_) => None,
         }
     }
@@ -168,7 +186,15 @@ impl Channel {
     pub(super) fn direct(&self) -> Option<&Direct> {
         match &self.way {
             Way::Direct(direct) => Some(direct),
-            Way::Service(_) => None,
+            Way::Managed(_) | Way::Service(_) => None,
+        }
+    }
+
+    /// Returns the way by rules or through several sessions, if it is that.
+    pub(super) fn managed(&self) -> Option<&Managed> {
+        match &self.way {
+            Way::Managed(managed) => Some(managed),
+            Way::Direct(_) | Way::Service(_) => None,
         }
     }
 
@@ -189,6 +215,7 @@ impl Channel {
     pub async fn alloc(&self, len: usize) -> Result<Lent, Status> {
         match &self.way {
             Way::Direct(direct) => direct.alloc(len).await,
+            Way::Managed(managed) => managed.alloc(len).await,
             Way::Service(_) => Err(Status::failed_precondition(
                 "the channel does not go through a session",
             )),
@@ -240,50 +267,87 @@ impl ChannelBuilder {
         self
     }
 
-    /// Connects to the server.
+    /// How many sessions there are to each server, from 1. Default: 1.
+    ///
+    /// A session is driven by one task at a time on each side. Several of them use more CPUs where many calls are in flight,
+    /// for a multiple of the memory. Calls are spread as among [several servers](Channel::balanced).
+    pub fn sessions(mut self, sessions: usize) -> Self {
+        self.sessions = sessions.max(1);
+        self
+    }
+
+    /// Sets timeouts, limits and retries by method. Default: none.
+    ///
+    /// Without one, and with one session, calls take a shorter path.
+    pub fn service_config(mut self, config: ServiceConfig) -> Self {
+        self.service_config = Some(config);
+        self
+    }
+
+    /// Connects to the server; if there are several, to all of them.
     ///
     /// # Errors
     ///
-    /// Returns [`ConnectError`] if this first attempt fails. It is not repeated.
+    /// Returns [`ConnectError`] if this first attempt fails, with all servers. It is not repeated.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: a connection that is only half made is given up.
     pub async fn connect(self) -> Result<Channel, ConnectError> {
-        let direct = self.into_direct();
-        direct.connection.connect().await?;
-        Ok(Channel {
-            way: Way::Direct(direct),
-        })
+        let channel = self.connect_lazy();
+        match &channel.way {
+            Way::Direct(direct) => direct.connection.connect().await?,
+            Way::Managed(managed) => managed.connect().await?,
+            Way::Service(_) => {}
+        }
+        Ok(channel)
     }
 
     /// Makes a channel that connects when it is first called.
     #[must_use]
     pub fn connect_lazy(self) -> Channel {
-        Channel {
-            way: Way::Direct(self.into_direct()),
-        }
-    }
-
-    fn into_direct(self) -> Direct {
         let Self {
-            address,
+            addresses,
+            sessions,
             mut config,
             keepalive,
             services,
+            service_config,
             wait_for_ready,
         } = self;
         if let Some(keepalive) = keepalive {
             config = config.with_keepalive(keepalive);
         }
-        let target = Target {
-            address,
-            config,
-            services,
+        let members = addresses.into_iter().flat_map(|address| {
+            let connect = |address| {
+                let target = Target {
+                    address,
+                    config: config.clone(),
+                    services: services.clone(),
+                };
+                Direct {
+                    connection: Arc::new(Connection::new(target)),
+                    wait_for_ready,
+                }
+            };
+            std::iter::repeat_n(address, sessions).map(connect)
+        });
+        let members: Vec<_> = members.collect();
+        let ways = match <[Direct; 1]>::try_from(members) {
+            Ok([direct]) if service_config.is_none() => {
+                return Channel {
+                    way: Way::Direct(direct),
+                };
+            }
+            Ok([direct]) => Ways::One(direct),
+            Err(members) => Ways::Several(Arc::new(Balanced::new(members))),
         };
-        Direct {
-            connection: Arc::new(Connection::new(target)),
-            wait_for_ready,
+        Channel {
+            way: Way::Managed(Managed {
+                ways,
+                config: service_config,
+                wait_for_ready,
+            }),
         }
     }
 }
@@ -305,6 +369,7 @@ impl Service<http::Request<Body>> for Channel {
     fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
         match &self.way {
             Way::Direct(direct) => ResponseFuture(Box::pin(direct.clone().http(request))),
+            Way::Managed(managed) => ResponseFuture(Box::pin(managed.clone().http(request))),
             Way::Service(service) => service.call(request),
         }
     }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use shmipc_transport::{Address, Config, ConnectError, Session, Stream};
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    task::AbortHandle,
+};
 
 use super::backoff::Backoff;
 use crate::{Status, body::session_lost, server::SessionServices};
@@ -57,6 +60,21 @@ struct Watched {
 enum Step {
     Proceed(Stream),
     AwaitAttempt,
+    Failed {
+        error: Arc<ConnectError>,
+        until: Instant,
+    },
+    /// There is no session, and there will be no other.
+    Over(Status),
+}
+
+/// What may be expected of a connection.
+pub(super) enum Outlook {
+    /// There is a session.
+    Ready,
+    /// It connects.
+    Connecting,
+    /// The last attempt failed. The next may begin at `until`.
     Failed {
         error: Arc<ConnectError>,
         until: Instant,
@@ -117,6 +135,42 @@ impl Connection {
         }
     }
 
+    /// Whether there is a session that takes calls, as far as is known.
+    pub(super) fn is_ready(&self) -> bool {
+        match &*self.read() {
+            State::Ready(watched) => {
+                !watched.session.is_going_away() && !watched.session.is_closed()
+            }
+            State::Idle | State::Connecting { .. } | State::Failed { .. } => false,
+        }
+    }
+
+    /// Tells what may be expected of this connection. Begins an attempt if there is no session and one is due.
+    pub(super) fn outlook(self: &Arc<Self>) -> Outlook {
+        match self.step(true) {
+            Step::Proceed(_unused) => Outlook::Ready,
+            Step::AwaitAttempt => Outlook::Connecting,
+            Step::Failed { error, until } => Outlook::Failed { error, until },
+            Step::Over(status) => Outlook::Over(status),
+        }
+    }
+
+    /// Waits for the end of an attempt.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// The status of a call for which there is no session.
+    pub(super) fn unreachable(&self, error: Arc<ConnectError>) -> Status {
+        let mut message = "the server cannot be reached".to_owned();
+        if let Some(address) = self.address() {
+            message = format!("the server at {address} cannot be reached");
+        }
+        Status::unavailable(message)
+            .with_source(error as Arc<_>)
+            .unsent()
+    }
+
     /// Opens a stream, and connects first if need be.
     ///
     /// If the server cannot be reached, it fails after one attempt, or at once if the last one is not long ago; or
@@ -141,13 +195,7 @@ impl Connection {
                     tracing::debug!(target: "shmipc_rpc::client", %error, "waiting to connect");
                     tokio::time::sleep_until(until.into()).await;
                 }
-                Step::Failed { error, .. } => {
-                    let mut message = "the server cannot be reached".to_owned();
-                    if let Some(address) = self.address() {
-                        message = format!("the server at {address} cannot be reached");
-                    }
-                    return Err(Status::unavailable(message).with_source(error as Arc<_>));
-                }
+                Step::Failed { error, .. } => return Err(self.unreachable(error)),
             }
         }
     }

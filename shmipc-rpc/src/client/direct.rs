@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The way through sessions to one server.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Direct {
     pub(super) connection: Arc<Connection>,
     pub(super) wait_for_ready: bool,
@@ -41,7 +41,14 @@ pub(super) struct Terms {
 }
 
 /// What a call came to: the outer error is what went wrong on the way, the inner one what the server says.
-type Outcome = Result<Result<Answer, Status>, Status>;
+pub(super) type Outcome = Result<Result<Answer, Status>, Status>;
+
+/// A call that has begun, and of which nothing but the head was sent.
+pub(super) struct Opened {
+    out: HalfSender,
+    recv: RecvHalf,
+    span: Span,
+}
 
 impl Direct {
     /// Lends memory of the session; see [`Channel::alloc`](super::Channel::alloc).
@@ -98,17 +105,35 @@ impl Direct {
         outcome
     }
 
-    /// Makes a call with many requests.
-    pub(super) async fn many(
+    /// Begins a call with many requests, without any of them.
+    pub(super) async fn open(
         &self,
-        path: Uri,
-        metadata: HeaderMap,
+        path: &Uri,
+        metadata: &HeaderMap,
+        terms: Terms,
+    ) -> Result<Opened, Status> {
+        let span = self.span(path.path());
+        let open = self
+            .open_call(path, metadata, terms)
+            .instrument(span.clone());
+        let opened = deadline::within(terms.deadline, open).await;
+        match opened.unwrap_or_else(|Elapsed| Err(deadline::exceeded())) {
+            Ok((out, recv)) => Ok(Opened { out, recv, span }),
+            Err(status) => {
+                record_code(&span, status.code());
+                Err(status)
+            }
+        }
+    }
+
+    /// Makes a call with many requests, which has been opened.
+    pub(super) async fn many(
+        opened: Opened,
         messages: Pin<Box<dyn Messages>>,
         terms: Terms,
     ) -> Outcome {
-        let span = self.span(path.path());
-        let outcome = self
-            .converse(path, metadata, messages, terms, &span)
+        let Opened { out, recv, span } = opened;
+        let outcome = Self::converse(out, recv, messages, terms, &span)
             .instrument(span.clone())
             .await;
         record(&span, &outcome);
@@ -116,16 +141,12 @@ impl Direct {
     }
 
     async fn converse(
-        &self,
-        path: Uri,
-        metadata: HeaderMap,
+        out: HalfSender,
+        recv: RecvHalf,
         messages: Pin<Box<dyn Messages>>,
         terms: Terms,
         span: &Span,
     ) -> Outcome {
-        let opened =
-            deadline::within(terms.deadline, self.open_call(&path, &metadata, terms)).await;
-        let (out, recv) = opened.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
         let mut requests = Requests {
             watch: recv.watch(),
             out: Some(out),
@@ -176,7 +197,10 @@ impl Direct {
                 self.one(parts.uri.path(), &parts.headers, &mut *message, terms)
                     .await
             }
-            ToSend::Many(messages, _) => self.many(parts.uri, parts.headers, messages, terms).await,
+            ToSend::Many(messages, _) => match self.open(&parts.uri, &parts.headers, terms).await {
+                Ok(opened) => Self::many(opened, messages, terms).await,
+                Err(status) => Err(status),
+            },
             ToSend::Nothing(status) => Err(status),
         };
         Ok(match outcome? {
@@ -329,11 +353,15 @@ fn frame<'a, M: Encode + ?Sized>(
 
 /// Notes in the span of a call how it went, as far as is known.
 fn record(span: &Span, outcome: &Outcome) {
+    let code = match outcome {
+        Ok(Ok(_)) => Code::Ok,
+        Ok(Err(status)) | Err(status) => status.code(),
+    };
+    record_code(span, code);
+}
+
+fn record_code(span: &Span, code: Code) {
     if !span.is_disabled() {
-        let code = match outcome {
-            Ok(Ok(_)) => Code::Ok,
-            Ok(Err(status)) | Err(status) => status.code(),
-        };
         span.record("status", code.name());
     }
 }

@@ -4,6 +4,7 @@
 //! [`Channel`], or a tower stack with one at its bottom.
 
 mod backoff;
+mod balance;
 mod call_service;
 mod caller;
 mod channel;
@@ -13,6 +14,8 @@ mod direct;
 #[expect(dead_code, reason = "channels do not reach it yet")]
 mod http2;
 mod in_process;
+mod managed;
+mod policy;
 #[cfg(feature = "grpc")]
 mod reconnect;
 mod response;
@@ -24,4 +27,7 @@ pub use self::{
     call_service::CallService,
     caller::Caller,
     channel::{Channel, ChannelBuilder, ResponseFuture},
+    policy::{
+        InvalidServiceConfig, MethodConfig, RetryPolicy, ServiceConfig, ServiceConfigBuilder,
+    },
 };

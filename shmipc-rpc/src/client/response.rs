@@ -1,6 +1,6 @@
 //! What comes back.
 
-use std::future::poll_fn;
+use std::{any::Any, future::poll_fn};
 
 use http::HeaderMap;
 use shmipc_transport::{RecvBuf, SendError};
@@ -35,6 +35,19 @@ impl Answer {
             None => Content::Rest(receiving),
         };
         Self { metadata, content }
+    }
+
+    /// Returns the metadata that came before the first message.
+    pub(super) fn metadata_mut(&mut self) -> &mut HeaderMap {
+        &mut self.metadata
+    }
+
+    /// Keeps a value until the answer has arrived as a whole, or nobody waits for it any longer.
+    pub(super) fn hold(&mut self, value: impl Any + Send + Sync) {
+        match &mut self.content {
+            Content::Whole(..) => {}
+            Content::Rest(rest) => rest.hold(Box::new(value)),
+        }
     }
 
     /// Waits for what must be one message.
@@ -102,8 +115,9 @@ impl Answer {
 pub(super) fn not_sent(error: SendError) -> Status {
     match error {
         SendError::Reset(code) => given_up(code),
-        SendError::SessionLost(lost) => session_lost(lost),
-        SendError::GoingAway => Status::unavailable("the peer accepts no further calls"),
+        // What is lost while it is being sent was not sent: a message is published as a whole.
+        SendError::SessionLost(lost) => session_lost(lost).unsent(),
+        SendError::GoingAway => Status::unavailable("the peer accepts no further calls").unsent(),
         SendError::TooLarge { .. } => {
             Status::resource_exhausted("the request is larger than the memory of the session")
                 .with_source(BoxError::from(error))

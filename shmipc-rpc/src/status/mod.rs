@@ -36,6 +36,8 @@ struct Inner {
     details: Bytes,
     metadata: HeaderMap,
     source: Option<Arc<dyn Error + Send + Sync>>,
+    /// Whether the call has certainly not left this process.
+    unsent: bool,
 }
 
 impl Status {
@@ -47,6 +49,7 @@ impl Status {
             details: Bytes::new(),
             metadata: HeaderMap::new(),
             source: None,
+            unsent: false,
         }))
     }
 
@@ -72,6 +75,18 @@ impl Status {
     pub fn with_source(mut self, source: impl Into<Arc<dyn Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
+    }
+
+    /// Notes that the call has certainly not left this process, so that it does no harm to make it again.
+    #[must_use]
+    pub(crate) fn unsent(mut self) -> Self {
+        self.0.unsent = true;
+        self
+    }
+
+    /// Whether the call has certainly not left this process.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.0.unsent
     }
 
     /// Returns the code.

@@ -1,0 +1,273 @@
+//! Calls by the rules of a service config, and over several sessions.
+
+use std::{borrow::Cow, pin::Pin, sync::Arc, time::Instant};
+
+use http::{HeaderMap, Uri};
+use shmipc_transport::{Address, ConnectError, Lent};
+
+use super::{
+    backoff::random_fraction,
+    balance::{Balanced, Pending},
+    channel::SizeLimits,
+    direct::{Direct, Outcome, Terms},
+    policy::{Attempts, Failure, MethodConfig, ServiceConfig},
+};
+use crate::{
+    Body, Idempotency, Status,
+    body::{Encode, Messages, ToSend, repeatable},
+    deadline::{self, Elapsed},
+};
+
+/// More than a session to one server. Clones share it.
+#[derive(Clone)]
+pub(super) struct Managed {
+    pub(super) ways: Ways,
+    pub(super) config: Option<ServiceConfig>,
+    /// What calls do that are not told otherwise.
+    pub(super) wait_for_ready: bool,
+}
+
+/// How many sessions there are.
+#[derive(Clone)]
+pub(super) enum Ways {
+    One(Direct),
+    Several(Arc<Balanced>),
+}
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) path: &'a str,
+    pub(super) metadata: &'a HeaderMap,
+    pub(super) idempotency: Idempotency,
+    pub(super) deadline: Option<Instant>,
+    pub(super) wait_for_ready: Option<bool>,
+    pub(super) limits: SizeLimits,
+}
+
+impl Managed {
+    /// Returns the address of the server, if there is but one.
+    pub(super) fn address(&self) -> Option<&Address> {
+        match &self.ways {
+            Ways::One(direct) => direct.connection.address(),
+            Ways::Several(balanced) => balanced.address(),
+        }
+    }
+
+    /// Connects to the server, or to several.
+    pub(super) async fn connect(&self) -> Result<(), ConnectError> {
+        match &self.ways {
+            Ways::One(direct) => direct.connection.connect().await,
+            Ways::Several(balanced) => balanced.connect().await,
+        }
+    }
+
+    /// Lends memory of a session; see [`Channel::alloc`](super::Channel::alloc).
+    pub(super) async fn alloc(&self, len: usize) -> Result<Lent, Status> {
+        match &self.ways {
+            Ways::One(direct) => direct.alloc(len).await,
+            Ways::Several(balanced) => {
+                let (direct, _pending) = balanced.pick(self.wait_for_ready).await?;
+                direct.alloc(len).await
+            }
+        }
+    }
+
+    /// Makes a call with one request, which can be encoded as often as there are attempts.
+    pub(super) async fn one<M: Encode + ?Sized>(&self, ask: Ask<'_>, message: &mut M) -> Outcome {
+        let method = self.method(ask.path);
+        let terms = self.terms(&ask, method);
+        let Some(mut attempts) = self.attempts(method, ask.idempotency) else {
+            let outcome = self.attempt(ask.path, ask.metadata, message, terms).await;
+            self.note(&outcome);
+            return outcome;
+        };
+        loop {
+            let mut metadata = Cow::Borrowed(ask.metadata);
+            if 0 < attempts.failed() {
+                attempts.note(metadata.to_mut());
+            }
+            let limit = attempts.timeout().and_then(deadline::after);
+            let attempt = self.attempt(ask.path, &metadata, message, terms);
+            let mut outcome = deadline::within(limit, attempt).await;
+            let failure = match &mut outcome {
+                Ok(Ok(Ok(answer))) => {
+                    attempts.note(answer.metadata_mut());
+                    None
+                }
+                Ok(Ok(Err(status)) | Err(status)) => Some(Failure::Status {
+                    status,
+                    seen: !status.is_unsent(),
+                }),
+                Err(Elapsed) => Some(Failure::Timeout),
+            };
+            if let Some(pause) = failure.and_then(|failure| next(&mut attempts, failure, terms)) {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            let outcome = outcome.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+            self.note(&outcome);
+            return outcome;
+        }
+    }
+
+    /// Makes one attempt.
+    async fn attempt<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Outcome {
+        let (direct, pending) = self.pick(terms).await?;
+        hold(direct.one(path, metadata, message, terms).await, pending)
+    }
+
+    /// Makes a call with many requests. It is made again only if nothing of it has left this process.
+    pub(super) async fn many(
+        &self,
+        path: &Uri,
+        ask: Ask<'_>,
+        messages: Pin<Box<dyn Messages>>,
+    ) -> Outcome {
+        let method = self.method(ask.path);
+        let terms = self.terms(&ask, method);
+        let mut attempts = self.attempts(method, ask.idempotency);
+        let (opened, pending) = loop {
+            let picked = self.pick(terms).await;
+            let opened = match picked {
+                Ok((direct, pending)) => match direct.open(path, ask.metadata, terms).await {
+                    Ok(opened) => break (opened, pending),
+                    Err(status) => status,
+                },
+                Err(status) => status,
+            };
+            let pause = attempts
+                .as_mut()
+                .filter(|_| opened.is_unsent())
+                .and_then(|attempts| {
+                    let failure = Failure::Status {
+                        status: &opened,
+                        seen: false,
+                    };
+                    next(attempts, failure, terms)
+                });
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(opened),
+            }
+        };
+        let outcome = hold(Direct::many(opened, messages, terms).await, pending);
+        self.note(&outcome);
+        outcome
+    }
+
+    /// Makes a call for layers.
+    pub(super) async fn http(
+        self,
+        mut request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Status> {
+        let context = Body::take_context(&mut request);
+        let (parts, mut body) = request.into_parts();
+        let header = parts.headers.get("grpc-timeout");
+        let timeout = header.and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
+        let deadline = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
+        let ask = Ask {
+            path: parts.uri.path(),
+            metadata: &parts.headers,
+            idempotency: context.idempotency,
+            deadline: deadline::earlier(deadline, deadline::inherited()),
+            wait_for_ready: context.wait_for_ready,
+            limits: SizeLimits {
+                request_len_max: context.request_len_max,
+                response_len_max: context.message_len_max,
+            },
+        };
+        let outcome = match body.take_to_send(context.request_len_max) {
+            ToSend::One(message, _) => self.one(ask, &mut *repeatable(message)).await,
+            ToSend::Many(messages, _) => self.many(&parts.uri, ask, messages).await,
+            ToSend::Nothing(status) => Err(status),
+        };
+        Ok(match outcome? {
+            Ok(answer) => answer.into_http(),
+            Err(status) => status.into_http(),
+        })
+    }
+
+    /// Chooses a session for an attempt.
+    async fn pick(&self, terms: Terms) -> Result<(&Direct, Option<Pending>), Status> {
+        match &self.ways {
+            Ways::One(direct) => Ok((direct, None)),
+            Ways::Several(balanced) => {
+                if let Some((direct, pending)) = balanced.try_pick() {
+                    return Ok((direct, Some(pending)));
+                }
+                let picked = Box::pin(balanced.pick(terms.wait_for_ready));
+                let picked = deadline::within(terms.deadline, picked).await;
+                let picked = picked.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
+                picked.map(|(direct, pending)| (direct, Some(pending)))
+            }
+        }
+    }
+
+    fn method(&self, path: &str) -> Option<&MethodConfig> {
+        self.config.as_ref().map(|config| config.of_method(path))
+    }
+
+    fn terms(&self, ask: &Ask<'_>, method: Option<&MethodConfig>) -> Terms {
+        let mut terms = Terms {
+            deadline: ask.deadline,
+            wait_for_ready: ask.wait_for_ready.unwrap_or(self.wait_for_ready),
+            limits: ask.limits,
+        };
+        let Some(method) = method else { return terms };
+        terms.deadline =
+            deadline::earlier(terms.deadline, method.timeout.and_then(deadline::after));
+        if let (None, Some(wait)) = (ask.wait_for_ready, method.wait_for_ready) {
+            terms.wait_for_ready = wait;
+        }
+        let SizeLimits {
+            request_len_max,
+            response_len_max,
+        } = &mut terms.limits;
+        let lower = |limit: &mut usize, max: Option<usize>| {
+            *limit = max.map_or(*limit, |max| max.min(*limit))
+        };
+        lower(request_len_max, method.request_len_max);
+        lower(response_len_max, method.response_len_max);
+        terms
+    }
+
+    fn attempts<'a>(
+        &'a self,
+        method: Option<&'a MethodConfig>,
+        idempotency: Idempotency,
+    ) -> Option<Attempts<'a>> {
+        self.config.as_ref()?.attempts(method?, idempotency)
+    }
+
+    /// Counts a success. Failures are counted with the attempts.
+    fn note(&self, outcome: &Outcome) {
+        if let (Some(config), Ok(Ok(_))) = (&self.config, outcome) {
+            config.succeeded();
+        }
+    }
+}
+
+/// Returns how long to wait before the next attempt.
+fn next(
+    attempts: &mut Attempts<'_>,
+    failure: Failure<'_>,
+    terms: Terms,
+) -> Option<std::time::Duration> {
+    let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+    attempts.next(failure, terms.deadline.map(left), random_fraction())
+}
+
+/// Counts a call as pending for as long as its answer is under way.
+fn hold(mut outcome: Outcome, pending: Option<Pending>) -> Outcome {
+    if let (Ok(Ok(answer)), Some(pending)) = (&mut outcome, pending) {
+        answer.hold(pending);
+    }
+    outcome
+}
