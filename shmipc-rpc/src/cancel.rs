@@ -5,6 +5,8 @@ use std::{
 };
 
 use shmipc_transport::{Abandoned, StreamWatch};
+#[cfg(feature = "grpc")]
+use tokio::sync::watch;
 
 /// Tells a handler when its caller no longer waits.
 ///
@@ -30,8 +32,50 @@ use shmipc_transport::{Abandoned, StreamWatch};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Cancellation {
-    watch: Option<StreamWatch>,
+    watch: Watch,
     deadline: Option<Instant>,
+}
+
+/// What tells that a call is over.
+#[derive(Clone, Debug, Default)]
+enum Watch {
+    #[default]
+    Nothing,
+    Stream(StreamWatch),
+    #[cfg(feature = "grpc")]
+    Guard(watch::Receiver<Option<CancelReason>>),
+}
+
+/// Tells handlers that a call is over, when it is dropped.
+#[cfg(feature = "grpc")]
+#[derive(Debug)]
+pub(crate) struct CallGuard(watch::Sender<Option<CancelReason>>);
+
+#[cfg(feature = "grpc")]
+impl CallGuard {
+    /// Returns a guard, and what it tells.
+    pub(crate) fn new(deadline: Option<Instant>) -> (Self, Cancellation) {
+        let (sender, receiver) = watch::channel(None);
+        let watch = Watch::Guard(receiver);
+        (Self(sender), Cancellation { watch, deadline })
+    }
+
+    /// Tells that nothing went wrong.
+    pub(crate) fn finish(self) {
+        self.0.send_replace(Some(CancelReason::Finished));
+    }
+}
+
+#[cfg(feature = "grpc")]
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        // Who gave the call up, the other side or the connection, cannot be told.
+        self.0.send_if_modified(|reason| {
+            let is_first = reason.is_none();
+            reason.get_or_insert(CancelReason::ByCaller);
+            is_first
+        });
+    }
 }
 
 /// Why the caller of a handler no longer waits.
@@ -50,6 +94,7 @@ pub enum CancelReason {
 
 impl Cancellation {
     pub(crate) fn new(watch: Option<StreamWatch>, deadline: Option<Instant>) -> Self {
+        let watch = watch.map_or(Watch::Nothing, Watch::Stream);
         Self { watch, deadline }
     }
 
@@ -61,14 +106,18 @@ impl Cancellation {
     ///
     /// Cancel safe: it may be called again, and by several tasks at once.
     pub async fn cancelled(&self) -> CancelReason {
-        let abandoned = async {
+        let over = async {
             match &self.watch {
-                Some(watch) => watch.abandoned().await,
-                None => pending().await,
+                Watch::Stream(watch) => reason(&watch.abandoned().await),
+                #[cfg(feature = "grpc")]
+                Watch::Guard(guard) => over(guard.clone()).await,
+                Watch::Nothing => pending().await,
             }
         };
-        match crate::deadline::within(self.deadline, abandoned).await {
-            Ok(abandoned) => self.reason(&abandoned),
+        match crate::deadline::within(self.deadline, over).await {
+            // At the deadline both sides give up, and either may be seen first.
+            Ok(_) if self.is_late() => CancelReason::DeadlineExceeded,
+            Ok(reason) => reason,
             Err(crate::deadline::Elapsed) => CancelReason::DeadlineExceeded,
         }
     }
@@ -76,17 +125,21 @@ impl Cancellation {
     /// Tells whether the caller no longer waits.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        let late = || {
-            self.deadline
-                .is_some_and(|deadline| deadline <= Instant::now())
-        };
-        let abandoned = || {
-            self.watch.as_ref().is_some_and(|watch| {
+        let is_over = || match &self.watch {
+            Watch::Stream(watch) => {
                 let mut context = Context::from_waker(Waker::noop());
                 watch.poll_abandoned(&mut context).is_ready()
-            })
+            }
+            #[cfg(feature = "grpc")]
+            Watch::Guard(guard) => guard.borrow().is_some(),
+            Watch::Nothing => false,
         };
-        late() || abandoned()
+        self.is_late() || is_over()
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -97,20 +150,22 @@ impl Cancellation {
     pub(crate) fn limit(&mut self, limit: Option<Instant>) {
         self.deadline = crate::deadline::earlier(self.deadline, limit);
     }
+}
 
-    fn reason(&self, abandoned: &Abandoned) -> CancelReason {
-        // At the deadline both sides give up, and either may be seen first.
-        if self
-            .deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
-        {
-            return CancelReason::DeadlineExceeded;
-        }
-        match abandoned {
-            Abandoned::Reset(_) => CancelReason::ByCaller,
-            Abandoned::SessionLost(_) => CancelReason::ConnectionLost,
-            // Closed, and whatever else may come to mean that it is over.
-            _ => CancelReason::Finished,
-        }
+fn reason(abandoned: &Abandoned) -> CancelReason {
+    match abandoned {
+        Abandoned::Reset(_) => CancelReason::ByCaller,
+        Abandoned::SessionLost(_) => CancelReason::ConnectionLost,
+        // Closed, and whatever else may come to mean that it is over.
+        _ => CancelReason::Finished,
+    }
+}
+
+/// Waits for a guard to tell.
+#[cfg(feature = "grpc")]
+async fn over(mut guard: watch::Receiver<Option<CancelReason>>) -> CancelReason {
+    match guard.wait_for(Option::is_some).await {
+        Ok(reason) => (*reason).unwrap_or(CancelReason::Finished),
+        Err(_) => CancelReason::ByCaller,
     }
 }

@@ -1,11 +1,49 @@
 use std::error::Error;
 
-use shmipc_transport::{AcceptError, BindError};
+use shmipc_transport::{AcceptError, BindError, ConnectError as SessionConnectError};
 
 use crate::InvalidEndpoint;
 
 /// Any error, as tower passes it on.
 pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why a channel could not be connected.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The text is no endpoint. Nothing was tried.
+    #[error(transparent)]
+    Endpoint(#[from] InvalidEndpoint),
+    /// The endpoint takes HTTP/2, and the program was built without it. Nothing was tried.
+    #[error(
+        "{endpoint} takes the feature `grpc` of shmipc-rpc, without which this program was built"
+    )]
+    NoHttp2 {
+        /// The endpoint in question.
+        endpoint: String,
+    },
+    /// The channel was to serve its server, for which HTTP/2 has no way back. Nothing was tried.
+    #[cfg(feature = "grpc")]
+    #[error("services cannot be served to {endpoint}: that takes shared memory")]
+    OneWay {
+        /// The endpoint in question.
+        endpoint: String,
+    },
+    /// An endpoint over HTTP/2 is one of several, or has a service config, neither of which there is for it yet. Nothing was tried.
+    #[cfg(feature = "grpc")]
+    #[error("{endpoint} must be the channel's only endpoint, and without a service config")]
+    Alone {
+        /// The endpoint in question.
+        endpoint: String,
+    },
+    /// There is no session.
+    #[error(transparent)]
+    Session(#[from] SessionConnectError),
+    /// There is no connection over HTTP/2.
+    #[cfg(feature = "grpc")]
+    #[error(transparent)]
+    Http2(#[from] crate::client::Http2ConnectError),
+}
 
 /// Why a server stopped, or did not start.
 #[non_exhaustive]

@@ -65,14 +65,16 @@ mod stream;
 pub use http;
 pub use prost;
 pub use prost_types;
-pub use shmipc_transport::{Address, Config, ConnectError, Keepalive, Lent, Listener, Peer};
+pub use shmipc_transport::{
+    Address, Config, ConnectError as SessionConnectError, Keepalive, Lent, Listener, Peer,
+};
 
 pub use self::{
     body::Body,
     cancel::{CancelReason, Cancellation},
     client::Channel,
     endpoint::{Endpoint, InvalidEndpoint},
-    error::{BoxError, ServeError},
+    error::{BoxError, ConnectError, ServeError},
     method::{Idempotency, Method, MethodKind},
     request::{IntoRequest, Request},
     response::Response,

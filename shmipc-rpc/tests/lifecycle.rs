@@ -5,7 +5,7 @@ mod common;
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use shmipc_rpc::{
-    Channel, Code, ConnectError, Request, Response, Server,
+    Channel, Code, ConnectError, Request, Response, Server, SessionConnectError,
     client::{CallService, Caller},
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -23,7 +23,10 @@ async fn ask<S: CallService>(caller: &Caller<S>) -> Result<Packet, Code> {
 async fn connecting_eagerly_fails_where_nobody_listens() {
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let result = Channel::connect(directory.path().join("nobody.sock")).await;
-    assert!(matches!(result, Err(ConnectError::NoServer { .. })));
+    assert!(matches!(
+        result,
+        Err(ConnectError::Session(SessionConnectError::NoServer { .. }))
+    ));
 }
 
 #[tokio::test]
@@ -38,7 +41,7 @@ async fn calls_fail_fast_where_nobody_listens() {
         assert!(
             status
                 .source()
-                .is_some_and(|source| source.is::<ConnectError>())
+                .is_some_and(|source| source.is::<SessionConnectError>())
         );
     }
 }

@@ -156,7 +156,9 @@ impl Keepalive {
         self.timeout
     }
 
-    pub(crate) const fn pings_while_idle(&self) -> bool {
+    /// Whether pings are also sent while no stream is open.
+    #[must_use]
+    pub const fn pings_while_idle(&self) -> bool {
         self.while_idle
     }
 }

@@ -319,6 +319,41 @@ impl Body {
         }
     }
 
+    /// Polls for a frame, and fails instead of returning a message of more than `message_len_max` bytes.
+    ///
+    /// What somebody else has framed is passed on as it is.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn poll_limited_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        message_len_max: usize,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        use http_body::Body as _;
+
+        let (known_len, in_messages) = match &self.payload {
+            Payload::Message(message) => (message.encoded_len(), true),
+            Payload::Received(message) => (message.remaining(), true),
+            Payload::Messages(_) | Payload::Receiving(_) => (0, true),
+            Payload::Empty | Payload::Rest(_) | Payload::Foreign(_) => (0, false),
+        };
+        let (len, polled) = if message_len_max < known_len {
+            (known_len, None)
+        } else {
+            let polled = ready!(Pin::new(&mut *self).poll_frame(cx));
+            let data = polled
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref());
+            let len = data.map_or(0, |data| data.len().saturating_sub(grpc::PREFIX_LEN));
+            (if in_messages { len } else { 0 }, polled)
+        };
+        if message_len_max < len {
+            self.payload = Payload::Empty;
+            self.end = End::None;
+            return Poll::Ready(Some(Err(frame::message_too_large(len, message_len_max))));
+        }
+        Poll::Ready(polled)
+    }
+
     /// Sets the metadata that comes after the last message of a response.
     pub(crate) fn set_trailers(&mut self, metadata: HeaderMap) {
         self.end = End::Trailers(Box::new(metadata));

@@ -1,15 +1,20 @@
+#[cfg(feature = "grpc")]
+use std::time::Duration;
 use std::{
     fmt,
+    future::{Ready, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use shmipc_transport::{Address, Config, ConnectError, Keepalive, Lent, Session};
+use shmipc_transport::{Address, Config, Keepalive, Lent, Session};
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "grpc")]
+use super::http2::{Http2Channel, Http2Settings};
 use super::{
     CallService, ServiceConfig,
     balance::Balanced,
@@ -18,9 +23,13 @@ use super::{
     in_process::InProcess,
     managed::{Managed, Ways},
 };
+#[cfg(feature = "grpc")]
+use crate::tls::ClientTls;
 use crate::{
-    Body, Server, Status,
+    Body, ConnectError, Endpoint, Server, Status,
+    body::downcast,
     context::MESSAGE_LEN_MAX_DEFAULT,
+    endpoint,
     error::BoxError,
     server::{Router, SessionServices},
 };
@@ -58,18 +67,21 @@ enum Way {
     Direct(Direct),
     /// By rules, or through several sessions.
     Managed(Managed),
+    /// Over HTTP/2.
+    #[cfg(feature = "grpc")]
+    Http2(Http2Channel),
     /// Through any service.
     Service(Arc<dyn ErasedService>),
 }
 
 /// A [`CallService`] whose type has been forgotten.
 trait ErasedService: Send + Sync {
-    fn call(&self, request: http::Request<Body>) -> ResponseFuture;
+    fn call(&self, request: http::Request<Body>) -> Calling;
 }
 
 impl<S: CallService + Sync> ErasedService for S {
-    fn call(&self, request: http::Request<Body>) -> ResponseFuture {
-        ResponseFuture(Box::pin(CallService::call(self, request)))
+    fn call(&self, request: http::Request<Body>) -> Calling {
+        Box::pin(CallService::call(self, request))
     }
 }
 
@@ -77,20 +89,27 @@ impl<S: CallService + Sync> ErasedService for S {
 #[must_use = "a builder does nothing until it connects"]
 #[derive(Clone, Debug)]
 pub struct ChannelBuilder {
-    addresses: Vec<Address>,
+    endpoints: Vec<Endpoint>,
     sessions: usize,
     config: Config,
     keepalive: Option<Keepalive>,
     services: Option<Arc<SessionServices>>,
     service_config: Option<ServiceConfig>,
     wait_for_ready: bool,
+    #[cfg(feature = "grpc")]
+    http2: Http2Settings,
 }
 
 /// The future of [`Channel`] as a service. Dropping it gives the call up.
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture(
-    Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>,
-);
+pub struct ResponseFuture {
+    future: Calling,
+    /// Whether what goes wrong on the way becomes a response as well.
+    never_fails: bool,
+}
+
+/// A call on its way.
+type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>;
 
 /// How long messages may be.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +128,8 @@ impl Default for SizeLimits {
 }
 
 impl Channel {
-    /// Connects to the server at `address`.
+    /// Connects to the server at an [`Endpoint`]: through shared memory to a path or an `@abstract` name, over HTTP/2 to
+    /// `http://host:port` and the like (feature `grpc`).
     ///
     /// # Errors
     ///
@@ -118,29 +138,31 @@ impl Channel {
     /// # Cancel safety
     ///
     /// Cancel safe: a connection that is only half made is given up.
-    pub async fn connect(address: impl Into<Address>) -> Result<Self, ConnectError> {
-        Self::builder(address).connect().await
+    pub async fn connect(endpoint: impl Into<Endpoint>) -> Result<Self, ConnectError> {
+        Self::builder(endpoint).connect().await
     }
 
     /// Begins with the default of each setting.
-    pub fn builder(address: impl Into<Address>) -> ChannelBuilder {
-        Self::balanced([address])
+    pub fn builder(endpoint: impl Into<Endpoint>) -> ChannelBuilder {
+        Self::balanced([endpoint])
     }
 
     /// Begins a channel to several servers that serve the same, with the default of each setting.
     ///
     /// Each call goes to the one of two servers, chosen at random, that has fewer calls of this channel under way. Those that cannot be
     /// reached are left out; calls make the channel try again to connect to them, after a pause that grows from 10 ms to 2 s.
-    /// A list without any address makes a channel whose calls fail with [`Code::Unavailable`](crate::Code::Unavailable).
-    pub fn balanced(addresses: impl IntoIterator<Item = impl Into<Address>>) -> ChannelBuilder {
+    /// A list without any endpoint makes a channel whose calls fail with [`Code::Unavailable`](crate::Code::Unavailable).
+    pub fn balanced(endpoints: impl IntoIterator<Item = impl Into<Endpoint>>) -> ChannelBuilder {
         ChannelBuilder {
-            addresses: addresses.into_iter().map(Into::into).collect(),
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
             sessions: 1,
             config: Config::default(),
             keepalive: None,
             services: None,
             service_config: None,
             wait_for_ready: false,
+            #[cfg(feature = "grpc")]
+            http2: Http2Settings::default(),
         }
     }
 
@@ -171,13 +193,21 @@ impl Channel {
         }
     }
 
-    /// Returns the address of the server. `None` for one [in this process](Self::in_process), and for a peer that has
-    /// [connected by itself](crate::Request::channel).
+    /// Returns the address of a server that is reached through shared memory. `None` for one that is reached in another way, and
+    /// for a peer that has [connected by itself](crate::Request::channel).
     #[must_use]
     pub fn address(&self) -> Option<&Address> {
+        self.direct()?.connection.address()
+    }
+
+    /// Returns where the server is. `None` for one [in this process](Self::in_process).
+    #[must_use]
+    pub fn endpoint(&self) -> Option<Endpoint> {
         match &self.way {
-            Way::Direct(direct) => direct.connection.address(),
-            Way::Managed(managed) => managed.address(),
+            Way::Direct(direct) => direct.connection.address().map(Into::into),
+            Way::Managed(managed) => managed.address().map(Into::into),
+            #[cfg(feature = "grpc")]
+            Way::Http2(http2) => Some(http2.endpoint()),
             Way::Service(_) => None,
         }
     }
@@ -186,6 +216,8 @@ impl Channel {
     pub(super) fn direct(&self) -> Option<&Direct> {
         match &self.way {
             Way::Direct(direct) => Some(direct),
+            #[cfg(feature = "grpc")]
+            Way::Http2(_) => None,
             Way::Managed(_) | Way::Service(_) => None,
         }
     }
@@ -194,7 +226,24 @@ impl Channel {
     pub(super) fn managed(&self) -> Option<&Managed> {
         match &self.way {
             Way::Managed(managed) => Some(managed),
+            #[cfg(feature = "grpc")]
+            Way::Http2(_) => None,
             Way::Direct(_) | Way::Service(_) => None,
+        }
+    }
+
+    /// Makes a call for layers. If `never_fails`, not even the body of the response fails: what goes wrong becomes trailers.
+    #[cfg_attr(
+        not(feature = "grpc"),
+        expect(unused_variables, reason = "the bodies of sessions never fail")
+    )]
+    fn calling(&self, request: http::Request<Body>, never_fails: bool) -> Calling {
+        match &self.way {
+            Way::Direct(direct) => Box::pin(direct.clone().http(request)),
+            Way::Managed(managed) => Box::pin(managed.clone().http(request)),
+            #[cfg(feature = "grpc")]
+            Way::Http2(http2) => Box::pin(http2.clone().exchange(request, never_fails)),
+            Way::Service(service) => service.call(request),
         }
     }
 
@@ -216,11 +265,15 @@ impl Channel {
         match &self.way {
             Way::Direct(direct) => direct.alloc(len).await,
             Way::Managed(managed) => managed.alloc(len).await,
-            Way::Service(_) => Err(Status::failed_precondition(
-                "the channel does not go through a session",
-            )),
+            #[cfg(feature = "grpc")]
+            Way::Http2(_) => Err(no_session()),
+            Way::Service(_) => Err(no_session()),
         }
     }
+}
+
+fn no_session() -> Status {
+    Status::failed_precondition("the channel does not go through a session")
 }
 
 impl ChannelBuilder {
@@ -284,6 +337,22 @@ impl ChannelBuilder {
         self
     }
 
+    /// How `https` servers are known, and what they are shown. Default: [`ClientTls::new`].
+    #[cfg(feature = "grpc")]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.http2.tls = tls;
+        self
+    }
+
+    /// How long connecting over HTTP/2 may take, with TLS. Default: 20 s.
+    ///
+    /// For sessions there is [`handshake_timeout`](shmipc_transport::ConfigBuilder::handshake_timeout).
+    #[cfg(feature = "grpc")]
+    pub fn http2_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.http2.connect_timeout = timeout;
+        self
+    }
+
     /// Connects to the server; if there are several, to all of them.
     ///
     /// # Errors
@@ -294,34 +363,82 @@ impl ChannelBuilder {
     ///
     /// Cancel safe: a connection that is only half made is given up.
     pub async fn connect(self) -> Result<Channel, ConnectError> {
-        let channel = self.connect_lazy();
+        let channel = Channel { way: self.way()? };
         match &channel.way {
             Way::Direct(direct) => direct.connection.connect().await?,
             Way::Managed(managed) => managed.connect().await?,
+            #[cfg(feature = "grpc")]
+            Way::Http2(http2) => http2.connect().await?,
             Way::Service(_) => {}
         }
         Ok(channel)
     }
 
     /// Makes a channel that connects when it is first called.
+    ///
+    /// If the endpoint is none, all calls fail with [`Code::FailedPrecondition`](crate::Code::FailedPrecondition), and say why.
     #[must_use]
     pub fn connect_lazy(self) -> Channel {
+        match self.way() {
+            Ok(way) => Channel { way },
+            Err(error) => {
+                let status = Status::failed_precondition(error.to_string())
+                    .with_source(Arc::new(error) as Arc<_>);
+                Channel::from_service(Nowhere(status))
+            }
+        }
+    }
+
+    /// Returns the way to the endpoints, without going there.
+    fn way(self) -> Result<Way, ConnectError> {
         let Self {
-            addresses,
+            endpoints,
             sessions,
             mut config,
             keepalive,
             services,
             service_config,
             wait_for_ready,
+            #[cfg(feature = "grpc")]
+            http2,
         } = self;
         if let Some(keepalive) = keepalive {
             config = config.with_keepalive(keepalive);
         }
-        let members = addresses.into_iter().flat_map(|address| {
-            let connect = |address| {
+        let mut members = Vec::new();
+        for endpoint in &endpoints {
+            let address = match endpoint.way() {
+                endpoint::Way::SharedMemory(address) => address,
+                #[cfg(feature = "grpc")]
+                endpoint::Way::Http2(_) if services.is_some() => {
+                    return Err(ConnectError::OneWay {
+                        endpoint: endpoint.to_string(),
+                    });
+                }
+                #[cfg(feature = "grpc")]
+                endpoint::Way::Http2(address) => {
+                    if 1 < endpoints.len() || service_config.is_some() {
+                        return Err(ConnectError::Alone {
+                            endpoint: endpoint.to_string(),
+                        });
+                    }
+                    return Ok(Way::Http2(Http2Channel::new(
+                        address.clone(),
+                        Http2Settings { keepalive, ..http2 },
+                        wait_for_ready,
+                    )));
+                }
+                #[cfg(not(feature = "grpc"))]
+                endpoint::Way::Http2(_) => {
+                    return Err(ConnectError::NoHttp2 {
+                        endpoint: endpoint.to_string(),
+                    });
+                }
+                endpoint::Way::Invalid(error) => return Err(error.clone().into()),
+            };
+            let connect = || {
                 let target = Target {
-                    address,
+                    address: address.clone(),
                     config: config.clone(),
                     services: services.clone(),
                 };
@@ -330,29 +447,45 @@ impl ChannelBuilder {
                     wait_for_ready,
                 }
             };
-            std::iter::repeat_n(address, sessions).map(connect)
-        });
-        let members: Vec<_> = members.collect();
+            members.extend(std::iter::repeat_with(connect).take(sessions));
+        }
         let ways = match <[Direct; 1]>::try_from(members) {
-            Ok([direct]) if service_config.is_none() => {
-                return Channel {
-                    way: Way::Direct(direct),
-                };
-            }
+            Ok([direct]) if service_config.is_none() => return Ok(Way::Direct(direct)),
             Ok([direct]) => Ways::One(direct),
             Err(members) => Ways::Several(Arc::new(Balanced::new(members))),
         };
-        Channel {
-            way: Way::Managed(Managed {
-                ways,
-                config: service_config,
-                wait_for_ready,
-            }),
-        }
+        Ok(Way::Managed(Managed {
+            ways,
+            config: service_config,
+            wait_for_ready,
+        }))
     }
 }
 
-impl Service<http::Request<Body>> for Channel {
+/// What a channel leads to whose endpoint is none.
+#[derive(Clone)]
+struct Nowhere(Status);
+
+impl Service<http::Request<Body>> for Nowhere {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = Ready<Result<http::Response<Body>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        ready(Err(self.0.clone()))
+    }
+}
+
+/// For every body, so that clients fit whose bodies are of another kind, as those are that tonic generates.
+impl<B> Service<http::Request<B>> for Channel
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     type Response = http::Response<Body>;
     type Error = Status;
     type Future = ResponseFuture;
@@ -365,12 +498,17 @@ impl Service<http::Request<Body>> for Channel {
     /// Makes a call.
     ///
     /// What the server answers is a response, even if it says that the call failed. An error is what happened on
-    /// the way.
-    fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
-        match &self.way {
-            Way::Direct(direct) => ResponseFuture(Box::pin(direct.clone().http(request))),
-            Way::Managed(managed) => ResponseFuture(Box::pin(managed.clone().http(request))),
-            Way::Service(service) => service.call(request),
+    /// the way; for a body of another kind than [`Body`] that is a response, too, for who sends it may not know a [`Status`].
+    fn call(&mut self, request: http::Request<B>) -> ResponseFuture {
+        match downcast(request) {
+            Ok(request) => ResponseFuture {
+                future: self.calling(request, false),
+                never_fails: false,
+            },
+            Err(request) => ResponseFuture {
+                future: self.calling(request.map(Body::new), true),
+                never_fails: true,
+            },
         }
     }
 }
@@ -379,14 +517,17 @@ impl Future for ResponseFuture {
     type Output = Result<http::Response<Body>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        match (self.future.as_mut().poll(cx), self.never_fails) {
+            (Poll::Ready(Err(status)), true) => Poll::Ready(Ok(status.into_http())),
+            (polled, _) => polled,
+        }
     }
 }
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
-            .field("address", &self.address())
+            .field("endpoint", &self.endpoint())
             .finish_non_exhaustive()
     }
 }

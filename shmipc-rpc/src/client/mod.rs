@@ -11,7 +11,6 @@ mod channel;
 mod connection;
 mod direct;
 #[cfg(feature = "grpc")]
-#[expect(dead_code, reason = "channels do not reach it yet")]
 mod http2;
 mod in_process;
 mod managed;

@@ -13,9 +13,9 @@ use shmipc_transport::{Config, Listener};
 #[cfg(feature = "grpc")]
 use super::http2::{self, Http2Listener, Respond};
 use super::{ServerHandle, SessionServices, serve};
-#[cfg(feature = "grpc")]
-use crate::tls::ServerTls;
 use crate::{Endpoint, ServeError, endpoint::Way};
+#[cfg(feature = "grpc")]
+use crate::{Keepalive, tls::ServerTls};
 
 /// A server that listens, and is about to serve. Made by [`Server::bind`](crate::Server::bind).
 ///
@@ -52,7 +52,7 @@ pub(super) struct Services {
     #[cfg(feature = "grpc")]
     pub(super) tls: Option<ServerTls>,
     #[cfg(feature = "grpc")]
-    pub(super) http2: http2::Http2Settings,
+    pub(super) keepalive: Option<Keepalive>,
 }
 
 /// Something that connections come from.
@@ -97,7 +97,10 @@ impl BoundServer {
             }
             #[cfg(feature = "grpc")]
             Way::Http2(address) => {
-                let listener = Http2Listener::bind(address, self.services.tls.as_ref()).await?;
+                let Services {
+                    tls, takes_over, ..
+                } = &self.services;
+                let listener = Http2Listener::bind(address, tls.as_ref(), *takes_over).await?;
                 self.endpoints.push(listener.endpoint().clone());
                 self.sockets.push(Socket::Http2(listener));
             }
@@ -207,17 +210,17 @@ impl Services {
             }
             #[cfg(feature = "grpc")]
             Socket::Http2(listener) => {
-                let (services, limits, settings) = (
+                let (services, limits, keepalive) = (
                     self.respond.boxed_clone(),
                     self.sessions.limits(),
-                    self.http2,
+                    self.keepalive,
                 );
                 let drain = self.sessions.drain();
                 Box::pin(async move {
                     let told = Arc::clone(&drain);
                     let shutdown = async move { told.begun().await };
                     tokio::select! {
-                        served = http2::serve(listener, services, limits, settings, shutdown) => {
+                        served = http2::serve(listener, services, limits, keepalive, shutdown) => {
                             served.map_err(ServeError::Http2Accept)
                         }
                         // With the future, connections are dropped, and calls with them.

@@ -1,13 +1,9 @@
-#[cfg(feature = "grpc")]
-use std::time::Duration;
 use std::{fmt, future::pending, sync::Arc};
 
 use bytes::Bytes;
 use shmipc_transport::{Config, Keepalive, Listener};
 use tower_layer::{Identity, Layer, Stack};
 
-#[cfg(feature = "grpc")]
-use super::http2;
 use super::{
     ConnectedPeer, Limits, NamedService, Router, ServerHandle, Service, SessionServices,
     bound::{BoundServer, Services},
@@ -54,8 +50,6 @@ pub struct Server<L = Identity> {
     on_session: Option<OnSession>,
     #[cfg(feature = "grpc")]
     tls: Option<ServerTls>,
-    #[cfg(feature = "grpc")]
-    http2: http2::Http2Settings,
 }
 
 impl Server {
@@ -75,8 +69,6 @@ impl Server {
             on_session: None,
             #[cfg(feature = "grpc")]
             tls: None,
-            #[cfg(feature = "grpc")]
-            http2: http2::Http2Settings::default(),
         }
     }
 }
@@ -143,8 +135,6 @@ impl<L> Server<L> {
             on_session: self.on_session,
             #[cfg(feature = "grpc")]
             tls: self.tls,
-            #[cfg(feature = "grpc")]
-            http2: self.http2,
         }
     }
 
@@ -182,7 +172,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Ends sessions with clients that live and do not answer a ping, so that their calls end. Default: what
+    /// Ends sessions and connections with clients that live and do not answer a ping, so that their calls end. Default: what
     /// [`config`](Self::config) says, which is not to.
     ///
     /// It has no effect on [`serve_with_listener`](Self::serve_with_listener).
@@ -195,9 +185,10 @@ impl<L> Server<L> {
     ///
     /// From one moment to the next, clients that connect come here. The predecessor keeps those it has until it
     /// [drains](ServerHandle::drain), which it must be told: then its clients come here as well, and none of their calls
-    /// fails. Only paths can be taken over; see [`Listener::take_over_with`] for who can do so.
+    /// fails. Only paths can be taken over, those of Unix sockets for HTTP/2 as well; see [`Listener::take_over_with`] for who
+    /// can do so.
     ///
-    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), nor on HTTP/2.
+    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener).
     pub fn take_over(mut self, take_over: bool) -> Self {
         self.takes_over = take_over;
         self
@@ -216,16 +207,6 @@ impl<L> Server<L> {
     #[cfg(feature = "grpc")]
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
-        self
-    }
-
-    /// Pings clients over HTTP/2 that have been silent for `interval`, and hangs up on those that do not answer within
-    /// `timeout`. Default: nobody is pinged.
-    ///
-    /// Clients over shared memory need no pings: their end is noticed at once.
-    #[cfg(feature = "grpc")]
-    pub fn http2_keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
-        self.http2.keepalive = Some((interval, timeout));
         self
     }
 }
@@ -359,7 +340,7 @@ where
         }
         let takes_over = self.takes_over;
         #[cfg(feature = "grpc")]
-        let (tls, http2) = (self.tls.clone(), self.http2);
+        let (tls, keepalive) = (self.tls.clone(), self.keepalive);
         let (service, sessions) = self.into_services();
         #[cfg(not(feature = "grpc"))]
         drop(service);
@@ -372,7 +353,7 @@ where
             #[cfg(feature = "grpc")]
             tls,
             #[cfg(feature = "grpc")]
-            http2,
+            keepalive,
         })
     }
 

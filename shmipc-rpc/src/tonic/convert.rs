@@ -84,10 +84,12 @@ impl<T> From<::tonic::Response<T>> for Response<T> {
     }
 }
 
-/// Message, metadata and extensions are kept; tonic's responses have no trailing metadata.
+/// Message, metadata and extensions are kept. Metadata that was to come after the message joins the rest, for tonic has no place for
+/// it.
 impl<T> From<Response<T>> for ::tonic::Response<T> {
     fn from(response: Response<T>) -> Self {
-        let (message, parts) = response.into_content();
+        let (message, mut parts) = response.into_content();
+        parts.metadata.extend(parts.trailers);
         let metadata = MetadataMap::from_headers(parts.metadata);
         Self::from_parts(metadata, message, parts.extensions)
     }

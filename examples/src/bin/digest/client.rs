@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use examples::digest::{Sha256Request, hasher_client::HasherClient};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use shmipc_rpc::{Address, Channel, Code, Config, Response};
+use shmipc_rpc::{Channel, Code, Config, Endpoint, Response};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, spawn_blocking},
@@ -55,7 +55,7 @@ struct Digest {
 
 impl Run {
     /// Does it, with the server at `address`. Returns whether there is a digest of every file.
-    pub(crate) async fn with(self, address: impl Into<Address>) -> Result<bool, Box<dyn Error>> {
+    pub(crate) async fn with(self, address: impl Into<Endpoint>) -> Result<bool, Box<dyn Error>> {
         let began = Instant::now();
         let shared = Arc::new(Shared::connect(address).await?);
         let progress = progress(&self.files);
@@ -90,7 +90,7 @@ impl Run {
 }
 
 impl Shared {
-    async fn connect(address: impl Into<Address>) -> Result<Self, Box<dyn Error>> {
+    async fn connect(address: impl Into<Endpoint>) -> Result<Self, Box<dyn Error>> {
         let config = Config::builder().memory_max(MEMORY_MAX).build()?;
         let channel = Channel::builder(address).config(config).connect().await?;
         Ok(Self {

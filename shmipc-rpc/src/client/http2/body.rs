@@ -19,6 +19,8 @@ use crate::{Body, Status, deadline, error::BoxError};
 #[derive(Debug)]
 pub(crate) struct SentBody {
     body: Body,
+    /// How long a message may be, if that can be told.
+    message_len_max: usize,
     /// Resolves when the other end is dropped.
     call: oneshot::Receiver<()>,
 }
@@ -35,14 +37,21 @@ pub(super) struct ReceivedBody {
     incoming: Option<Incoming>,
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whether what goes wrong on the way becomes trailers.
+    never_fails: bool,
     span: Span,
     _alive: CallAlive,
 }
 
 impl SentBody {
-    pub(super) fn new(body: Body) -> (Self, CallAlive) {
+    pub(super) fn new(body: Body, message_len_max: usize) -> (Self, CallAlive) {
         let (alive, call) = oneshot::channel();
-        (Self { body, call }, CallAlive { _call: alive })
+        let body = Self {
+            body,
+            message_len_max,
+            call,
+        };
+        (body, CallAlive { _call: alive })
     }
 }
 
@@ -54,7 +63,8 @@ impl http_body::Body for SentBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        let max = self.message_len_max;
+        if let Poll::Ready(frame) = self.body.poll_limited_frame(cx, max) {
             return Poll::Ready(match frame {
                 Some(Ok(frame)) if frame.is_data() => Some(Ok(frame)),
                 // A request has no trailers.
@@ -80,6 +90,7 @@ impl ReceivedBody {
     pub(super) fn new(
         incoming: Incoming,
         deadline: Option<Instant>,
+        never_fails: bool,
         span: Span,
         alive: CallAlive,
     ) -> Self {
@@ -87,6 +98,7 @@ impl ReceivedBody {
             incoming: Some(incoming),
             deadline,
             sleep: None,
+            never_fails,
             span,
             _alive: alive,
         }
@@ -127,20 +139,27 @@ impl http_body::Body for ReceivedBody {
         }
         let trailers = match ready!(self.poll_incoming(cx)).map(Frame::into_trailers) {
             Ok(Err(data)) => return Poll::Ready(Some(Ok(data))),
-            Ok(Ok(trailers)) => Status::from_headers(&trailers)
-                .map(|status| (status.code(), trailers))
-                .ok_or_else(no_status),
+            Ok(Ok(trailers)) => match Status::from_headers(&trailers) {
+                Some(status) => {
+                    record_code(&self.span, status.code());
+                    Ok(trailers)
+                }
+                None => Err(no_status()),
+            },
             Err(status) => Err(status),
         };
         self.incoming = None;
-        let code = match &trailers {
-            Ok((code, _)) => *code,
-            Err(status) => status.code(),
-        };
-        record_code(&self.span, code);
-        Poll::Ready(Some(
-            trailers.map(|(_, trailers)| Frame::trailers(trailers)),
-        ))
+        Poll::Ready(Some(match trailers {
+            Ok(trailers) => Ok(Frame::trailers(trailers)),
+            Err(status) => {
+                record_code(&self.span, status.code());
+                if self.never_fails {
+                    Ok(Frame::trailers(status.to_headers()))
+                } else {
+                    Err(status)
+                }
+            }
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,6 +12,7 @@ use tokio_rustls::{
 
 use super::SentBody;
 use crate::{
+    Keepalive,
     client::reconnect::Dial,
     endpoint::{Http2Address, Place},
     error::BoxError,
@@ -29,7 +30,7 @@ pub(crate) struct Http2Settings {
     /// How long making a connection may take.
     pub(crate) connect_timeout: Duration,
     /// How often a server that is silent is pinged while calls run, and how long it may take to answer.
-    pub(crate) keepalive: Option<(Duration, Duration)>,
+    pub(crate) keepalive: Option<Keepalive>,
 }
 
 impl Default for Http2Settings {
@@ -184,10 +185,11 @@ impl Dialer {
         builder
             .timer(TokioTimer::new())
             .max_header_list_size(HEADERS_LEN_MAX);
-        if let Some((interval, timeout)) = self.settings.keepalive {
+        if let Some(keepalive) = self.settings.keepalive {
             builder
-                .keep_alive_interval(interval)
-                .keep_alive_timeout(timeout);
+                .keep_alive_interval(keepalive.interval())
+                .keep_alive_timeout(keepalive.timeout())
+                .keep_alive_while_idle(keepalive.pings_while_idle());
         }
         let (sender, connection) = builder
             .handshake(TokioIo::new(stream))

@@ -6,17 +6,10 @@ mod dial;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    error::Error,
-    iter,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{error::Error, iter, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Uri, Version, header, uri::Scheme};
-use hyper::client::conn::http2::SendRequest;
-use tower_service::Service;
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tracing::{Span, field};
 
 pub use self::dial::Http2ConnectError;
@@ -27,7 +20,7 @@ use self::{
 };
 use super::reconnect::Reconnect;
 use crate::{
-    Body, Code, Status,
+    Body, Code, Endpoint, Status,
     context::CallContext,
     deadline::{self, Elapsed},
     endpoint::Http2Address,
@@ -57,6 +50,10 @@ impl Http2Channel {
         }
     }
 
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::http2(self.connection.dialer().address.clone())
+    }
+
     /// Connects now.
     pub(crate) async fn connect(&self) -> Result<(), Http2ConnectError> {
         self.connection.connect().await
@@ -64,12 +61,15 @@ impl Http2Channel {
 
     /// Makes a call. An error is what happened on the way; what the server answers is a response.
     ///
+    /// If `never_fails`, what goes wrong while the body of the response is received becomes trailers.
+    ///
     /// # Cancel safety
     ///
     /// A future, or the body of a response, that is dropped gives the call up.
-    async fn exchange(
+    pub(crate) async fn exchange(
         self,
         mut request: http::Request<Body>,
+        never_fails: bool,
     ) -> Result<http::Response<Body>, Status> {
         let context = Body::take_context(&mut request);
         let span = tracing::debug_span!(
@@ -85,7 +85,20 @@ impl Http2Channel {
             Ok(result) => result,
             Err(Elapsed) => Err(deadline::exceeded()),
         };
-        match result.and_then(|(response, alive)| accept(response, alive, deadline, &span)) {
+        let accepted = result.and_then(|(response, alive)| {
+            let incoming = accept(response, &span)?;
+            Ok(incoming.map(|incoming| match incoming {
+                Some(incoming) => Body::new(ReceivedBody::new(
+                    incoming,
+                    deadline,
+                    never_fails,
+                    span.clone(),
+                    alive,
+                )),
+                None => Body::empty(),
+            }))
+        });
+        match accepted {
             Ok(response) => Ok(response),
             Err(status) => {
                 record_code(&span, status.code());
@@ -99,10 +112,10 @@ impl Http2Channel {
         request: http::Request<Body>,
         context: &CallContext,
         deadline: Option<std::time::Instant>,
-    ) -> Result<(http::Response<hyper::body::Incoming>, CallAlive), Status> {
+    ) -> Result<(http::Response<Incoming>, CallAlive), Status> {
         let wait_for_ready = context.wait_for_ready.unwrap_or(self.wait_for_ready);
         let (parts, body) = request.into_parts();
-        let (body, alive) = SentBody::new(body);
+        let (body, alive) = SentBody::new(body, context.request_len_max);
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = Version::HTTP_2;
@@ -152,20 +165,6 @@ impl Http2Channel {
     }
 }
 
-impl Service<http::Request<Body>> for Http2Channel {
-    type Response = http::Response<Body>;
-    type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.clone().exchange(request))
-    }
-}
-
 /// Returns the earliest of all deadlines there are for a call that is made now.
 fn deadline_of(context: &CallContext, headers: &HeaderMap) -> Option<std::time::Instant> {
     let timeout = headers
@@ -195,17 +194,15 @@ fn request_headers(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Makes a response of what came, if it is one of gRPC.
+/// Checks that a response is one of gRPC. It has no body if its head tells how the call ended.
 fn accept(
-    response: http::Response<hyper::body::Incoming>,
-    alive: CallAlive,
-    deadline: Option<std::time::Instant>,
+    response: http::Response<Incoming>,
     span: &Span,
-) -> Result<http::Response<Body>, Status> {
+) -> Result<http::Response<Option<Incoming>>, Status> {
     let (parts, incoming) = response.into_parts();
     if let Some(status) = Status::from_headers(&parts.headers) {
         record_code(span, status.code());
-        return Ok(http::Response::from_parts(parts, Body::empty()));
+        return Ok(http::Response::from_parts(parts, None));
     }
     if parts.status != http::StatusCode::OK {
         let message = format!("the response has the HTTP status {}", parts.status);
@@ -215,8 +212,7 @@ fn accept(
         let message = "the response is not one of gRPC: its content type is another one";
         return Err(Status::unknown(message));
     }
-    let body = ReceivedBody::new(incoming, deadline, span.clone(), alive);
-    Ok(http::Response::from_parts(parts, Body::new(body)))
+    Ok(http::Response::from_parts(parts, Some(incoming)))
 }
 
 /// Finds out what a call comes to that HTTP/2 could not carry.

@@ -1,15 +1,20 @@
 //! Both sides of HTTP/2, in one process.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::HeaderValue;
 use tokio::task::JoinHandle;
 
+use tower_service::Service;
+
 use super::*;
 use crate::{
-    Endpoint, Method, Request, Response, ServeError, Server,
+    Channel, Endpoint, Method, Request, Response, ServeError, Server,
     client::Caller,
-    endpoint::Way,
     server::{NamedService, ResponseFuture},
 };
 
@@ -77,7 +82,7 @@ impl Service<http::Request<Body>> for Lab {
 }
 
 struct Running {
-    channel: Http2Channel,
+    channel: Channel,
     stop: tokio::sync::oneshot::Sender<()>,
     server: JoinHandle<Result<(), ServeError>>,
 }
@@ -87,14 +92,11 @@ async fn run(endpoint: impl Into<Endpoint>) -> Running {
         .add_service(Lab)
         .max_response_size(1 << 20);
     let server = server.bind(endpoint).await.expect("the endpoint is free");
-    let Way::Http2(address) = server.endpoints()[0].way().clone() else {
-        panic!("it is HTTP/2");
-    };
+    let channel = Channel::builder(server.endpoints()[0].clone()).connect_lazy();
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let server = tokio::spawn(server.serve_with_shutdown(async {
         let _ = stopped.await;
     }));
-    let channel = Http2Channel::new(address, Http2Settings::default(), false);
     Running {
         channel,
         stop,
@@ -103,7 +105,7 @@ async fn run(endpoint: impl Into<Endpoint>) -> Running {
 }
 
 async fn call(
-    channel: &Http2Channel,
+    channel: &Channel,
     method: &Method,
     request: Request<Vec<u8>>,
 ) -> Result<Response<Vec<u8>>, Status> {

@@ -8,14 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tracing::Span;
 
 use crate::{
     Body, Code, Status,
-    body::grpc::PREFIX_LEN,
-    deadline, frame,
+    cancel::CallGuard,
+    deadline,
     server::{call::record_code, panic::guarded},
 };
 
@@ -25,17 +25,10 @@ pub(crate) struct AnswerBody {
     body: Option<Body>,
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// How long a message may be, if that can be told.
+    message_len_max: usize,
     span: Span,
-}
-
-/// Refuses a message that is longer than the server allows itself, if the length is known.
-pub(super) fn check_size(body: &Body, message_len_max: usize) -> Result<(), Status> {
-    let len = body.size_hint().exact().unwrap_or(0);
-    let len = usize::try_from(len).unwrap_or(usize::MAX);
-    if message_len_max < len.saturating_sub(PREFIX_LEN) {
-        return Err(frame::message_too_large(len - PREFIX_LEN, message_len_max));
-    }
-    Ok(())
+    guard: Option<CallGuard>,
 }
 
 impl AnswerBody {
@@ -45,16 +38,26 @@ impl AnswerBody {
             body: None,
             deadline: None,
             sleep: None,
+            message_len_max: 0,
             span: Span::none(),
+            guard: None,
         }
     }
 
-    pub(super) fn new(body: Body, deadline: Option<Instant>, span: Span) -> Self {
+    pub(super) fn new(
+        body: Body,
+        deadline: Option<Instant>,
+        message_len_max: usize,
+        span: Span,
+        guard: CallGuard,
+    ) -> Self {
         Self {
             body: Some(body),
             deadline,
             sleep: None,
+            message_len_max,
             span,
+            guard: Some(guard),
         }
     }
 
@@ -66,10 +69,11 @@ impl AnswerBody {
         let Some(body) = &mut self.body else {
             return Poll::Ready(Err(Ok(HeaderMap::new())));
         };
+        let max = self.message_len_max;
         let polled = {
             let _scope = deadline::Scope::enter(self.deadline);
             let _span = self.span.enter();
-            guarded(|| Pin::new(body).poll_frame(cx))
+            guarded(|| body.poll_limited_frame(cx, max))
         };
         match polled {
             Err(panicked) => return Poll::Ready(Err(Err(panicked))),
@@ -115,6 +119,9 @@ impl http_body::Body for AnswerBody {
         let body = self.body.take();
         // What a destructor of the application panics about does not matter any more.
         let _ = guarded(|| drop(body));
+        if let Some(guard) = self.guard.take() {
+            guard.finish();
+        }
         let (code, trailers) = with_status(trailers);
         record_code(&self.span, code);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))

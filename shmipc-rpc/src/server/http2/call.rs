@@ -13,7 +13,8 @@ use tracing::{Span, field};
 
 use super::{AnswerBody, Respond, Responding, listen::RemoteAddr};
 use crate::{
-    Body, Cancellation, Peer, Status,
+    Body, Peer, Status,
+    cancel::CallGuard,
     context::CallContext,
     deadline::{self, Elapsed},
     grpc_headers,
@@ -31,7 +32,7 @@ pub(super) async fn serve_call(
         return refusal;
     }
     let span = span(&request, &client);
-    let (request, deadline) = match prepare(request, client, limits) {
+    let (request, deadline, guard) = match prepare(request, client, limits) {
         Ok(prepared) => prepared,
         Err(status) => {
             record_code(&span, status.code());
@@ -55,7 +56,7 @@ pub(super) async fn serve_call(
     };
     // What a destructor of the application panics about does not matter any more.
     let _ = guarded(|| drop(progress));
-    answer(response, deadline, limits, span)
+    answer(response, deadline, limits, span, guard)
 }
 
 /// How far a call has come.
@@ -116,12 +117,12 @@ fn span(request: &http::Request<Incoming>, client: &Extensions) -> Span {
     )
 }
 
-/// Returns the request as services expect it, and until when it may take.
+/// Returns the request as services expect it, until when it may take, and what tells the handler that it is over.
 fn prepare(
     request: http::Request<Incoming>,
     client: Extensions,
     limits: Limits,
-) -> Result<(http::Request<Body>, Option<Instant>), Status> {
+) -> Result<(http::Request<Body>, Option<Instant>, CallGuard), Status> {
     let (mut parts, incoming) = request.into_parts();
     let timeout = match parts.headers.get(grpc_headers::TIMEOUT) {
         None => None,
@@ -136,16 +137,17 @@ fn prepare(
         ));
     }
     let deadline = timeout.and_then(deadline::after);
+    let (guard, cancellation) = CallGuard::new(deadline);
     let context = CallContext {
-        served: None,
-        cancellation: Cancellation::new(None, deadline),
+        cancellation,
         message_len_max: limits.request_len_max,
         ..CallContext::default()
     };
     parts.extensions.extend(client);
     parts.extensions.insert(context.clone());
     let body = Body::new(incoming).with_context(context);
-    Ok((http::Request::from_parts(parts, body), deadline))
+    let request = http::Request::from_parts(parts, body);
+    Ok((request, deadline, guard))
 }
 
 /// Makes the response of a failure: nothing but headers.
@@ -161,17 +163,15 @@ fn answer(
     deadline: Option<Instant>,
     limits: Limits,
     span: Span,
+    guard: CallGuard,
 ) -> http::Response<AnswerBody> {
     let (mut parts, body) = response.into_parts();
     if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
         record_code(&span, status.code());
+        guard.finish();
         return fail(status);
     }
-    if let Err(status) = super::answer::check_size(&body, limits.response_len_max) {
-        record_code(&span, status.code());
-        return fail(status);
-    }
-    let body = AnswerBody::new(body, deadline, span);
+    let body = AnswerBody::new(body, deadline, limits.response_len_max, span, guard);
     let mut response = http::Response::from_parts(parts, body);
     complete(&mut response);
     response

@@ -90,6 +90,7 @@ impl Http2Listener {
     pub(crate) async fn bind(
         address: &Http2Address,
         tls: Option<&ServerTls>,
+        takes_over: bool,
     ) -> Result<Self, Http2BindError> {
         let tls = match (address.tls, tls) {
             (false, _) => None,
@@ -117,7 +118,11 @@ impl Http2Listener {
                 })
             }
             Place::Unix(path) => {
-                let listener = PlainListener::bind(path.clone());
+                let listener = if takes_over {
+                    PlainListener::take_over(path.clone())
+                } else {
+                    PlainListener::bind(path.clone())
+                };
                 let listener = listener.map_err(|source| Http2BindError::Unix {
                     endpoint: address.to_string(),
                     source,

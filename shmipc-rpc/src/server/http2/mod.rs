@@ -17,7 +17,7 @@ pub(crate) use self::listen::Http2Listener;
 pub use self::listen::{ClientCertificates, Http2BindError, RemoteAddr};
 use self::{answer::AnswerBody, call::serve_call, listen::Accepted};
 use super::{Limits, Service, router::call_when_ready};
-use crate::{Body, error::BoxError};
+use crate::{Body, Keepalive, error::BoxError};
 
 /// The most bytes that the headers of a request may have.
 const HEADERS_LEN_MAX: u32 = 64 << 10;
@@ -27,13 +27,6 @@ const CALLS_MAX_DEFAULT: u32 = 1 << 10;
 
 /// How long to leave a system alone that lacks descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// How connections are served.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Http2Settings {
-    /// How often a client that is silent is pinged, and how long it may take to answer.
-    pub(crate) keepalive: Option<(Duration, Duration)>,
-}
 
 /// The future of a response. It never fails: failures are responses.
 type Responding = std::pin::Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
@@ -74,7 +67,7 @@ pub(crate) async fn serve(
     listener: Http2Listener,
     services: Box<dyn Respond>,
     limits: Limits,
-    settings: Http2Settings,
+    keepalive: Option<Keepalive>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut connections = JoinSet::new();
@@ -90,7 +83,7 @@ pub(crate) async fn serve(
                     let connection = Connection {
                         services: services.boxed_clone(),
                         limits,
-                        settings,
+                        keepalive,
                         watcher: graceful.watcher(),
                     };
                     connections.spawn(connection.serve(accepted));
@@ -121,7 +114,7 @@ fn is_fatal(error: &io::Error) -> bool {
 struct Connection {
     services: Box<dyn Respond>,
     limits: Limits,
-    settings: Http2Settings,
+    keepalive: Option<Keepalive>,
     watcher: Watcher,
 }
 
@@ -130,7 +123,7 @@ impl Connection {
         match accepted.establish().await {
             Ok((socket, client)) => {
                 let watcher = self.watcher;
-                let builder = builder(self.limits, self.settings);
+                let builder = builder(self.limits, self.keepalive);
                 let (services, limits) = (self.services, self.limits);
                 let service = service_fn(move |request: http::Request<Incoming>| {
                     let answer =
@@ -149,17 +142,17 @@ impl Connection {
     }
 }
 
-fn builder(limits: Limits, settings: Http2Settings) -> Builder<TokioExecutor> {
+fn builder(limits: Limits, keepalive: Option<Keepalive>) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     let calls_max = u32::try_from(limits.calls_per_session_max).unwrap_or(CALLS_MAX_DEFAULT);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(calls_max)
         .max_header_list_size(HEADERS_LEN_MAX);
-    if let Some((interval, timeout)) = settings.keepalive {
+    if let Some(keepalive) = keepalive {
         builder
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout);
+            .keep_alive_interval(keepalive.interval())
+            .keep_alive_timeout(keepalive.timeout());
     }
     builder
 }
