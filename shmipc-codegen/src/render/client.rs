@@ -62,7 +62,7 @@ fn connect(service: &Service, options: &Options) -> TokenStream {
             ///
             /// Returns why no connection could be made.
             pub async fn connect(
-                address: impl Into<#runtime::Address>,
+                address: impl Into<#runtime::Endpoint>,
             ) -> Result<Self, #runtime::ConnectError> {
                 #runtime::Channel::connect(address).await.map(Self::new)
             }

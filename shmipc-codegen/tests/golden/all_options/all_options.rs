@@ -88,7 +88,7 @@ pub mod route_guide_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -881,7 +881,7 @@ pub mod t_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -1220,7 +1220,7 @@ pub mod result_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -2116,7 +2116,7 @@ pub mod iterator_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -2419,7 +2419,7 @@ pub mod send_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -2716,7 +2716,7 @@ pub mod empty_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }

@@ -171,7 +171,7 @@ pub mod clashes_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -1760,7 +1760,7 @@ pub mod status_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }

@@ -76,7 +76,7 @@ pub mod self_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -736,7 +736,7 @@ pub mod t_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -1004,7 +1004,7 @@ pub mod future_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -1282,7 +1282,7 @@ pub mod send_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -1552,7 +1552,7 @@ pub mod _1_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }

@@ -47,7 +47,7 @@ pub mod greeter_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<crate::rpc::Address>,
+            address: impl Into<crate::rpc::Endpoint>,
         ) -> Result<Self, crate::rpc::ConnectError> {
             crate::rpc::Channel::connect(address).await.map(Self::new)
         }

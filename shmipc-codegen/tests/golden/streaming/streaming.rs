@@ -117,7 +117,7 @@ pub mod route_guide_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -447,7 +447,7 @@ pub mod stream_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }

@@ -54,7 +54,7 @@ pub mod first_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -216,7 +216,7 @@ pub mod second_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
@@ -393,7 +393,7 @@ pub mod none_client {
         ///
         /// Returns why no connection could be made.
         pub async fn connect(
-            address: impl Into<::shmipc_rpc::Address>,
+            address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
             ::shmipc_rpc::Channel::connect(address).await.map(Self::new)
         }
