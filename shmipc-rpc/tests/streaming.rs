@@ -437,3 +437,96 @@ async fn a_handler_that_stops_reading_still_answers() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_comes_before_a_message_that_is_too_long_arrives() {
+    let service = streams().list(|_| async {
+        let long = |text: &str| Packet {
+            payload: Bytes::from(vec![0; 200]),
+            ..packet(text)
+        };
+        Ok(Response::new(iter([
+            Ok(numbered(1)),
+            Ok(numbered(2)),
+            Ok(long("too long")),
+            Ok(numbered(3)),
+        ])))
+    });
+    let running = serve(
+        Server::builder()
+            .max_response_size(100)
+            .add_service(service),
+    );
+    in_time(async {
+        let caller = running.caller().await;
+        let mut messages = caller
+            .server_streaming::<_, Packet>(&LIST, Request::new(packet("")))
+            .await
+            .expect("it begins")
+            .into_inner();
+        for number in 1..=2 {
+            assert_eq!(
+                messages.message().await.expect("short"),
+                Some(numbered(number))
+            );
+        }
+        let status = messages.message().await.expect_err("too long");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(messages.message().await.expect("nothing follows"), None);
+
+        // And a caller's limit holds for each message.
+        let caller = running.caller().await.max_response_size(1);
+        let status = caller
+            .server_streaming::<_, Packet>(&LIST, Request::new(packet("")))
+            .await
+            .expect("it begins")
+            .into_inner()
+            .message()
+            .await
+            .expect_err("too long");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        caller.unary_is_fine().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn messages_of_all_lengths_keep_their_order() {
+    let lengths = || {
+        [
+            0, 1, 70, 2000, 2047, 2048, 2049, 30, 100_000, 5, 5, 5, 4096, 0,
+        ]
+    };
+    let running = serve(
+        Server::builder().add_service(streams().list(move |_| async move {
+            let messages = (0..500u64).flat_map(move |round| {
+                lengths().into_iter().map(move |len| {
+                    Ok(Packet {
+                        payload: Bytes::from(vec![u8::try_from(round % 251).unwrap_or(0); len]),
+                        number: round,
+                        ..Packet::default()
+                    })
+                })
+            });
+            Ok(Response::new(iter(messages)))
+        })),
+    );
+    let check = |caller: Caller| async move {
+        let mut messages = caller
+            .server_streaming::<_, Packet>(&LIST, Request::new(packet("")))
+            .await
+            .expect("it begins")
+            .into_inner();
+        for round in 0..500u64 {
+            for len in lengths() {
+                let message = messages.message().await.expect("it goes on");
+                let message = message.expect("as many as were sent");
+                assert_eq!((message.number, message.payload.len()), (round, len));
+                let byte = u8::try_from(round % 251).unwrap_or(0);
+                assert!(message.payload.iter().all(|&found| found == byte));
+            }
+        }
+        assert_eq!(messages.message().await.expect("it ends well"), None);
+    };
+    in_time(check(running.caller().await)).await;
+}

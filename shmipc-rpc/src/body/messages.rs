@@ -9,16 +9,19 @@ use std::{
 use futures_core::Stream;
 use http::HeaderMap;
 use pin_project_lite::pin_project;
-use shmipc_transport::{SendBuf, SendError};
+use shmipc_transport::{SendBuf, SendError, SendHalf};
 
 use super::{Encode, EncodeMessage, Encoded, Owned};
 use crate::{
     Status,
-    frame::{Ending, HalfError, HalfSender},
+    frame::{self, Ending, HalfError, HalfSender},
 };
 
 /// Messages sent in one poll, before other tasks get their turn.
-const MESSAGES_PER_POLL: usize = 128;
+const MESSAGES_PER_POLL: usize = 512;
+
+/// How long several messages may be that travel together: as much as lies in the ring itself.
+const GATHER_MAX: usize = SendHalf::SHORT_MAX;
 
 /// A stream of messages, whose type has been forgotten.
 ///
@@ -67,10 +70,17 @@ pub(crate) trait Source: Send {
 
 pin_project! {
     /// Messages of any source, on their way out.
+    ///
+    /// Those that are there at once travel together, as long as they are short.
     pub(crate) struct Outflow<S: Source> {
         #[pin]
         source: S,
-        held: Option<S::Message>,
+        // Taken from the source, and not sent yet: one of any length, or several that fit into one message of the transport.
+        held: Vec<(S::Message, usize)>,
+        // How long they are together.
+        held_len: usize,
+        // The one that did not fit.
+        next: Option<(S::Message, usize)>,
         ending: Option<Ending>,
         buffer: Option<SendBuf>,
         // Whether what is in the buffer is a head by itself.
@@ -82,73 +92,114 @@ impl<S: Source> Outflow<S> {
     pub(crate) fn new(source: S) -> Self {
         Self {
             source,
-            held: None,
+            held: Vec::new(),
+            held_len: 0,
+            next: None,
             ending: None,
             buffer: None,
             opens: false,
         }
     }
+
+    /// Takes messages from the source until it has none, or no other fits to those that are held. Returns how many, and whether
+    /// the source has none now.
+    fn gather(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &HalfSender) -> (usize, bool) {
+        let mut this = self.project();
+        // What opens a half travels with one message, and one that is too long must not take others with it.
+        let (together, len_max) = (out.is_open(), out.message_len_max());
+        let mut gathered = 0;
+        while this.ending.is_none() && this.next.is_none() {
+            let is_full = |(_, len): &(_, usize)| {
+                !together || GATHER_MAX <= *this.held_len || len_max < len - frame::PREFIX_LEN
+            };
+            if this.held.first().is_some_and(is_full) {
+                break;
+            }
+            match this.source.as_mut().poll_next(cx) {
+                Poll::Pending => return (gathered, true),
+                Poll::Ready(None) => {
+                    *this.ending = Some(Ending::Done(this.source.as_mut().take_trailers()));
+                }
+                Poll::Ready(Some(Err(status))) => *this.ending = Some(Ending::Failed(status)),
+                Poll::Ready(Some(Ok(message))) => {
+                    gathered += 1;
+                    let len = frame::PREFIX_LEN + message.encoded_len();
+                    let fits =
+                        *this.held_len + len <= GATHER_MAX && len - frame::PREFIX_LEN <= len_max;
+                    if this.held.is_empty() || fits {
+                        *this.held_len += len;
+                        this.held.push((message, len));
+                    } else {
+                        *this.next = Some((message, len));
+                    }
+                    if this.source.is_done() {
+                        *this.ending = Some(Ending::Done(this.source.as_mut().take_trailers()));
+                    }
+                }
+            }
+        }
+        (gathered, false)
+    }
 }
 
 impl<S: Source> Messages for Outflow<S> {
     fn poll_send(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         out: &mut Option<HalfSender>,
     ) -> Poll<Result<Ending, SendError>> {
-        let mut this = self.project();
         let Some(out) = out else {
             return Poll::Ready(Err(SendError::Finished));
         };
-        for _ in 0..MESSAGES_PER_POLL {
-            if this.ending.is_none() && this.held.is_none() {
-                let next = if *this.opens {
-                    Poll::Pending
-                } else {
-                    this.source.as_mut().poll_next(cx)
-                };
-                match next {
-                    Poll::Ready(Some(Ok(message))) => *this.held = Some(message),
-                    Poll::Ready(Some(Err(status))) => *this.ending = Some(Ending::Failed(status)),
-                    Poll::Ready(None) => {}
-                    Poll::Pending => {
-                        // Whoever waits for the head learns at once that there is somebody.
-                        let opened = out.poll_open(cx, this.buffer);
-                        let opening = mem::replace(this.opens, opened.is_pending());
-                        match ready!(opened) {
-                            Ok(()) if opening => continue,
-                            Ok(()) => return Poll::Pending,
-                            Err(HalfError::Stream(error)) => return Poll::Ready(Err(error)),
-                            Err(HalfError::Frame(status)) => {
-                                *this.ending = Some(Ending::Failed(status));
-                            }
-                        }
+        let mut budget = MESSAGES_PER_POLL;
+        while budget != 0 {
+            let mut is_dry = *self.as_mut().project().opens;
+            if !is_dry && self.buffer.is_none() {
+                let (gathered, dry) = self.as_mut().gather(cx, out);
+                budget = budget.saturating_sub(gathered.max(1));
+                is_dry = dry;
+            }
+            let this = self.as_mut().project();
+            let sent = match (&mut this.held[..], &mut *this.ending) {
+                ([], None) => {
+                    // Whoever waits for the head learns at once that there is somebody.
+                    let opened = out.poll_open(cx, this.buffer);
+                    let was_opening = mem::replace(this.opens, opened.is_pending());
+                    match ready!(opened) {
+                        Ok(()) if is_dry && !was_opening => return Poll::Pending,
+                        opened => opened,
                     }
                 }
-                if this.ending.is_none() && (this.held.is_none() || this.source.is_done()) {
-                    *this.ending = Some(Ending::Done(this.source.as_mut().take_trailers()));
-                }
-            }
-            let sent = match (&mut *this.held, &mut *this.ending) {
-                (Some(message), None) => ready!(out.poll_message(cx, message, this.buffer)),
-                (message, ending) => {
-                    let ending = ending.get_or_insert(Ending::Done(None));
-                    let sent = ready!(out.poll_end(cx, message.as_mut(), ending, this.buffer));
+                (held @ ([] | [_]), Some(ending)) if this.next.is_none() => {
+                    let message = held.first_mut().map(|(message, _)| message);
+                    let sent = ready!(out.poll_end(cx, message, ending, this.buffer));
                     if sent.is_ok() {
                         let ended = this.ending.take().unwrap_or(Ending::Done(None));
                         return Poll::Ready(Ok(ended));
                     }
                     sent
                 }
+                ([(message, _)], _) => ready!(out.poll_message(cx, message, this.buffer)),
+                (held, _) => ready!(out.poll_messages(cx, held, *this.held_len)),
             };
-            *this.held = None;
+            this.held.clear();
+            *this.held_len = 0;
+            if let Some(next) = this.next.take() {
+                *this.held_len = next.1;
+                this.held.push(next);
+            }
             match sent {
                 Ok(()) => {}
                 Err(HalfError::Stream(error)) => return Poll::Ready(Err(error)),
                 Err(HalfError::Frame(status)) => {
                     *this.buffer = None;
+                    this.held.clear();
                     *this.ending = Some(Ending::Failed(status));
                 }
+            }
+            if is_dry && this.held.is_empty() && this.ending.is_none() && out.is_open() {
+                // The source will wake us.
+                return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();

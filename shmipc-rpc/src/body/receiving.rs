@@ -26,6 +26,8 @@ pub(crate) struct Receiving {
     side: Side,
     /// What came with the frame that was read last.
     message: Option<RecvBuf>,
+    /// Frames that arrived together with that.
+    rest: RecvBuf,
     ending: Option<Result<Option<Box<HeaderMap>>, Status>>,
     message_len_max: usize,
     /// What lasts as long as this.
@@ -58,6 +60,7 @@ impl Receiving {
                 timer: None,
             },
             message: None,
+            rest: RecvBuf::default(),
             ending: None,
             message_len_max,
             held: None,
@@ -75,6 +78,7 @@ impl Receiving {
             stream,
             side: Side::Server,
             message,
+            rest: RecvBuf::default(),
             ending: is_last.then_some(Ok(None)),
             message_len_max,
             held: None,
@@ -237,8 +241,15 @@ impl Receiving {
 
     /// Polls for the next frame. `None`: the other side has ended its half without one.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, Status>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Ok(Some(frame::take_first(&mut self.rest))));
+        }
         match self.stream.poll_recv(cx) {
-            Poll::Ready(Ok(frame)) => Poll::Ready(Ok(frame)),
+            Poll::Ready(Ok(Some(message))) => {
+                self.rest = message;
+                Poll::Ready(Ok(Some(frame::take_first(&mut self.rest))))
+            }
+            Poll::Ready(Ok(None)) => Poll::Ready(Ok(None)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.not_received(error))),
             Poll::Pending => {
                 if let Side::Caller {
@@ -273,6 +284,7 @@ impl Receiving {
             self.stream.reset(ABANDONED);
         }
         self.message = None;
+        self.rest = RecvBuf::default();
         self.ending = Some(Ok(None));
         self.held = None;
         status

@@ -6,11 +6,13 @@ use std::{
     time::Instant,
 };
 
+use bytes::BufMut;
 use http::{HeaderMap, Uri};
-use shmipc_transport::{SendBuf, SendError, SendHalf};
+use shmipc_transport::{Flush, SendBuf, SendError, SendHalf};
 
 use super::{
-    Flags, FrameTooLarge, HeadRef, Outgoing, RequestHeadRef, ResponseHeadRef, TrailersRef,
+    Flags, FrameTooLarge, HeadRef, Outgoing, PREFIX_LEN, Prefix, RequestHeadRef, ResponseHeadRef,
+    TrailersRef,
 };
 use crate::{
     Status,
@@ -117,6 +119,11 @@ impl HalfSender {
         }
     }
 
+    /// How long a message may be.
+    pub(crate) fn message_len_max(&self) -> usize {
+        self.message_len_max
+    }
+
     /// Whether what opens the half was sent.
     pub(crate) fn is_open(&self) -> bool {
         self.opening.is_none()
@@ -142,6 +149,29 @@ impl HalfSender {
         buffer: &mut Option<SendBuf>,
     ) -> Poll<Result<(), HalfError>> {
         self.poll_frame(cx, Some(message), Flags::MESSAGE, buffer)
+    }
+
+    /// Polls for several messages to be sent together that others may follow, after what opens the half. Each comes with the length
+    /// of its frame. None is longer than it may be, and all together are short.
+    pub(crate) fn poll_messages<M: Encode>(
+        &mut self,
+        cx: &mut Context<'_>,
+        messages: &mut [(M, usize)],
+        len: usize,
+    ) -> Poll<Result<(), HalfError>> {
+        debug_assert!(self.opening.is_none(), "what opens a half travels alone");
+        let sent = self.stream.poll_send_exact(cx, len, Flush::More, |out| {
+            for (message, len) in &mut *messages {
+                let prefix = Prefix {
+                    message_len: u32::try_from(*len - PREFIX_LEN).unwrap_or(u32::MAX),
+                    head_len: 0,
+                    flags: Flags::MESSAGE,
+                };
+                out.put_slice(&prefix.encode());
+                message.encode_to_slice(out);
+            }
+        });
+        sent.map_err(HalfError::Stream)
     }
 
     /// Polls for the end of the half to be sent, and the last message with it if there is one.

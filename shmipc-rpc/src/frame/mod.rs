@@ -15,6 +15,7 @@ mod reader;
 mod response;
 
 use bytes::Buf;
+use shmipc_transport::RecvBuf;
 
 pub(crate) use self::{
     half::{Ending, HalfError, HalfSender},
@@ -106,6 +107,21 @@ impl Prefix {
     }
 }
 
+/// Takes the first frame off a message of the transport, in which several may follow each other (R1).
+///
+/// What cannot be told apart is taken as one frame, which [`open`] refuses.
+pub(crate) fn take_first(message: &mut RecvBuf) -> RecvBuf {
+    if let Some((prefix, _)) = message.chunk().split_first_chunk()
+        && let Ok(prefix) = Prefix::decode(*prefix)
+    {
+        let len = PREFIX_LEN + usize::from(prefix.head_len) + prefix.message_len as usize;
+        if len < message.len() {
+            return message.split_to(len);
+        }
+    }
+    std::mem::take(message)
+}
+
 /// Takes prefix and head off `frame`, which then holds exactly the message.
 ///
 /// `read_head` sees the head in place.
@@ -175,6 +191,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn frames_that_travel_together_are_told_apart() {
+        let frame = |message: &'static [u8]| {
+            let prefix = Prefix {
+                message_len: u32::try_from(message.len()).unwrap(),
+                head_len: 0,
+                flags: Flags::MESSAGE,
+            };
+            frame(prefix.encode(), message)
+        };
+        let parts = [frame(b"one"), frame(b""), frame(b"three")];
+        let mut message = RecvBuf::from(Bytes::from(parts.concat()));
+        for part in parts {
+            let mut first = take_first(&mut message);
+            assert_eq!(first.copy_to_bytes(first.len()), part);
+        }
+        assert!(message.is_empty());
+        // What cannot be told apart stays in one piece, and is refused.
+        let mut rest = RecvBuf::from(Bytes::from_static(&[9, 0, 0, 0, 0, 0, 2, 0, 1]));
+        let mut first = take_first(&mut rest);
+        assert!(rest.is_empty());
+        assert!(open(&mut first, |_, _| Ok(())).is_err());
+    }
 
     fn frame(prefix: [u8; PREFIX_LEN], rest: &[u8]) -> Vec<u8> {
         [&prefix[..], rest].concat()

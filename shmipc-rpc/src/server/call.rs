@@ -19,7 +19,6 @@ use super::{
     router::MethodId,
     running::CallPermit,
     session::Shared,
-    stream_reply::StreamReply,
 };
 use crate::{
     Body, Code, Status,
@@ -45,8 +44,6 @@ pub(super) enum Progress {
         dispatch: Box<dyn Dispatch>,
     },
     Running(Running),
-    /// The handler is done, and its messages are yet to come.
-    Streams(StreamReply),
     Over,
 }
 
@@ -78,10 +75,8 @@ impl Call {
                 send(reply, &mut stream, message_len_max).await;
             }
             Some(Outcome::Stream(reply)) => {
-                let code = reply
-                    .send(stream, deadline, message_len_max, &span, &mut permit)
-                    .await;
-                record_code(&span, code);
+                let sending = reply.begin(stream, deadline, message_len_max);
+                record_code(&span, sending.run(&span, &mut permit).await);
             }
         }
         drop(permit);
@@ -150,12 +145,11 @@ impl Progress {
                 request,
                 mut dispatch,
             } => Self::Running(dispatch.start(*request)),
-            Self::Streams(reply) => return Poll::Ready(Outcome::Stream(reply)),
             progress @ (Self::Running(_) | Self::Over) => progress,
         };
         match self {
             Self::Running(running) => running.poll(cx),
-            Self::New { .. } | Self::Streams(_) | Self::Over => Poll::Pending,
+            Self::New { .. } | Self::Over => Poll::Pending,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 /// A call that is about to begin.
 pub(super) struct Incoming {
     pub(super) deadline: Option<Instant>,
-    /// Which method it is. `None` if no service announces it; one may know it all the same.
+    /// Which method it is, or what stands for it. `None` if there is no such service.
     pub(super) method: Option<MethodId>,
     pub(super) span: Span,
     /// Where the response goes.
@@ -120,8 +120,9 @@ fn read_head(
     }
     let RequestHead { path, timeout } = RequestHead::decode(head, request.headers_mut())?;
     let method = routes.method(path);
-    *request.uri_mut() = match method {
-        Some(method) => routes.known(method).uri.clone(),
+    let known = method.and_then(|method| routes.known(method).uri.clone());
+    *request.uri_mut() = match known {
+        Some(uri) => uri,
         None => match path.parse() {
             // A URI may also be one with a host, which means nothing here.
             Ok(uri) if path.starts_with('/') => uri,

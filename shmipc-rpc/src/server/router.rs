@@ -26,9 +26,9 @@ pub struct Router {
 #[derive(Default)]
 pub(super) struct Routes {
     services: Vec<Box<dyn Route>>,
-    /// Which of `services` has this name.
-    names: HashMap<&'static str, usize>,
-    /// The methods that the services announce.
+    /// What stands for the methods that a service of this name has, but does not announce.
+    names: HashMap<&'static str, MethodId>,
+    /// The methods that the services announce, and for each service one that stands for all that it does not.
     methods: Vec<KnownMethod>,
     /// Which of `methods` has this path. Paths from the wire are only looked up, never added, so they cannot make it slow.
     paths: HashMap<&'static str, MethodId, foldhash::fast::RandomState>,
@@ -38,14 +38,14 @@ pub(super) struct Routes {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MethodId(usize);
 
-/// A method that a service announces.
+/// A method that a service announces, or all that it does not.
 #[derive(Debug)]
 pub(super) struct KnownMethod {
     /// Which service has it.
     service: usize,
-    /// Its path, ready for use in a request.
-    pub(super) uri: Uri,
-    /// Whether it has one request and one response.
+    /// Its path, ready for use in a request, if it is one method.
+    pub(super) uri: Option<Uri>,
+    /// Whether it may have one request and one response.
     pub(super) is_unary: bool,
     /// Where its handlers are polled first.
     pub(super) pace: Pace,
@@ -71,13 +71,19 @@ impl Routes {
         B::Error: Into<BoxError>,
     {
         let index = self.services.len();
-        let replaced = self.names.insert(S::NAME, index);
+        let replaced = self.names.insert(S::NAME, MethodId(self.methods.len()));
         assert!(
             replaced.is_none(),
             "a server cannot have two services with the name {:?}",
             S::NAME
         );
         self.services.push(Box::new(Routed(service)));
+        self.methods.push(KnownMethod {
+            service: index,
+            uri: None,
+            is_unary: true,
+            pace: Pace::default(),
+        });
         for method in S::METHODS {
             // What is no URI cannot be called.
             if let Ok(uri) = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes())) {
@@ -85,7 +91,7 @@ impl Routes {
                     .insert(method.path(), MethodId(self.methods.len()));
                 self.methods.push(KnownMethod {
                     service: index,
-                    uri,
+                    uri: Some(uri),
                     is_unary: method.kind() == MethodKind::Unary,
                     pace: Pace::default(),
                 });
@@ -93,9 +99,13 @@ impl Routes {
         }
     }
 
-    /// Returns the method at `path`, if a service announces one.
+    /// Returns the method at `path`, or what stands for it if its service does not announce it.
     pub(super) fn method(&self, path: &str) -> Option<MethodId> {
-        self.paths.get(path).copied()
+        if let Some(method) = self.paths.get(path) {
+            return Some(*method);
+        }
+        let (name, _method) = path.strip_prefix('/')?.split_once('/')?;
+        self.names.get(name).copied()
     }
 
     /// Returns what is known of a method.
@@ -105,13 +115,7 @@ impl Routes {
 
     /// Returns the service that a path leads to.
     fn service(&self, path: &str) -> Option<&dyn Route> {
-        let index = match self.method(path) {
-            Some(method) => self.known(method).service,
-            None => {
-                let (name, _method) = path.strip_prefix('/')?.split_once('/')?;
-                *self.names.get(name)?
-            }
-        };
+        let index = self.known(self.method(path)?).service;
         self.services.get(index).map(|service| &**service)
     }
 }

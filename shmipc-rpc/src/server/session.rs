@@ -22,6 +22,7 @@ use super::{
     reply::{Outcome, Reply},
     router::{MethodId, Routes},
     served::Served,
+    stream_reply::{Ended, Sending},
 };
 use crate::{Body, Status, deadline};
 
@@ -87,7 +88,7 @@ impl SessionTask {
             let status = Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
             ));
-            return self.answer(stream.split().0, Reply::Failed(status), &Uri::default(), cx);
+            return self.answer(stream.split().0, Reply::Failed(status), Uri::default, cx);
         }
         let layered = self.dispatch.is_layered();
         let mut request = http::Request::new(Body::empty());
@@ -101,7 +102,8 @@ impl SessionTask {
         ) {
             Ok(incoming) => incoming,
             Err((stream, status)) => {
-                return self.answer(stream, Reply::Failed(status), request.uri(), cx);
+                let path = || request.uri().clone();
+                return self.answer(stream, Reply::Failed(status), path, cx);
             }
         };
         let Incoming {
@@ -122,6 +124,11 @@ impl SessionTask {
             return self.spawn(stream, progress, path, deadline, method, span);
         };
 
+        // Known for methods that are announced, and copied for others.
+        let path = match proven.uri {
+            Some(_) => Uri::default(),
+            None => request.uri().clone(),
+        };
         let timed = if turn(&mut self.until_timed) {
             Some(Instant::now())
         } else {
@@ -135,19 +142,45 @@ impl SessionTask {
         if let Some(began) = timed {
             proven.pace.record(began.elapsed());
         }
+        let path = || proven.uri.clone().unwrap_or(path);
         let reply = match polled {
-            Ok(Ok(Outcome::Reply(reply))) => Ok(reply),
-            Ok(Ok(Outcome::Stream(reply))) => Err(Progress::Streams(reply)),
-            Ok(Err(running)) => Err(Progress::Running(running)),
-            Err(status) => Ok(Reply::Failed(status)),
-        };
-        match reply {
-            Ok(reply) => {
-                record_code(&span, reply.code());
-                self.answer(stream, reply, &proven.uri, cx);
+            Ok(Ok(Outcome::Reply(reply))) => reply,
+            Ok(Ok(Outcome::Stream(reply))) => {
+                let max = self.shared.limits.response_len_max;
+                let sending = reply.begin(stream, deadline, max);
+                return self.stream(sending, path, span, cx);
             }
-            Err(rest) => self.spawn(stream, rest, proven.uri.clone(), deadline, None, span),
+            Ok(Err(running)) => {
+                let progress = Progress::Running(running);
+                return self.spawn(stream, progress, path(), deadline, None, span);
+            }
+            Err(status) => Reply::Failed(status),
+        };
+        record_code(&span, reply.code());
+        self.answer(stream, reply, path, cx);
+    }
+
+    /// Sends messages; in a task of its own if that takes waiting. Those of a single message, which comes through a layer or
+    /// from a server that somebody else generated, rarely do.
+    fn stream(
+        &self,
+        mut sending: Sending,
+        path: impl FnOnce() -> Uri,
+        span: Span,
+        cx: &mut Context<'_>,
+    ) {
+        let ended = sending.poll(cx, &span);
+        if let Poll::Ready(Ended::With(code)) = ended {
+            return record_code(&span, code);
         }
+        let mut permit = self.served.calls.permit(path());
+        tokio::spawn(async move {
+            let code = match ended {
+                Poll::Ready(ended) => sending.end(ended).await,
+                Poll::Pending => sending.run(&span, &mut permit).await,
+            };
+            record_code(&span, code);
+        });
     }
 
     /// Goes on with a call in a task of its own.
@@ -176,7 +209,13 @@ impl SessionTask {
     }
 
     /// Sends a reply; in a task of its own if that takes waiting.
-    fn answer(&self, mut stream: SendHalf, mut reply: Reply, path: &Uri, cx: &mut Context<'_>) {
+    fn answer(
+        &self,
+        mut stream: SendHalf,
+        mut reply: Reply,
+        path: impl FnOnce() -> Uri,
+        cx: &mut Context<'_>,
+    ) {
         let message_len_max = self.shared.limits.response_len_max;
         // Here and below: a caller that has gone needs no answer.
         let Ok(false) = reply.try_send(&mut stream, message_len_max) else {
@@ -187,7 +226,7 @@ impl SessionTask {
         });
         // A long message rarely has to wait, and a task of its own would cost more than sending it.
         if sending.as_mut().poll(cx).is_pending() {
-            let mut permit = self.served.calls.permit(path.clone());
+            let mut permit = self.served.calls.permit(path());
             tokio::spawn(async move {
                 // What waits longer than there is time is given up.
                 poll_fn(|cx| match sending.as_mut().poll(cx) {

@@ -1,9 +1,14 @@
 //! A response of many messages, on its way out.
 
-use std::{future::poll_fn, pin::Pin, task::Poll, time::Instant};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
 
 use http::HeaderMap;
-use shmipc_transport::{SendError, SendHalf};
+use shmipc_transport::{SendError, SendHalf, StreamWatch};
 use tracing::Span;
 
 use super::{drain::shut_down, panic::guarded, running::CallPermit};
@@ -21,66 +26,103 @@ pub(super) struct StreamReply {
     pub(super) trailers: Option<Box<HeaderMap>>,
 }
 
+/// The same, once it is known where to.
+pub(super) struct Sending {
+    messages: Pin<Box<dyn Messages>>,
+    out: Option<HalfSender>,
+    watch: StreamWatch,
+    deadline: Option<Instant>,
+}
+
+/// What is to be done when no more messages will be sent.
+pub(super) enum Ended {
+    /// Nothing: the call ended like this.
+    With(Code),
+    /// The caller must be told that it failed.
+    Failing(Status),
+}
+
 /// There is no message in a frame that only ends a call.
 const NO_MESSAGE: Option<&mut Encoded<&'static [u8]>> = None;
 
 impl StreamReply {
-    /// Sends the messages, for as long as the caller waits. Returns how the call ended.
-    pub(super) async fn send(
+    /// Begins to send the messages to `stream`.
+    pub(super) fn begin(
         self,
         stream: SendHalf,
         deadline: Option<Instant>,
         message_len_max: usize,
-        span: &Span,
-        permit: &mut CallPermit,
-    ) -> Code {
-        let Self {
-            metadata,
-            mut messages,
-            trailers,
-        } = self;
-        let watch = stream.watch();
-        let trailers = trailers.map(|trailers| *trailers).unwrap_or_default();
-        let mut out = Some(HalfSender::server(
-            stream,
-            metadata,
-            trailers,
-            message_len_max,
-        ));
-        let sent = poll_fn(|cx| {
-            let polled = {
-                let _scope = deadline::Scope::enter(deadline);
-                let _span = span.enter();
-                guarded(|| messages.as_mut().poll_send(cx, &mut out))
-            };
-            match polled {
-                Ok(Poll::Ready(sent)) => Poll::Ready(Some(Ok(sent))),
-                Ok(Poll::Pending) if permit.poll_cut_off(cx).is_ready() => {
-                    Poll::Ready(Some(Err(shut_down())))
-                }
-                Ok(Poll::Pending) => watch.poll_abandoned(cx).map(|_| None),
-                Err(status) => Poll::Ready(Some(Err(status))),
+    ) -> Sending {
+        let trailers = self.trailers.map(|trailers| *trailers).unwrap_or_default();
+        Sending {
+            messages: self.messages,
+            watch: stream.watch(),
+            out: Some(HalfSender::server(
+                stream,
+                self.metadata,
+                trailers,
+                message_len_max,
+            )),
+            deadline,
+        }
+    }
+}
+
+impl Sending {
+    /// Polls for the messages to be sent.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, span: &Span) -> Poll<Ended> {
+        let polled = {
+            let _scope = deadline::Scope::enter(self.deadline);
+            let _span = span.enter();
+            guarded(|| self.messages.as_mut().poll_send(cx, &mut self.out))
+        };
+        Poll::Ready(match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(Ending::Done(_)))) => Ended::With(Code::Ok),
+            Ok(Poll::Ready(Ok(Ending::Failed(status)))) => Ended::With(status.code()),
+            Ok(Poll::Ready(Err(SendError::TooLarge { .. }))) => Ended::Failing(
+                Status::resource_exhausted("a message is larger than the memory of the session"),
+            ),
+            Ok(Poll::Ready(Err(SendError::Memory(_)))) => Ended::Failing(
+                Status::resource_exhausted("there is no memory for a message"),
+            ),
+            // The caller has gone.
+            Ok(Poll::Ready(Err(_))) => Ended::With(Code::Cancelled),
+            Err(status) => Ended::Failing(status),
+        })
+    }
+
+    /// Sends the messages, for as long as the caller waits. Returns how the call ended.
+    pub(super) async fn run(mut self, span: &Span, permit: &mut CallPermit) -> Code {
+        let deadline = self.deadline;
+        let sent = poll_fn(|cx| match self.poll(cx, span) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending if permit.poll_cut_off(cx).is_ready() => {
+                Poll::Ready(Ended::Failing(shut_down()))
+            }
+            Poll::Pending => {
+                let abandoned = self.watch.poll_abandoned(cx);
+                abandoned.map(|_| Ended::With(Code::Cancelled))
             }
         });
-        let status = match deadline::within(deadline, sent).await {
-            Ok(None) => return Code::Cancelled,
-            Ok(Some(Ok(Ok(Ending::Done(_))))) => return Code::Ok,
-            Ok(Some(Ok(Ok(Ending::Failed(status))))) => return status.code(),
-            Ok(Some(Ok(Err(SendError::TooLarge { .. })))) => {
-                Status::resource_exhausted("a message is larger than the memory of the session")
-            }
-            Ok(Some(Ok(Err(SendError::Memory(_))))) => {
-                Status::resource_exhausted("there is no memory for a message")
-            }
-            // The caller has gone.
-            Ok(Some(Ok(Err(_)))) => return Code::Cancelled,
-            Ok(Some(Err(status))) => status,
-            Err(Elapsed) => {
-                Status::deadline_exceeded("the deadline passed before the last message")
-            }
+        let ended = deadline::within(deadline, sent).await;
+        self.end(ended.unwrap_or_else(|Elapsed| {
+            Ended::Failing(Status::deadline_exceeded(
+                "the deadline passed before the last message",
+            ))
+        }))
+        .await
+    }
+
+    /// Tells the caller what is left to tell. Returns how the call ended.
+    pub(super) async fn end(mut self, ended: Ended) -> Code {
+        let status = match ended {
+            Ended::With(code) => return code,
+            Ended::Failing(status) => status,
         };
-        messages.as_mut().release(&mut out);
-        // As above: what a destructor panics about does not matter any more.
+        self.messages.as_mut().release(&mut self.out);
+        let Self { messages, out, .. } = self;
+        // What a destructor of the application panics about does not matter any more.
         let _ = guarded(|| drop(messages));
         let code = status.code();
         if let Some(mut out) = out {
