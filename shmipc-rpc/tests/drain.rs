@@ -5,14 +5,17 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use shmipc_rpc::{
-    Channel, Code, Request, Response, Server, Status,
+    Channel, Code, Request, Response, Sender, Server, Status,
     client::Caller,
     server::{Draining, ServerHandle},
 };
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::common::{LONG, Lab, Packet, RUN, SECRET, echo, hang, in_time, lab, packet};
+use crate::common::{
+    LONG, Lab, Packet, RUN, SECRET, echo, hang, in_time, lab, packet,
+    streams::{self, LIST},
+};
 
 struct Place(TempDir);
 
@@ -267,4 +270,58 @@ async fn a_stuck_client_without_calls_does_not_hold_up_the_drain_for_long() {
     std::thread::spawn(move || drop(stuck))
         .join()
         .expect("no panic");
+}
+
+#[tokio::test]
+async fn streams_are_told_and_those_that_go_on_are_cut_off() {
+    let place = Place::new();
+    let service = streams::streams().list(|request| async move {
+        let draining = request.draining();
+        let (mut sender, sink) = Sender::for_responses();
+        let goes_on = request.get_ref().text == "go on";
+        tokio::spawn(async move {
+            sender.send(&packet("first")).await?;
+            draining.begun().await;
+            sender.send(&packet("last")).await?;
+            if goes_on {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Status>(())
+        });
+        Ok(Response::new(sink))
+    });
+    let server = Server::builder()
+        .add_service(service)
+        .start(place.0.path().join("lab.sock"))
+        .await
+        .expect("nobody listens there");
+    let caller = place.caller().await;
+    let mut received = Vec::new();
+    for text in ["stop", "go on"] {
+        let call = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet(text)));
+        let mut stream = in_time(call).await.expect("it begins").into_inner();
+        let first = in_time(stream.message()).await.expect("it goes well");
+        assert_eq!(first, Some(packet("first")));
+        received.push(stream);
+    }
+    let report = in_time(server.drain(Duration::from_millis(100))).await;
+    assert_eq!(
+        (report.finished, report.cut_off.len()),
+        (1, 1),
+        "{report:?}"
+    );
+    assert_eq!(report.cut_off[0].method, LIST.path());
+    for stream in &mut received {
+        let last = in_time(stream.message()).await.expect("it goes well");
+        assert_eq!(last, Some(packet("last")));
+    }
+    assert_eq!(
+        in_time(received[0].message()).await.expect("it ends well"),
+        None
+    );
+    let status = in_time(received[1].message())
+        .await
+        .expect_err("it was cut off");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("shut down"), "{status}");
 }

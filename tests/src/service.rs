@@ -3,11 +3,13 @@
 use std::{
     convert::Infallible,
     future::pending,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use futures_core::Stream;
 use shmipc_rpc::{
     Body, Code, Method, Request, Response, Server, Status,
     client::Caller,
@@ -16,6 +18,8 @@ use shmipc_rpc::{
 
 /// Answers with the name of the service and the payload that it got.
 pub const ANSWER: Method = Method::unary("tests.Named", "Answer", "/tests.Named/Answer");
+/// Answers with as many packets as its payload has bytes, each with the name of the service.
+pub const LIST: Method = Method::server_streaming("tests.Named", "List", "/tests.Named/List");
 /// Never answers.
 pub const HANG: Method = Method::unary("tests.Named", "Hang", "/tests.Named/Hang");
 
@@ -51,7 +55,7 @@ impl Named {
 
 impl NamedService for Named {
     const NAME: &'static str = "tests.Named";
-    const METHODS: &'static [Method] = &[ANSWER, HANG];
+    const METHODS: &'static [Method] = &[ANSWER, LIST, HANG];
 }
 
 impl Service<http::Request<Body>> for Named {
@@ -67,6 +71,11 @@ impl Service<http::Request<Body>> for Named {
         let service = Arc::new(self.clone());
         match request.uri().path() {
             "/tests.Named/Answer" => server::unary(service, request, answer),
+            "/tests.Named/List" => {
+                server::server_streaming(service, request, async |service, request| {
+                    server::streamed(list(service, request).await)
+                })
+            }
             "/tests.Named/Hang" => server::unary(service, request, hang),
             _ => server::unimplemented(request),
         }
@@ -78,6 +87,39 @@ async fn answer(service: Arc<Named>, request: Request<Packet>) -> Result<Respons
         name: service.name.as_ref().to_owned(),
         payload: request.into_inner().payload,
     }))
+}
+
+async fn list(service: Arc<Named>, request: Request<Packet>) -> Result<Response<Copies>, Status> {
+    let packet = Packet {
+        name: service.name.as_ref().to_owned(),
+        ..Packet::default()
+    };
+    let left = request.into_inner().payload.len();
+    Ok(Response::new(Copies { packet, left }))
+}
+
+/// The same packet, several times. Every other poll has nothing yet, so that others get their turns.
+struct Copies {
+    packet: Packet,
+    left: usize,
+}
+
+impl Stream for Copies {
+    type Item = Result<Packet, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if self.packet.payload.is_empty() {
+            self.packet.payload = Bytes::from_static(b"polled");
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.packet.payload = Bytes::new();
+        self.left -= 1;
+        Poll::Ready(Some(Ok(self.packet.clone())))
+    }
 }
 
 async fn hang(_: Arc<Named>, _: Request<Packet>) -> Result<Response<Packet>, Status> {

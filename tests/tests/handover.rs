@@ -10,12 +10,12 @@ use std::{
     },
 };
 
-use shmipc_rpc::{Channel, client::Caller};
+use shmipc_rpc::{Channel, Status, client::Caller};
 use tests::{
     LONG,
     echo::Place,
     in_time,
-    service::{ANSWER, Named, Packet, request},
+    service::{ANSWER, LIST, Named, Packet, request},
 };
 use tokio::task::JoinSet;
 
@@ -27,6 +27,9 @@ const CLIENTS: usize = 3;
 /// Channels of each client, and tasks that call over each of them.
 const CHANNELS: usize = 2;
 const CALLERS: usize = 8;
+
+/// Messages of each stream.
+const ITEMS: usize = 20;
 
 const ROLE: &str = "SHMIPC_HANDOVER_ROLE";
 const SOCKET: &str = "SHMIPC_HANDOVER_SOCKET";
@@ -161,9 +164,15 @@ async fn client(socket: &Path) {
             let (caller, tally) = (caller.clone(), Arc::clone(&tally));
             callers.spawn(async move {
                 while !tally.stops.load(Ordering::Relaxed) {
-                    let call = caller.unary::<_, Packet>(&ANSWER, request(vec![7; len]));
-                    match in_time("an answer", call).await {
-                        Ok(answer) => tally.answered(answer.into_inner().name),
+                    let answered = if task == 1 {
+                        in_time("a list", list(&caller)).await
+                    } else {
+                        let call = caller.unary::<_, Packet>(&ANSWER, request(vec![7; len]));
+                        let answer = in_time("an answer", call).await;
+                        answer.map(|answer| answer.into_inner().name)
+                    };
+                    match answered {
+                        Ok(name) => tally.answered(name),
                         Err(status) => say(&format!("failed: {status:?}")),
                     }
                 }
@@ -174,6 +183,21 @@ async fn client(socket: &Path) {
     tally.stops.store(true, Ordering::Relaxed);
     callers.join_all().await;
     say(&format!("calls {}", tally.calls.load(Ordering::Relaxed)));
+}
+
+/// Receives a stream of packets, all of which one server must have made.
+async fn list(caller: &Caller) -> Result<String, Status> {
+    let call = caller.server_streaming::<_, Packet>(&LIST, request(vec![7; ITEMS]));
+    let mut packets = call.await?.into_inner();
+    let mut names = Vec::new();
+    while let Some(packet) = packets.message().await? {
+        names.push(packet.name);
+    }
+    let name = names.first().cloned().unwrap_or_default();
+    if names.len() != ITEMS || names.iter().any(|other| *other != name) {
+        return Err(Status::data_loss(format!("a list of {names:?}")));
+    }
+    Ok(name)
 }
 
 #[test]

@@ -342,6 +342,9 @@ pub(crate) fn given_up(code: u32) -> Status {
 
 /// The status of a call whose session ended (R9).
 pub(crate) fn session_lost(lost: SessionLost) -> Status {
-    Status::unavailable("the connection ended before the call did")
-        .with_source(crate::BoxError::from(lost))
+    let message = match &lost {
+        SessionLost::Unresponsive { .. } => lost.to_string(),
+        _ => "the connection ended before the call did".to_owned(),
+    };
+    Status::unavailable(message).with_source(crate::BoxError::from(lost))
 }

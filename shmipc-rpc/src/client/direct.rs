@@ -268,6 +268,7 @@ impl Direct {
         metadata: &HeaderMap,
         terms: Terms,
     ) -> Result<(HalfSender, RecvHalf), Status> {
+        let mut retries = Retries::default();
         loop {
             let (send, recv) = self.open_stream(terms.wait_for_ready).await?.split();
             let mut out = HalfSender::caller(
@@ -280,9 +281,7 @@ impl Direct {
             let mut buffer = None;
             match poll_fn(|cx| out.poll_open(cx, &mut buffer)).await {
                 Ok(()) => return Ok((out, recv)),
-                // The server has not seen the call, nor will it: it is as if it had not begun.
-                Err(HalfError::Stream(SendError::GoingAway)) => {}
-                Err(HalfError::Stream(error)) => return Err(not_sent(error)),
+                Err(HalfError::Stream(error)) => retries.permit(error)?,
                 Err(HalfError::Frame(status)) => return Err(status),
             }
         }

@@ -184,9 +184,12 @@ impl Sessions {
             let told = async { while leaving.join_next().await.is_some() {} };
             let _ = timeout(NEWS_TIMEOUT, told).await;
         }
-        for live in self.live.values() {
-            live.served.calls.report();
-            live.session.close();
+        for Live { session, served } in self.live.values() {
+            // A session that has ended has no calls, though some may not have noticed yet.
+            if !session.is_closed() {
+                served.calls.report();
+                session.close();
+            }
         }
         // A handler that blocks its thread cannot be ended by anybody.
         let ended = async { while self.tasks.join_next().await.is_some() {} };
