@@ -115,8 +115,9 @@ pub(crate) fn is_own_user(peer: &Peer) -> bool {
 /// How peers are found out that live and do not answer, because they are stopped or stuck. See
 /// [`ConfigBuilder::keepalive`].
 ///
-/// A peer answers a ping whenever it looks after the session, whatever its handlers do, unless they block all threads of its
-/// runtime.
+/// A peer answers a ping whenever it looks after the session, whatever its handlers wait for. Only one that blocks its thread, for
+/// longer than the timeout, may look as if it were stuck, as it does to its neighbours on that thread: such work belongs on a
+/// thread of its own (`tokio::task::spawn_blocking`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Keepalive {
     interval: Duration,
