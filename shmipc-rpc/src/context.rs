@@ -1,6 +1,10 @@
 use std::{sync::Arc, time::Instant};
 
-use crate::{Idempotency, cancel::Cancellation, server::Served};
+use crate::{
+    Idempotency,
+    cancel::Cancellation,
+    server::{Draining, Served},
+};
 
 /// What is known of a call beside its message and metadata.
 ///
@@ -10,6 +14,8 @@ use crate::{Idempotency, cancel::Cancellation, server::Served};
 pub(crate) struct CallContext {
     /// What the call came through. `None` on the calling side.
     pub(crate) served: Option<Arc<Served>>,
+    /// Tells whether the server drains, where the call did not come through a session, which would tell.
+    pub(crate) draining: Draining,
     /// When the caller stops waiting, and how the handler learns of it.
     pub(crate) cancellation: Cancellation,
     /// How long a message may be that is yet to be received.
@@ -30,6 +36,7 @@ impl CallContext {
     pub(crate) fn of_caller(deadline: Option<Instant>) -> Self {
         Self {
             served: None,
+            draining: Draining::default(),
             cancellation: Cancellation::new(None, deadline),
             message_len_max: MESSAGE_LEN_MAX_DEFAULT,
             request_len_max: MESSAGE_LEN_MAX_DEFAULT,

@@ -25,6 +25,7 @@
 //! # Features
 //!
 //! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
+//! - `health`: a service that tells whether the others can be called, by gRPC's health checking protocol.
 //! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
 //!
 //! # Observing
@@ -34,6 +35,8 @@
 
 pub mod client;
 pub mod dynamic;
+#[cfg(feature = "health")]
+pub mod health;
 pub mod interceptor;
 pub mod metadata;
 pub mod mock;

@@ -193,7 +193,7 @@ impl<T> Request<T> {
     pub fn draining(&self) -> Draining {
         match &self.context.served {
             Some(served) => served.draining(),
-            None => Draining::default(),
+            None => self.context.draining.clone(),
         }
     }
 

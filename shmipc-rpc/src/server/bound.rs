@@ -11,7 +11,10 @@ use std::{
 use shmipc_transport::{Config, Listener};
 
 #[cfg(feature = "grpc")]
-use super::http2::{self, Http2Listener, Respond};
+use super::{
+    Draining,
+    http2::{self, Http2Listener, Respond},
+};
 use super::{ServerHandle, SessionServices, serve};
 use crate::{Endpoint, ServeError, endpoint::Way};
 #[cfg(feature = "grpc")]
@@ -217,10 +220,9 @@ impl Services {
                 );
                 let drain = self.sessions.drain();
                 Box::pin(async move {
-                    let told = Arc::clone(&drain);
-                    let shutdown = async move { told.begun().await };
+                    let draining = Draining::of(&drain);
                     tokio::select! {
-                        served = http2::serve(listener, services, limits, keepalive, shutdown) => {
+                        served = http2::serve(listener, services, limits, keepalive, draining) => {
                             served.map_err(ServeError::Http2Accept)
                         }
                         // With the future, connections are dropped, and calls with them.

@@ -69,8 +69,7 @@ impl Draining {
         }
     }
 
-    /// Waits until the server drains. Never returns on the calling side, and for a call that came in another way than
-    /// through a session.
+    /// Waits until the server drains. Never returns on the calling side, and for a call within the process.
     ///
     /// # Cancel safety
     ///

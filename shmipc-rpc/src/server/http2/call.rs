@@ -139,6 +139,7 @@ fn prepare(
     let deadline = timeout.and_then(deadline::after);
     let (guard, cancellation) = CallGuard::new(deadline);
     let context = CallContext {
+        draining: client.get().cloned().unwrap_or_default(),
         cancellation,
         message_len_max: limits.request_len_max,
         ..CallContext::default()

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 pub(crate) use self::listen::Http2Listener;
 pub use self::listen::{ClientCertificates, Http2BindError, RemoteAddr};
 use self::{answer::AnswerBody, call::serve_call, listen::Accepted};
-use super::{Limits, Service, router::call_when_ready};
+use super::{Draining, Limits, Service, router::call_when_ready};
 use crate::{Body, Keepalive, error::BoxError};
 
 /// The most bytes that the headers of a request may have.
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// Serves what comes to `listener` until `shutdown` is ready; then accepts nothing new, tells the clients to go elsewhere, lets
+/// Serves what comes to `listener` until the server drains; then accepts nothing new, tells the clients to go elsewhere, lets
 /// the calls that run come to their end, and returns.
 ///
 /// # Cancel safety
@@ -68,11 +68,11 @@ pub(crate) async fn serve(
     services: Box<dyn Respond>,
     limits: Limits,
     keepalive: Option<Keepalive>,
-    shutdown: impl Future<Output = ()>,
+    draining: Draining,
 ) -> io::Result<()> {
     let mut connections = JoinSet::new();
     let graceful = GracefulShutdown::new();
-    let mut shutdown = pin!(shutdown);
+    let mut shutdown = pin!(draining.begun());
     loop {
         tokio::select! {
             biased;
@@ -84,6 +84,7 @@ pub(crate) async fn serve(
                         services: services.boxed_clone(),
                         limits,
                         keepalive,
+                        draining: draining.clone(),
                         watcher: graceful.watcher(),
                     };
                     connections.spawn(connection.serve(accepted));
@@ -115,13 +116,15 @@ struct Connection {
     services: Box<dyn Respond>,
     limits: Limits,
     keepalive: Option<Keepalive>,
+    draining: Draining,
     watcher: Watcher,
 }
 
 impl Connection {
     async fn serve(self, accepted: Accepted) {
         match accepted.establish().await {
-            Ok((socket, client)) => {
+            Ok((socket, mut client)) => {
+                client.insert(self.draining);
                 let watcher = self.watcher;
                 let builder = builder(self.limits, self.keepalive);
                 let (services, limits) = (self.services, self.limits);
