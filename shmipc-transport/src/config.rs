@@ -72,10 +72,13 @@ impl Payloads {
         Self(PayloadsKind::Lent)
     }
 
-    /// Whether payloads of `peer` are lent in place.
-    pub(crate) fn trust(self, peer: &Peer) -> Option<Trust> {
+    /// Whether payloads of `peer` are lent in place that lie in a memory file of the user `owner`.
+    ///
+    /// Both count: the peer may pass memory on that another made (O24), or may not be who it was when the kernel took down
+    /// its credentials.
+    pub(crate) fn trust(self, peer: &Peer, owner: Option<u32>) -> Option<Trust> {
         let lends = match self.0 {
-            PayloadsKind::Auto => is_own_user(peer),
+            PayloadsKind::Auto => is_own_user(peer) && owner.is_some_and(is_own_uid),
             PayloadsKind::Guarded => false,
             PayloadsKind::Lent => true,
         };
@@ -109,7 +112,12 @@ impl fmt::Debug for Authorize {
 
 /// Whether the peer runs as the user that we run as, who may look into us and change us at will.
 pub(crate) fn is_own_user(peer: &Peer) -> bool {
-    peer.uid() == nix::unistd::geteuid().as_raw()
+    is_own_uid(peer.uid())
+}
+
+/// Whether it is the user that we run as.
+pub(crate) fn is_own_uid(uid: u32) -> bool {
+    uid == nix::unistd::geteuid().as_raw()
 }
 
 /// How peers are found out that live and do not answer, because they are stopped or stuck. See

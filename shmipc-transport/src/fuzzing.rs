@@ -21,7 +21,7 @@ mod tests {
             outbox::{Kind, Part, RecordHead, Segment},
             wire::{
                 HEADER_LEN, Message, Outbox, Region, Transmit,
-                negotiation::{DoorbellKind, Request, Response},
+                negotiation::{DoorbellKind, Request, Response, Terms},
             },
         },
     };
@@ -75,12 +75,19 @@ mod tests {
 
     type Seeds = Vec<(&'static str, Vec<u8>)>;
 
+    fn terms(doorbell: DoorbellKind) -> Terms {
+        Terms {
+            doorbell,
+            forwards: true,
+        }
+    }
+
     fn request() -> Message<u32> {
         Message::Negotiation(Request::outbox(DoorbellKind::EventFd).encode())
     }
 
     fn response() -> Message<u32> {
-        Message::Negotiation(Response::outbox(DoorbellKind::Socket).encode())
+        Message::Negotiation(Response::outbox(terms(DoorbellKind::Socket)).encode())
     }
 
     fn outbox() -> Message<u32> {
@@ -92,11 +99,12 @@ mod tests {
         })
     }
 
-    fn region() -> Message<u32> {
+    fn region(anchor: Option<u32>) -> Message<u32> {
         Message::Region(Region {
             id: RegionId(3),
             len: 1 << 24,
             memory: 0,
+            anchor,
         })
     }
 
@@ -122,7 +130,11 @@ mod tests {
         vec![
             ("request", said(vec![request()])),
             ("outbox", said(vec![outbox(), Message::Ready])),
-            ("region", said(vec![region(), region()])),
+            ("region", said(vec![region(None), region(None)])),
+            (
+                "forwarded_region",
+                said(vec![region(Some(1)), region(None)]),
+            ),
         ]
     }
 
@@ -136,7 +148,7 @@ mod tests {
         vec![
             (
                 "client",
-                said(0, vec![request(), outbox(), Message::Ready, region()]),
+                said(0, vec![request(), outbox(), Message::Ready, region(None)]),
             ),
             (
                 "server",
@@ -151,7 +163,10 @@ mod tests {
         let refusal = Refusal::new(RefusalCode::Unauthorized, "no");
         vec![
             ("request", Request::outbox(DoorbellKind::Socket).encode()),
-            ("response", Response::outbox(DoorbellKind::EventFd).encode()),
+            (
+                "response",
+                Response::outbox(terms(DoorbellKind::EventFd)).encode(),
+            ),
             ("refusal", Response::refusal(&refusal).encode()),
         ]
     }
@@ -197,6 +212,17 @@ mod tests {
             (
                 "lent",
                 script(&[&[0], REGION, lent, ACCEPT, RECEIVE, &[14, 0]]),
+            ),
+            (
+                "passed_on",
+                script(&[
+                    &[0],
+                    &[7, 1, 0xfe, 0, 5, 0, 1],
+                    lent,
+                    ACCEPT,
+                    RECEIVE,
+                    &[14, 0],
+                ]),
             ),
             ("guarded", script(&[&[1], REGION, lent, ACCEPT, RECEIVE])),
             (

@@ -23,6 +23,12 @@ pub(crate) struct Counters {
     pub(crate) messages_received: Counter,
     pub(crate) bytes_sent: Counter,
     pub(crate) bytes_received: Counter,
+    /// Of those sent, the bytes that were named where they were.
+    pub(crate) bytes_linked: Counter,
+    /// Of those received, the bytes that were lent in place.
+    pub(crate) bytes_lent: Counter,
+    pub(crate) segments_forwarded: Counter,
+    pub(crate) bytes_forwarded: Counter,
     pub(crate) doorbells_rung: Counter,
     pub(crate) doorbells_heard: Counter,
     pub(crate) spins_hit: Counter,
@@ -44,6 +50,16 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Bytes of the messages received.
     pub bytes_received: u64,
+    /// Of the bytes sent, those that were not copied for it: they lay in memory that the peer can see (lent by
+    /// [`alloc`](crate::Session::alloc), received from it, or [forwarded](crate::Session::forward_from)).
+    pub bytes_linked: u64,
+    /// Of the bytes received, those that were not copied out: they were lent in place.
+    pub bytes_lent: u64,
+    /// Parts of messages sent that lay in another session's memory and were passed on without a copy. See
+    /// [`Session::forward_from`](crate::Session::forward_from).
+    pub segments_forwarded: u64,
+    /// The bytes of those parts.
+    pub bytes_forwarded: u64,
     /// System calls made to wake the peer.
     pub doorbells_rung: u64,
     /// Times that the peer woke us.

@@ -81,6 +81,9 @@ pub enum PeerMisbehaved {
     /// one user, an eventfd.
     #[error("its doorbell is of a kind that is not acceptable")]
     Doorbell,
+    /// What it passed along with memory of somebody else's, for us to close when we are done with it, is no Unix socket.
+    #[error("its anchor is of a kind that is not acceptable")]
+    Anchor,
     /// Its outbox is not laid out as agreed.
     #[error("its outbox is malformed")]
     Geometry(#[from] InvalidGeometry),

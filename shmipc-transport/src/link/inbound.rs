@@ -1,17 +1,16 @@
 //! The receiving half of a link.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc};
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 
-use super::{Control, Link};
+use super::{
+    Control, Link, Standing,
+    lease::{HeldRegion, REGIONS_MAX, Received},
+};
 use crate::{
+    config::is_own_uid,
     core::{
-        mem::PeerRegion,
         num::{Capacity, RegionId, StreamId, index},
         outbox::{
             Consumer, InvalidRecord, Kind, Part, RECORD_BODY_MAX, ReadRing, RecordHead, Segment,
@@ -22,22 +21,18 @@ use crate::{
     error::PeerMisbehaved,
     stream::RecvBuf,
     sys::{
-        memfd,
+        anchor, memfd,
         socket::{ReceiveError, SocketState},
     },
 };
-
-/// The most regions that a peer may have at once. With those of 16 MiB and up, more than `memory_max` ever takes.
-const REGIONS_MAX: usize = 1024;
 
 /// What only whoever drains the ring may touch.
 #[derive(Debug)]
 pub(crate) struct Rx {
     consumer: Consumer,
     sleep: SleepWord,
-    regions: HashMap<RegionId, PeerRegion, RandomState>,
     /// Regions whose memory has come over the socket, and whose announcement has not been read yet.
-    passed: VecDeque<(RegionId, PeerRegion)>,
+    passed: VecDeque<(RegionId, HeldRegion)>,
     scratch: Vec<u8>,
 }
 
@@ -72,7 +67,6 @@ impl Rx {
         Self {
             consumer: Consumer::new(ring),
             sleep: SleepWord::default(),
-            regions: HashMap::default(),
             passed: VecDeque::new(),
             scratch: Vec::new(),
         }
@@ -161,18 +155,14 @@ impl Link {
                 Arrival::Internal
             }
             Kind::RegionDropped => {
-                let id = RegionId(word(0));
-                rx.regions
-                    .remove(&id)
-                    .ok_or(PeerMisbehaved::UnknownRegion { region: id.0 })?;
+                self.drop_region(RegionId(word(0)))?;
                 Arrival::Internal
             }
             Kind::Return => {
                 let token = word(0);
-                self.tx()
-                    .flights()
-                    .land(token)
-                    .ok_or(PeerMisbehaved::UnknownToken { token })?;
+                if !self.tx().land(token) {
+                    return Err(PeerMisbehaved::UnknownToken { token });
+                }
                 Arrival::Internal
             }
         })
@@ -198,7 +188,7 @@ impl Link {
         scratch.resize(index(RECORD_BODY_MAX), 0);
         let copy = &mut scratch[..index(head.body_len)];
         self.peer_ring.read(body, copy);
-        let message = self.assemble(rx, head.segments, copy);
+        let message = self.assemble(head.segments, copy);
         rx.scratch = scratch;
         let message = message?;
         self.counters.bytes_received.add(message.len() as u64);
@@ -206,12 +196,7 @@ impl Link {
     }
 
     /// Puts a message together from its segments (O8).
-    fn assemble(
-        self: &Arc<Self>,
-        rx: &Rx,
-        segments: u16,
-        body: &[u8],
-    ) -> Result<RecvBuf, PeerMisbehaved> {
+    fn assemble(self: &Arc<Self>, segments: u16, body: &[u8]) -> Result<RecvBuf, PeerMisbehaved> {
         let mut inline = &body[usize::from(segments) * 16..];
         // Before anything is copied: what a peer repeats costs it nothing.
         let named = (0..segments).filter_map(|i| match Segment::of_body(body, i)? {
@@ -233,7 +218,7 @@ impl Link {
                     inline = rest;
                     Bytes::copy_from_slice(bytes)
                 }
-                Segment::Theirs(part) => self.receive_part(rx, &part)?,
+                Segment::Theirs(part) => self.receive_part(&part)?,
                 Segment::Yours(part) => {
                     let Part {
                         region,
@@ -254,22 +239,18 @@ impl Link {
     }
 
     /// Lends or copies a range of the peer's memory.
-    fn receive_part(self: &Arc<Self>, rx: &Rx, part: &Part) -> Result<Bytes, PeerMisbehaved> {
-        let unknown = PeerMisbehaved::UnknownRegion {
-            region: part.region.0,
-        };
-        let region = rx.regions.get(&part.region).ok_or(unknown)?;
-        let Some(trust) = self.trust.filter(|_| part.len != 0) else {
-            let copy = region.copy_to_vec(part.offset, part.len)?;
-            self.give_back(part.token);
-            return Ok(copy.into());
-        };
-        let address = region.address(part.offset, part.len)?;
-        let too_many = PeerMisbehaved::TooManySegments {
-            max: crate::core::outbox::RETURNS_MAX,
-        };
-        let lease = self.begin_lease(address, part).ok_or(too_many)?;
-        Ok(region.lend(part.offset, part.len, lease, trust)?)
+    fn receive_part(self: &Arc<Self>, part: &Part) -> Result<Bytes, PeerMisbehaved> {
+        match self.begin_lease(part)? {
+            Received::Lent(region, lease, trust) => {
+                self.counters.bytes_lent.add(u64::from(part.len));
+                Ok(region.lend(part.offset, part.len, lease, trust)?)
+            }
+            Received::Guarded(region) => {
+                let copy = region.copy_to_vec(part.offset, part.len)?;
+                self.give_back(part.token);
+                Ok(copy.into())
+            }
+        }
     }
 
     /// Admits a region whose memory must have come over the socket by now (O12).
@@ -278,13 +259,11 @@ impl Link {
         if rx.passed.is_empty() {
             self.receive_regions(rx)?;
         }
-        let (passed, region) = rx.passed.pop_front().ok_or_else(wrong)?;
-        let known = rx.regions.contains_key(&id) || REGIONS_MAX <= rx.regions.len();
-        if passed != id || region.len() != index(len) || known {
+        let (passed, held) = rx.passed.pop_front().ok_or_else(wrong)?;
+        if passed != id || held.region.len() != index(len) {
             return Err(wrong());
         }
-        rx.regions.insert(id, region);
-        Ok(())
+        self.hold_region(id, held).map_err(|_| wrong())
     }
 
     /// Takes what has come over the socket. Returns whether it is still open.
@@ -293,11 +272,15 @@ impl Link {
     ///
     /// Returns how the peer broke the protocol.
     pub(crate) fn receive_regions(&self, rx: &mut Rx) -> Result<bool, PeerMisbehaved> {
-        let state = self.socket.recv_pending(|Region { id, len, memory }| {
-            if REGIONS_MAX <= rx.passed.len() {
-                return Err(PeerMisbehaved::RegionAnnouncement { region: id.0 });
+        let state = self.socket.recv_pending(|region| {
+            let wrong = PeerMisbehaved::RegionAnnouncement {
+                region: region.id.0,
+            };
+            let is_agreed_on = region.anchor.is_none() || self.standing.forwards;
+            if REGIONS_MAX <= rx.passed.len() || !is_agreed_on {
+                return Err(wrong);
             }
-            rx.passed.push_back((id, memfd::open_sealed(&memory, len)?));
+            rx.passed.push_back((region.id, self.map_region(region)?));
             Ok(())
         });
         match state {
@@ -306,5 +289,22 @@ impl Link {
             Ok(SocketState::Closed) | Err(ReceiveError::Io(_)) => Ok(false),
             Err(ReceiveError::Misbehaved(misbehaved)) => Err(misbehaved),
         }
+    }
+
+    /// Verifies and maps a region that has come over the socket, and decides what may be done with it (O24).
+    fn map_region(&self, region: Region<OwnedFd>) -> Result<HeldRegion, PeerMisbehaved> {
+        let sealed = memfd::open_sealed(region.memory, region.len)?;
+        let owner = sealed.owner();
+        let Standing { payloads, peer, .. } = &self.standing;
+        let trust = payloads.trust(peer, owner);
+        let region = match region.anchor {
+            Some(anchor) => sealed.into_forwarded_region(anchor::accept(anchor)?),
+            // Whom it is passed on to may judge it by our user, which must be right (O22).
+            None if trust.is_some() && owner.is_some_and(is_own_uid) => {
+                sealed.into_forwardable_region()
+            }
+            None => sealed.into_region(),
+        };
+        Ok(HeldRegion { region, trust })
     }
 }

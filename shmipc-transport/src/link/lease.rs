@@ -5,26 +5,48 @@
 //! other, and the owner must meet the message that uses the segment before it learns that we are done with it (O9).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    mem,
     sync::{Arc, Weak},
 };
 
+use foldhash::fast::RandomState;
+
 use super::{Control, Link};
-use crate::core::{
-    num::{Capacity, RegionId, index},
-    outbox::{Part, RETURNS_MAX, ReturnWriter},
-    sync::lock,
+use crate::{
+    core::{
+        mem::{PeerRegion, Trust},
+        num::{Capacity, RegionId, index},
+        outbox::{Part, RETURNS_MAX, ReturnWriter},
+        sync::lock,
+    },
+    error::PeerMisbehaved,
 };
 
 /// How many leases are looked at to find the one that some bytes belong to.
 const NEAREST: usize = 8;
 
-/// What we hold of the peer's, by address.
+/// The most regions that a peer may have at once. With those of 16 MiB and up, more than `memory_max` ever takes.
+pub(super) const REGIONS_MAX: usize = 1024;
+
+/// What we hold of the peer's.
 #[derive(Debug)]
 pub(super) struct Back {
     returns: ReturnWriter,
+    regions: HashMap<RegionId, HeldRegion, RandomState>,
     /// By address and token: a peer may have the same memory under way in several messages at once.
     leases: BTreeMap<(usize, u32), Entry>,
+    /// Set when the session is over: from then on nothing is returned, because the peer cannot tell what we still hold
+    /// from what we do not.
+    severed: bool,
+}
+
+/// A region of the peer's, or one that it has passed on.
+#[derive(Debug)]
+pub(super) struct HeldRegion {
+    pub(super) region: PeerRegion,
+    /// Set if what lies there may be lent in place.
+    pub(super) trust: Option<Trust>,
 }
 
 #[derive(Debug)]
@@ -32,32 +54,52 @@ struct Entry {
     region: RegionId,
     offset: u32,
     len: u32,
-    forwarded: bool,
+    /// The `Lease`s of it: that of the application, and those that keep it from ending while a message names it.
+    shares: u32,
+    /// Whether any part of it has been sent back to its owner.
+    sent_back: bool,
+}
+
+/// What is done with a segment that has arrived.
+pub(super) enum Received {
+    /// It is lent.
+    Lent(PeerRegion, Lease, Trust),
+    /// It must be copied out, and [given back](Link::give_back).
+    Guarded(PeerRegion),
 }
 
 impl Back {
     pub(super) fn new(capacity: Capacity) -> Self {
         Self {
             returns: ReturnWriter::new(capacity),
+            regions: HashMap::default(),
             leases: BTreeMap::new(),
+            severed: false,
         }
     }
 
-    /// Notes that (part of) the lease of `token`, which lies at or before `address`, is being sent back to its owner.
-    pub(super) fn forwarded(&mut self, address: usize, token: u32) {
-        let mut candidates = self.leases.range_mut(..=(address, u32::MAX)).rev();
-        if let Some((_, entry)) = candidates.find(|((_, known), _)| *known == token) {
-            entry.forwarded = true;
-        }
+    /// Ends everything. What it returns is to be dropped without the lock.
+    pub(super) fn sever(&mut self) -> impl Sized + use<> {
+        self.severed = true;
+        mem::take(&mut self.regions)
     }
 }
 
-/// Held by the `Bytes` that are lent to the application; gives the segment back when it is dropped.
+/// A share in a segment of the peer's, which goes back when the last of them is dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     link: Weak<Link>,
     address: usize,
     token: u32,
+}
+
+impl Lease {
+    /// Notes that (part of) it is being sent back to its owner.
+    pub(super) fn sent_back(&self, back: &mut Back) {
+        if let Some(entry) = back.leases.get_mut(&(self.address, self.token)) {
+            entry.sent_back = true;
+        }
+    }
 }
 
 impl Drop for Lease {
@@ -70,8 +112,48 @@ impl Drop for Lease {
 }
 
 impl Link {
-    /// Registers a lease. `None` if the peer has more under way than it may, or sent a token twice.
-    pub(super) fn begin_lease(self: &Arc<Self>, address: usize, part: &Part) -> Option<Lease> {
+    /// Adds a region, unless the peer has too many, or one of this id.
+    pub(super) fn hold_region(&self, id: RegionId, held: HeldRegion) -> Result<(), HeldRegion> {
+        let regions = &mut lock(&self.back).regions;
+        let forwarded = || regions.values().filter(|held| held.region.is_forwarded());
+        let is_full = REGIONS_MAX <= regions.len()
+            || held.region.is_forwarded() && super::FORWARDED_MAX <= forwarded().count();
+        if is_full || regions.contains_key(&id) {
+            return Err(held);
+        }
+        regions.insert(id, held);
+        Ok(())
+    }
+
+    /// Forgets a region.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved::UnknownRegion`] if there is none.
+    pub(super) fn drop_region(&self, id: RegionId) -> Result<(), PeerMisbehaved> {
+        let region = lock(&self.back).regions.remove(&id);
+        region
+            .map(drop)
+            .ok_or(PeerMisbehaved::UnknownRegion { region: id.0 })
+    }
+
+    /// Whether the session is over.
+    pub(super) fn is_severed(&self) -> bool {
+        lock(&self.back).severed
+    }
+
+    /// A region that the peer has not dropped.
+    pub(super) fn peer_region(&self, id: RegionId) -> Option<PeerRegion> {
+        Some(lock(&self.back).regions.get(&id)?.region.clone())
+    }
+
+    /// Takes a segment that has arrived, and registers a lease if it is lent.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if there is no such segment, if the peer has more under way than it may, or sent a token
+    /// twice.
+    pub(super) fn begin_lease(self: &Arc<Self>, part: &Part) -> Result<Received, PeerMisbehaved> {
         let mut back = lock(&self.back);
         let Part {
             region,
@@ -79,23 +161,31 @@ impl Link {
             offset,
             len,
         } = *part;
+        let unknown = PeerMisbehaved::UnknownRegion { region: region.0 };
+        let held = back.regions.get(&region).ok_or(unknown)?;
+        let memory = held.region.clone();
+        let Some(trust) = held.trust.filter(|_| len != 0) else {
+            return Ok(Received::Guarded(memory));
+        };
+        let address = memory.address(offset, len)?;
         if index(RETURNS_MAX) <= back.leases.len() || back.leases.contains_key(&(address, token)) {
-            return None;
+            return Err(PeerMisbehaved::TooManySegments { max: RETURNS_MAX });
         }
-        back.leases.insert(
-            (address, token),
-            Entry {
-                region,
-                offset,
-                len,
-                forwarded: false,
-            },
-        );
-        Some(Lease {
-            link: Arc::downgrade(self),
+        let entry = Entry {
+            region,
+            offset,
+            len,
+            shares: 1,
+            sent_back: false,
+        };
+        back.leases.insert((address, token), entry);
+        let link = Arc::downgrade(self);
+        let lease = Lease {
+            link,
             address,
             token,
-        })
+        };
+        Ok(Received::Lent(memory, lease, trust))
     }
 
     /// Segments of the peer's that we hold.
@@ -103,14 +193,15 @@ impl Link {
         lock(&self.back).leases.len()
     }
 
-    /// The part of the peer's memory that `bytes` is, if it is a lease of this session.
-    pub(crate) fn locate_lease(&self, bytes: &[u8]) -> Option<Part> {
-        let back = lock(&self.back);
+    /// The part of the peer's memory that `bytes` is, if it is a lease of this session, and a share in that lease: the
+    /// bytes may belong to another one of the same memory, which does not keep this one from ending.
+    pub(crate) fn pin_lease(self: &Arc<Self>, bytes: &[u8]) -> Option<(Part, Lease)> {
+        let mut back = lock(&self.back);
         let address = bytes.as_ptr().addr();
         // Leases may overlap, so the nearest need not be the right one; but it is among the nearest, or not worth a search.
         let mut nearest = back
             .leases
-            .range(..=(address, u32::MAX))
+            .range_mut(..=(address, u32::MAX))
             .rev()
             .take(NEAREST);
         nearest.find_map(|(&(start, token), entry)| {
@@ -122,12 +213,19 @@ impl Link {
                 u32::try_from(within).ok()?,
                 u32::try_from(bytes.len()).ok()?,
             );
-            Some(Part {
+            let part = Part {
                 region: entry.region,
                 token,
                 offset: entry.offset + within,
                 len,
-            })
+            };
+            entry.shares = entry.shares.checked_add(1)?;
+            let lease = Lease {
+                link: Arc::downgrade(self),
+                address: start,
+                token,
+            };
+            Some((part, lease))
         })
     }
 
@@ -138,17 +236,26 @@ impl Link {
     }
 
     fn end_lease(&self, address: usize, token: u32) {
-        let forwarded = {
+        let sent_back = {
             let mut back = lock(&self.back);
-            let Some(entry) = back.leases.remove(&(address, token)) else {
+            let Some(entry) = back.leases.get_mut(&(address, token)) else {
                 return;
             };
-            if !entry.forwarded {
+            entry.shares -= 1;
+            if entry.shares != 0 {
+                return;
+            }
+            let sent_back = entry.sent_back;
+            back.leases.remove(&(address, token));
+            if back.severed {
+                return;
+            }
+            if !sent_back {
                 self.push_return(&mut back, token);
             }
-            entry.forwarded
+            sent_back
         };
-        if forwarded {
+        if sent_back {
             // A failure shows again, and ends the session, at the next look at the peer's cursors.
             drop(self.control(Control::Return { token }));
         } else {

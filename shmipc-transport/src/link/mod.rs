@@ -7,8 +7,10 @@
 //! # Locks
 //!
 //! In this order, where one is taken inside another: `growing`, `Inbound` (the session's, holds [`Rx`]), `tx`, the session's
-//! streams, `back`, the heap's. None is held while code of users runs, or across an `await`.
+//! streams, `back`, the heap's. `forwards` and `kept` are taken inside none but `growing`, and none inside them. A lock of one
+//! link is never taken while one of another link's is held, which is why what lands is dropped by [`TxGuard`]. None is held while code of users runs, or across an `await`.
 
+mod forward;
 mod inbound;
 mod lease;
 mod outbound;
@@ -16,18 +18,23 @@ mod outgoing;
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     task::Waker,
 };
 
+use forward::{FORWARDED_MAX, Forwards};
+pub(crate) use forward::{Forwarded, ForwardedPart};
 pub(crate) use inbound::{Arrival, Rx};
 use lease::Back;
-pub(crate) use outbound::{AllocFailure, Control, Reservation, Tx};
+pub(crate) use lease::Lease;
+pub(crate) use outbound::{AllocFailure, Control, Reservation, Tx, TxGuard};
 pub(crate) use outgoing::{Outgoing, OutgoingPart};
 
 use crate::{
+    Payloads, Peer,
+    config::is_own_user,
     core::{
-        mem::{Heap, HeapFigures, OwnRing, OwnedRegion, PeerRegion, PeerRing, Trust},
+        mem::{Heap, HeapFigures, OwnRing, OwnedRegion, PeerRegion, PeerRing},
         num::index,
         outbox::{Bell, Geometry, Header, RecordHead, Windows},
         sync::{AtomicBool, Ordering, lock},
@@ -60,11 +67,24 @@ pub(crate) struct Link {
     socket: Arc<ControlSocket>,
     /// Who gives idle memory back, and so must hear when there is any.
     keeper: Mutex<Option<Waker>>,
-    /// Set if payloads may be lent in place.
-    trust: Option<Trust>,
+    standing: Standing,
+    /// Whether what others lend us may be passed on to this peer, once somebody has allowed for it.
+    may_forward: bool,
+    forwards: Mutex<Forwards>,
+    /// Leases of ours that are kept for readers in other sessions, which are over.
+    kept: Mutex<Vec<(Lease, Arc<Forwarded>)>>,
     /// The longest message that the peer can send, in bytes.
     peer_message_max: u64,
     pub(crate) counters: Counters,
+}
+
+/// What decides how far the peer is trusted, and with what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) payloads: Payloads,
+    pub(crate) peer: Peer,
+    /// Whether both sides have agreed that memory may be passed on (H17).
+    pub(crate) forwards: bool,
 }
 
 /// Our own outbox, before there is a peer.
@@ -113,8 +133,8 @@ impl PeerOutbox {
     /// # Errors
     ///
     /// Returns what is wrong with it.
-    pub(crate) fn open(fd: &OwnedFd, len: u64, memory_max: u64) -> Result<Self, PeerMisbehaved> {
-        let region = memfd::open_sealed(fd, len)?;
+    pub(crate) fn open(fd: OwnedFd, len: u64, memory_max: u64) -> Result<Self, PeerMisbehaved> {
+        let region = memfd::open_sealed(fd, len)?.into_region();
         let (layout, windows) = Geometry::read(&region)?;
         Ok(Self {
             region,
@@ -126,14 +146,14 @@ impl PeerOutbox {
 }
 
 impl Link {
-    /// Joins two outboxes. `memory_max` bounds our arena; `trust` is the policy's verdict on the peer.
+    /// Joins two outboxes. `memory_max` bounds our arena.
     pub(crate) fn new(
         own: Outbox,
         peer: PeerOutbox,
         doorbell: PeerDoorbell,
         socket: Arc<ControlSocket>,
         memory_max: u32,
-        trust: Option<Trust>,
+        standing: Standing,
     ) -> (Self, Rx) {
         let own_layout = Geometry::ours();
         let link = Self {
@@ -151,7 +171,11 @@ impl Link {
             doorbell: Mutex::new(Some(doorbell)),
             socket,
             keeper: Mutex::new(None),
-            trust,
+            // A process of our own user sees nothing by it that it could not read by `ptrace`.
+            may_forward: standing.forwards && is_own_user(&standing.peer),
+            standing,
+            forwards: Mutex::default(),
+            kept: Mutex::default(),
             // Lengths are counted in 32 bits.
             peer_message_max: peer.memory_max.min(u64::from(u32::MAX)),
             counters: Counters::default(),
@@ -185,10 +209,16 @@ impl Link {
     /// Ends the link: nobody is rung any more, nothing is kept for the peer, and all who wait are woken.
     pub(crate) fn sever(&self) {
         lock(&self.doorbell).take();
+        // What the peer has returned is not held by it. If it misbehaves again, that changes nothing now.
+        drop(self.collect_returns(&mut self.tx()));
+        // What is dropped from here on has not been returned by anybody.
+        self.end_forwards();
+        self.heap.close();
+        drop(lock(&self.back).sever());
         let (flights, waiters) = self.tx().sever();
         drop(flights);
         waiters.into_iter().for_each(Waker::wake);
-        self.heap.wake_all();
+        drop(self.take_kept());
     }
 
     fn own_header(&self) -> &Header {
@@ -201,8 +231,15 @@ impl Link {
             .expect("verified when the peer's outbox was opened")
     }
 
-    pub(crate) fn tx(&self) -> MutexGuard<'_, Tx> {
-        lock(&self.tx)
+    pub(crate) fn tx(&self) -> TxGuard<'_> {
+        TxGuard::new(lock(&self.tx))
+    }
+
+    /// Wakes who looks after memory that is no longer used.
+    fn wake_keeper(&self) {
+        if let Some(keeper) = &*lock(&self.keeper) {
+            keeper.wake_by_ref();
+        }
     }
 
     /// Wakes the peer if it sleeps and a record has been published (O10).
@@ -228,5 +265,12 @@ impl Link {
             self.counters.doorbells_rung.add(1);
             doorbell.ring();
         }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // What has departed since the session was over; nobody has returned that either.
+        self.end_forwards();
     }
 }

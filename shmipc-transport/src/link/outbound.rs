@@ -1,10 +1,17 @@
 //! The sending half of a link.
 
-use std::{collections::VecDeque, io, mem, os::fd::AsFd, task::Waker};
+use std::{
+    collections::VecDeque,
+    io, mem,
+    ops::{Deref, DerefMut},
+    os::fd::AsFd,
+    sync::MutexGuard,
+    task::Waker,
+};
 
 use bytes::Bytes;
 
-use super::{Link, Outgoing, OutgoingPart};
+use super::{Lease, Link, Outgoing, OutgoingPart};
 use crate::{
     core::{
         mem::{Block, Exhausted, RetiredRegion},
@@ -32,7 +39,48 @@ pub(crate) struct Tx {
     /// Records that wait for space. While there are any, no message overtakes them.
     control: VecDeque<Control>,
     waiters: Vec<Waker>,
+    /// Segments of other sessions that are under way: others wait for them.
+    foreign: u32,
+    /// Segments of other sessions that have come back, to be dropped without the lock.
+    landed: Vec<Flight>,
+    /// Set when the session is over: nothing departs any more that nobody would return.
+    severed: bool,
 }
+
+/// The sending half, locked. What has come back of other sessions' memory is dropped after it was unlocked, because that
+/// may take the locks of the other session.
+#[derive(Debug)]
+pub(crate) struct TxGuard<'l>(Option<MutexGuard<'l, Tx>>);
+
+impl<'l> TxGuard<'l> {
+    pub(super) fn new(guard: MutexGuard<'l, Tx>) -> Self {
+        Self(Some(guard))
+    }
+}
+
+impl Deref for TxGuard<'_> {
+    type Target = Tx;
+
+    fn deref(&self) -> &Tx {
+        self.0.as_ref().expect(LOCKED)
+    }
+}
+
+impl DerefMut for TxGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Tx {
+        self.0.as_mut().expect(LOCKED)
+    }
+}
+
+impl Drop for TxGuard<'_> {
+    fn drop(&mut self) {
+        let landed = mem::take(&mut self.landed);
+        self.0 = None;
+        drop(landed);
+    }
+}
+
+const LOCKED: &str = "it is locked until it is dropped";
 
 /// A record that is not a message.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +137,7 @@ pub(crate) struct Reservation<'l> {
     len: usize,
     /// Memory of the peer's that the message names. Our shares in it may only go once the record is there, and with no
     /// lock held, since the last of them sends a record of its own.
-    sent_back: Vec<Bytes>,
+    sent_back: Vec<(Bytes, Lease)>,
 }
 
 impl Reservation<'_> {
@@ -145,6 +193,9 @@ impl Tx {
             starved: SleepWord::default(),
             control: VecDeque::new(),
             waiters: Vec::new(),
+            foreign: 0,
+            landed: Vec::new(),
+            severed: false,
         }
     }
 
@@ -159,8 +210,23 @@ impl Tx {
     }
 
     pub(super) fn sever(&mut self) -> (Vec<Flight>, Vec<Waker>) {
+        self.severed = true;
         self.control.clear();
         (self.flights.clear(), mem::take(&mut self.waiters))
+    }
+
+    /// Takes a segment back. Returns whether it was under way.
+    pub(super) fn land(&mut self, token: u32) -> bool {
+        match self.flights.land(token) {
+            Some(flight) if flight.is_foreign() => {
+                self.foreign -= 1;
+                self.landed.push(flight);
+            }
+            // Its block goes back to the heap, which wakes those who wait for one.
+            Some(flight) => drop(flight),
+            None => return false,
+        }
+        true
     }
 
     /// A flight of ours that the peer sends back; see [`Flights::share`].
@@ -208,6 +274,9 @@ impl Link {
         } else {
             message.parts.len()
         };
+        if tx.severed {
+            return Ok(None);
+        }
         if !tx.flights.has_room(segments)
             && (!self.collect_returns(tx)? || !tx.flights.has_room(segments))
         {
@@ -227,6 +296,10 @@ impl Link {
             }
         }
         reservation.sent_back = sent_back;
+        if tx.foreign != 0 && !self.starving.load(Ordering::Relaxed) {
+            // Nobody here waits for what has been passed on, but its owner does: the peer is to tell us when it comes back.
+            self.starve(tx)?;
+        }
         Ok(Some(reservation))
     }
 
@@ -277,11 +350,13 @@ impl Link {
         }
         let (waiters, flushed) = {
             let mut tx = self.tx();
-            if !self.refresh(&mut tx)? {
+            // If there is no progress to be seen, a sender may have seen it before us, and the peer may have rung for it: it
+            // rings again for a new value only.
+            if !self.refresh(&mut tx)? && !self.starve(&mut tx)? {
                 return Ok(());
             }
             let had_control = !tx.control.is_empty();
-            if self.flush_control(&mut tx)? {
+            if self.flush_control(&mut tx)? && tx.foreign == 0 {
                 tx.starved.disarm(&self.own_header().starved.0);
                 self.starving.store(false, Ordering::Release);
             } else {
@@ -358,7 +433,7 @@ impl Link {
         let (region, fd) = memfd::create_sealed(len).map_err(AllocFailure::Io)?;
         if !self
             .socket
-            .send_region(id, u64::from(len), fd.as_fd())
+            .send_region(id, u64::from(len), fd.as_fd(), None)
             .map_err(AllocFailure::Io)?
         {
             return Err(AllocFailure::Io(io::ErrorKind::WouldBlock.into()));
@@ -368,20 +443,36 @@ impl Link {
             .map_err(AllocFailure::Misbehaved)?;
         self.heap.add_region(id, region);
         self.counters.regions_added.add(1);
-        if let Some(keeper) = &*lock(&self.keeper) {
-            keeper.wake_by_ref();
-        }
+        self.wake_keeper();
         Ok(())
     }
 
     /// Registers a part as under way and returns the segment that names it.
-    fn depart(&self, tx: &mut Tx, part: OutgoingPart, sent_back: &mut Vec<Bytes>) -> Segment {
+    fn depart(
+        &self,
+        tx: &mut Tx,
+        part: OutgoingPart,
+        sent_back: &mut Vec<(Bytes, Lease)>,
+    ) -> Segment {
+        if part.is_linked() {
+            self.counters.bytes_linked.add(part.len() as u64);
+        }
         let flight = match part {
             OutgoingPart::Inline(len) => return Segment::Inline { len },
-            OutgoingPart::Theirs { part, bytes } => {
-                lock(&self.back).forwarded(bytes.as_ptr().addr(), part.token);
-                sent_back.push(bytes);
+            OutgoingPart::Theirs { part, bytes, lease } => {
+                lease.sent_back(&mut lock(&self.back));
+                sent_back.push((bytes, lease));
                 return Segment::Yours(part);
+            }
+            OutgoingPart::Forwarded {
+                region,
+                offset,
+                bytes,
+            } => {
+                tx.foreign += 1;
+                self.counters.segments_forwarded.add(1);
+                self.counters.bytes_forwarded.add(bytes.len() as u64);
+                Flight::foreign(region, offset, bytes)
             }
             OutgoingPart::Block(block) => Flight::block(block),
             OutgoingPart::Own {
@@ -446,7 +537,7 @@ impl Link {
     }
 
     /// Takes back what the peer has returned. Returns whether there was anything.
-    fn collect_returns(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
+    pub(super) fn collect_returns(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
         if tx.flights.count() == 0 {
             return Ok(false);
         }
@@ -454,8 +545,7 @@ impl Link {
         let count = tx.returns.refresh(returned, tx.flights.count())?;
         let entries = self.peer_layout.returns_offset;
         while let Some(token) = tx.returns.pop(|slot| self.peer.load(entries + 4 * slot))? {
-            // Dropping the flight gives its block back to the heap, which wakes those who wait for one.
-            if tx.flights.land(token).is_none() {
+            if !tx.land(token) {
                 // Not everybody who looks can end the session: a `SendBuf` that grows cannot.
                 tx.returns.put_back();
                 return Err(PeerMisbehaved::UnknownToken { token });

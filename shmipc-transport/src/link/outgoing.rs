@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{AllocFailure, Link};
+use super::{AllocFailure, Lease, Link};
 use crate::core::{
     mem::Block,
     num::{RegionId, u32_len},
@@ -23,9 +23,42 @@ pub(crate) enum OutgoingPart {
         bytes: Bytes,
     },
     /// Memory of the peer's that it lent us and now gets back.
-    Theirs { part: Part, bytes: Bytes },
+    Theirs {
+        part: Part,
+        bytes: Bytes,
+        /// Keeps the lease that `part` names.
+        lease: Lease,
+    },
+    /// Memory of another session's that is passed on to the peer.
+    Forwarded {
+        region: RegionId,
+        offset: u32,
+        bytes: Bytes,
+    },
     /// Bytes for which there was no block; they need one before the message can go.
     Spilled(Vec<u8>),
+}
+
+impl OutgoingPart {
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Inline(len) => *len as usize,
+            Self::Block(block) => block.len(),
+            Self::Own { bytes, .. }
+            | Self::Theirs { bytes, .. }
+            | Self::Forwarded { bytes, .. } => bytes.len(),
+            Self::Spilled(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether it is named where it was, and not copied for this message.
+    pub(super) fn is_linked(&self) -> bool {
+        matches!(
+            self,
+            Self::Own { .. } | Self::Theirs { .. } | Self::Forwarded { .. }
+        )
+    }
 }
 
 /// A message, composed part by part.
@@ -81,12 +114,7 @@ impl Outgoing {
 
     /// Appends a part.
     pub(crate) fn push(&mut self, part: OutgoingPart) {
-        self.len += match &part {
-            OutgoingPart::Inline(len) => *len as usize,
-            OutgoingPart::Block(block) => block.len(),
-            OutgoingPart::Own { bytes, .. } | OutgoingPart::Theirs { bytes, .. } => bytes.len(),
-            OutgoingPart::Spilled(bytes) => bytes.len(),
-        };
+        self.len += part.len();
         self.parts.push(part);
     }
 

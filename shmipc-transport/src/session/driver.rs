@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    custody::Custody,
     pulse::Pulse,
     shared::{Inbound, Shared},
 };
@@ -43,6 +44,7 @@ pub(super) struct Driver {
     activity: u64,
     spin: Option<Spin>,
     pulse: Option<Pulse>,
+    custody: Custody,
 }
 
 /// A wait during which we look.
@@ -78,6 +80,7 @@ impl Driver {
             idle: None,
             activity: 0,
             spin: None,
+            custody: Custody::default(),
         })
     }
 
@@ -102,7 +105,7 @@ impl Driver {
         loop {
             let activity = link.counters.blocks_taken.get();
             let Some(timer) = &mut self.idle else {
-                if link.heap_figures().mapped == 0 {
+                if link.heap_figures().mapped == 0 && !link.has_forwarded() {
                     return;
                 }
                 self.activity = activity;
@@ -113,9 +116,11 @@ impl Driver {
                 return;
             }
             self.idle = None;
-            if activity == self.activity
-                && let Err(misbehaved) = link.retire_idle()
-            {
+            let mut outcome = link.sweep_forwarded();
+            if activity == self.activity {
+                outcome = outcome.and_then(|()| link.retire_idle().map(drop));
+            }
+            if let Err(misbehaved) = outcome {
                 self.shared.blame(misbehaved);
                 return;
             }
@@ -227,6 +232,7 @@ impl Future for Driver {
         }
         this.poll_idle(cx);
         this.poll_pulse(cx);
+        this.custody.poll(&this.shared.link, cx);
         let next = this.look();
         if this.shared.lost().is_some() {
             return Poll::Ready(());

@@ -25,7 +25,7 @@ use crate::{
         wire::{self, negotiation::DoorbellKind},
     },
     error::{ConnectError, HandshakeError},
-    link::{Link, Outbox, PeerOutbox, Rx},
+    link::{Link, Outbox, PeerOutbox, Rx, Standing},
     sys::{
         doorbell::{Doorbell, PeerDoorbell},
         socket::ControlSocket,
@@ -99,7 +99,7 @@ impl Attach for Join {
     }
 
     fn attach(&mut self, theirs: wire::Outbox<OwnedFd>) -> Result<Joined, AttachError> {
-        let peer = PeerOutbox::open(&theirs.memory, theirs.len, theirs.memory_max)?;
+        let peer = PeerOutbox::open(theirs.memory, theirs.len, theirs.memory_max)?;
         let Own {
             outbox: own,
             doorbell: own_doorbell,
@@ -235,6 +235,7 @@ impl Parts {
             socket,
             peer,
             process,
+            forwards,
             attached,
         } = established;
         let Joined {
@@ -244,14 +245,18 @@ impl Parts {
             peer_doorbell,
         } = attached;
         let (socket, windows) = (Arc::new(socket), outbox.windows);
-        let trust = config.payloads().trust(&peer);
+        let standing = Standing {
+            payloads: config.payloads(),
+            peer,
+            forwards,
+        };
         let (link, rx) = Link::new(
             own,
             outbox,
             peer_doorbell,
             Arc::clone(&socket),
             config.memory_max(),
-            trust,
+            standing,
         );
         Self {
             link,

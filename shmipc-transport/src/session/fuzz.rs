@@ -36,7 +36,7 @@ use crate::{
         wire::negotiation::DoorbellKind,
     },
     error::SessionLost,
-    link::{Link, Outbox, PeerOutbox},
+    link::{Link, Outbox, PeerOutbox, Standing},
     sys::{
         doorbell::{Doorbell, PeerDoorbell},
         memfd,
@@ -161,7 +161,7 @@ impl Play {
         let (memory, fd) = memfd::create_sealed(OUTBOX_LEN).expect("memory for a test");
         memory.layout::<Header>(0).constants.0.describe(WINDOWS);
         let theirs =
-            PeerOutbox::open(&fd, u64::from(OUTBOX_LEN), 1 << 20).expect("it is in order so far");
+            PeerOutbox::open(fd, u64::from(OUTBOX_LEN), 1 << 20).expect("it is in order so far");
         let (_, doorbell) = Doorbell::create(DoorbellKind::EventFd).expect("a doorbell for a test");
         let doorbell = PeerDoorbell::accept(doorbell, DoorbellKind::EventFd).expect("an eventfd");
         let (ours, socket) = StdStream::pair().expect("sockets for a test");
@@ -177,7 +177,11 @@ impl Play {
             doorbell,
             Arc::new(ours),
             config.memory_max(),
-            config.payloads().trust(&peer),
+            Standing {
+                payloads: config.payloads(),
+                peer,
+                forwards: true,
+            },
         );
         let connecting = choice & 2 == 0;
         let shared = Arc::new(Shared::new(
@@ -438,12 +442,19 @@ impl Villain {
     /// Passes a region over the socket.
     fn announce(&mut self, script: &mut Script<'_>) {
         let id = RegionId(script.number());
-        let len = match script.byte() {
+        let choice = script.byte();
+        let len = match choice {
             0xff => u64::from(script.word()),
             _ => u64::from(REGION_LEN),
         };
+        // A socket that is there is as good an anchor as any; memory is none.
+        let anchor = match choice {
+            0xfd => Some(REGION.1.as_fd()),
+            0xfe => Some(self.socket.as_fd()),
+            _ => None,
+        };
         // It fails once the session is over.
-        drop(self.socket.send_region(id, len, REGION.1.as_fd()));
+        drop(self.socket.send_region(id, len, REGION.1.as_fd(), anchor));
     }
 
     /// Fills the whole ring with one control record, so that it never comes to an end.

@@ -1,5 +1,6 @@
 //! Sessions: two processes, joined.
 
+mod custody;
 mod driver;
 mod establish;
 #[cfg(any(test, fuzzing))]
@@ -218,6 +219,29 @@ impl Session {
         }
     }
 
+    /// Allows for memory that `source` has lent us to be passed on to this session's peer: a `Bytes` of 64 KiB or more that
+    /// was received from `source` and is [sent](crate::SendBuf) here is then named where it lies, and not copied. Returns
+    /// whether that will be done.
+    ///
+    /// It will not, and such bytes go on to be copied, if the peer does not know how to, or is of another user than we are, or
+    /// if either session is a [blocking](crate::blocking) one; nor is memory passed on that is not of our own user, or that was passed on to us. Nothing else is different.
+    ///
+    /// *This peer can then read all of the memory region in which the bytes lie*: whatever the peer of `source` has sent us
+    /// there, sends us there later, and is writing there, up to 16 MiB of it at a time or, for longer messages, that
+    /// message alone. It can until a while after the last such message ([`memory_idle`](crate::ConfigBuilder::memory_idle)).
+    /// That is nothing that a process of our own user could not read by `ptrace`; if yours cannot do that, or must not see
+    /// it, do not call this.
+    ///
+    /// What this peer holds of the memory, the peer of `source` waits for, as if we held it ourselves, even when this session
+    /// has ended meanwhile. It may be called once or before each message: it is idempotent and cheap. A session remembers
+    /// the last 64 sources, and none of them is kept open by it.
+    pub fn forward_from(&self, source: &Self) -> bool {
+        let (sink, source) = (self.shared(), source.shared());
+        // Where no task looks after a session, nobody would hear in time of what has come back.
+        let are_looked_after = sink.lead().is_none() && source.lead().is_none();
+        are_looked_after && sink.link.forward_from(&source.link)
+    }
+
     /// Takes a snapshot of what the session has done and holds.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -233,6 +257,10 @@ impl Session {
             messages_received: counters.messages_received.get(),
             bytes_sent: counters.bytes_sent.get(),
             bytes_received: counters.bytes_received.get(),
+            bytes_linked: counters.bytes_linked.get(),
+            bytes_lent: counters.bytes_lent.get(),
+            segments_forwarded: counters.segments_forwarded.get(),
+            bytes_forwarded: counters.bytes_forwarded.get(),
             doorbells_rung: counters.doorbells_rung.get(),
             doorbells_heard: counters.doorbells_heard.get(),
             spins_hit: counters.spins_hit.get(),

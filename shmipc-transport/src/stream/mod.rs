@@ -421,7 +421,10 @@ impl SendHalf {
         let (len, max) = (message.len(), session.link.message_max());
         match message.unspill(&session.link) {
             Ok(()) => Ok(true),
-            Err(AllocFailure::Full) => Ok(false),
+            Err(AllocFailure::Full) => match session.lost() {
+                Some(lost) => Err(SendError::SessionLost(lost.clone())),
+                None => Ok(false),
+            },
             Err(AllocFailure::TooLarge) => Err(SendError::TooLarge { len, max }),
             Err(AllocFailure::Io(error)) => Err(SendError::Memory(Arc::new(error))),
             Err(AllocFailure::Misbehaved(misbehaved)) => {

@@ -14,7 +14,7 @@ use crate::{
         num::{RegionId, u32_len},
         outbox::{INLINE_MAX, Part},
     },
-    link::{Link, Outgoing, OutgoingPart},
+    link::{ForwardedPart, Lease, Link, Outgoing, OutgoingPart},
 };
 
 /// `Bytes` of ours at least this long are linked rather than copied into a message.
@@ -29,7 +29,8 @@ const BLOCK_LONGEST: usize = 1 << 20;
 /// Short messages, and the short parts of long ones, are collected and travel inside the ring; the rest is written into
 /// blocks of the session's memory. A [`Bytes`](bytes::Bytes) of the session's own (from
 /// [`Session::alloc`](crate::Session::alloc), or received from this session) that is [`put`](BufMut::put) is *linked*: the
-/// message refers to it, and nothing is copied.
+/// message refers to it, and nothing is copied. So is a long one of another session's, if
+/// [`Session::forward_from`](crate::Session::forward_from) allows for it.
 ///
 /// Writing never waits and never fails. If the session's memory is exhausted, the message is kept in private memory, and
 /// sending it waits for a block. A message that could never be sent is dropped as it is written, and sending it reports
@@ -64,7 +65,8 @@ enum Target {
 /// Memory that can be named instead of copied.
 enum Linkable {
     Own { region: RegionId, offset: u32 },
-    Theirs(Part),
+    Theirs { part: Part, lease: Lease },
+    Forwarded(ForwardedPart),
 }
 
 impl SendBuf {
@@ -200,7 +202,10 @@ impl SendBuf {
         if let Some((region, offset)) = self.link.locate_own(chunk) {
             return Some(Linkable::Own { region, offset });
         }
-        self.link.locate_lease(chunk).map(Linkable::Theirs)
+        if let Some((part, lease)) = self.link.pin_lease(chunk) {
+            return Some(Linkable::Theirs { part, lease });
+        }
+        self.link.locate_forwardable(chunk).map(Linkable::Forwarded)
     }
 }
 
@@ -243,7 +248,12 @@ unsafe impl BufMut for SendBuf {
                         offset,
                         bytes,
                     },
-                    Linkable::Theirs(part) => OutgoingPart::Theirs { part, bytes },
+                    Linkable::Theirs { part, lease } => OutgoingPart::Theirs { part, bytes, lease },
+                    Linkable::Forwarded(part) => OutgoingPart::Forwarded {
+                        region: part.region(),
+                        offset: part.offset(),
+                        bytes: part.share(bytes),
+                    },
                 });
             } else {
                 self.copy(&bytes);

@@ -200,7 +200,7 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Whether `fd` is a socket on which every call can be made not to block.
-fn is_unix_socket(fd: &impl AsFd) -> bool {
+pub(super) fn is_unix_socket(fd: &impl AsFd) -> bool {
     // Fails for whatever is not a socket, and for addresses of another family.
     getsockname::<UnixAddr>(fd.as_fd().as_raw_fd()).is_ok()
 }

@@ -6,10 +6,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
-use memmap2::MmapOptions;
+use memmap2::{MmapOptions, MmapRaw};
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
@@ -21,7 +21,7 @@ use nix::{
 
 use crate::{
     core::{
-        mem::{OwnedRegion, PeerRegion},
+        mem::{Origin, OwnedRegion, PeerRegion},
         num::index,
     },
     error::PeerMisbehaved,
@@ -49,20 +49,50 @@ pub(crate) fn create_sealed(len: u32) -> io::Result<(OwnedRegion, OwnedFd)> {
     Ok((OwnedRegion::new(map), fd))
 }
 
+/// A memory file of a peer's that may be mapped.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    fd: OwnedFd,
+    map: MmapRaw,
+    owner: Option<u32>,
+}
+
+impl Sealed {
+    /// The user who made it, as the kernel keeps it (O24).
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.owner
+    }
+
+    /// The region, of which nobody else will hear.
+    pub(crate) fn into_region(self) -> PeerRegion {
+        PeerRegion::new(self.map, Origin::Peer(None))
+    }
+
+    /// The region, with all that it takes to pass it on.
+    pub(crate) fn into_forwardable_region(self) -> PeerRegion {
+        PeerRegion::new(self.map, Origin::Peer(Some(self.fd)))
+    }
+
+    /// The region, which the peer has passed on with this anchor.
+    pub(crate) fn into_forwarded_region(self, anchor: OwnedFd) -> PeerRegion {
+        PeerRegion::new(self.map, Origin::Forwarded { _anchor: anchor })
+    }
+}
+
 /// Maps a peer's memory file read-only, after checking that it can neither shrink nor be written to through us (O2).
 ///
 /// # Errors
 ///
 /// Returns [`PeerMisbehaved`] if `fd` is not a memory file of `len` bytes with the seals of [`create_sealed`].
-pub(crate) fn open_sealed(fd: &impl AsFd, len: u64) -> Result<PeerRegion, PeerMisbehaved> {
+pub(crate) fn open_sealed(fd: OwnedFd, len: u64) -> Result<Sealed, PeerMisbehaved> {
     let seals =
-        fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|_| PeerMisbehaved::Unsealed { seals: 0 })?;
+        fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(|_| PeerMisbehaved::Unsealed { seals: 0 })?;
     if !SealFlag::from_bits_retain(seals).contains(required_seals()) {
         return Err(PeerMisbehaved::Unsealed { seals });
     }
     // Sealed against both directions, so what we see now is what stays.
-    let actual = fstat(fd)
-        .ok()
+    let stat = fstat(&fd).ok();
+    let actual = stat
         .and_then(|stat| u64::try_from(stat.st_size).ok())
         .unwrap_or(0);
     let bounded = u32::try_from(len)
@@ -76,11 +106,15 @@ pub(crate) fn open_sealed(fd: &impl AsFd, len: u64) -> Result<PeerRegion, PeerMi
     };
     let map = MmapOptions::new()
         .len(index(len))
-        .map_raw_read_only(fd.as_fd().as_raw_fd())
+        .map_raw_read_only(fd.as_raw_fd())
         .map_err(|error| PeerMisbehaved::Unmappable {
             errno: error.raw_os_error().unwrap_or(0),
         })?;
-    Ok(PeerRegion::new(map))
+    Ok(Sealed {
+        fd,
+        map,
+        owner: stat.map(|stat| stat.st_uid),
+    })
 }
 
 fn required_seals() -> SealFlag {
@@ -95,7 +129,9 @@ mod tests {
     #[test]
     fn the_peer_sees_what_we_write_and_can_write_nothing() {
         let (ours, fd) = create_sealed(8192).unwrap();
-        let theirs = open_sealed(&fd, 8192).unwrap();
+        let theirs = open_sealed(fd.try_clone().unwrap(), 8192).unwrap();
+        assert_eq!(theirs.owner(), Some(nix::unistd::geteuid().as_raw()));
+        let theirs = theirs.into_region();
         ours.word(4096).store(7, Ordering::Release);
         assert_eq!(theirs.load(4096), Ok(7));
         assert!(
@@ -113,22 +149,22 @@ mod tests {
             memfd_create(c"test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&unsealed, 8192).unwrap();
         assert!(matches!(
-            open_sealed(&unsealed, 8192),
+            open_sealed(unsealed.try_clone().unwrap(), 8192),
             Err(PeerMisbehaved::Unsealed { .. })
         ));
         fcntl(&unsealed, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
         assert!(matches!(
-            open_sealed(&unsealed, 8192),
+            open_sealed(unsealed.try_clone().unwrap(), 8192),
             Err(PeerMisbehaved::Unsealed { .. })
         ));
         let regular = tempfile::tempfile().unwrap();
         assert!(matches!(
-            open_sealed(&regular, 0),
+            open_sealed(regular.into(), 0),
             Err(PeerMisbehaved::Unsealed { .. })
         ));
         let (_, sealed) = create_sealed(8192).unwrap();
         for wrong in [0, 4096, 8193, u64::MAX] {
-            let refused = open_sealed(&sealed, wrong);
+            let refused = open_sealed(sealed.try_clone().unwrap(), wrong);
             assert!(
                 matches!(refused, Err(PeerMisbehaved::RegionLength { .. })),
                 "{wrong} is not its length"

@@ -1,5 +1,6 @@
-//! What we ask of the kernel: sealed memory, doorbells, sockets that carry file descriptors, and who the peer is.
+//! What we ask of the kernel: sealed memory, doorbells, anchors, sockets that carry file descriptors, and who the peer is.
 
+pub(crate) mod anchor;
 pub(crate) mod doorbell;
 pub(crate) mod endpoint;
 pub(crate) mod memfd;

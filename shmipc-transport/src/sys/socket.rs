@@ -106,8 +106,8 @@ impl ControlSocket {
         }
     }
 
-    /// Announces a region of ours. Returns `false` if the socket is full, because the peer has not taken what
-    /// was announced before.
+    /// Announces a region of ours or, with an `anchor`, one that was lent to us and is passed on. Returns `false` if the
+    /// socket is full, because the peer has not taken what was announced before.
     ///
     /// # Errors
     ///
@@ -117,8 +117,15 @@ impl ControlSocket {
         id: RegionId,
         len: u64,
         memory: BorrowedFd<'_>,
+        anchor: Option<BorrowedFd<'_>>,
     ) -> io::Result<bool> {
-        let Transmit { bytes, fds } = Message::Region(Region { id, len, memory }).encode();
+        let region = Region {
+            id,
+            len,
+            memory,
+            anchor,
+        };
+        let Transmit { bytes, fds } = Message::Region(region).encode();
         match self.try_send(&bytes, &fds) {
             Ok(sent) if sent == bytes.len() => Ok(true),
             // A Unix socket takes a message of this size as a whole or not at all.
@@ -407,6 +414,7 @@ mod tests {
             id: RegionId(id),
             len: 4096,
             memory: some_file(),
+            anchor: None,
         })
         .encode()
     }
@@ -552,7 +560,7 @@ mod tests {
         let file = some_file();
         let mut sent = 0;
         loop {
-            match ours.send_region(RegionId(sent), 4096, file.as_fd()) {
+            match ours.send_region(RegionId(sent), 4096, file.as_fd(), None) {
                 Ok(true) => sent += 1,
                 Ok(false) => break,
                 // The limit on descriptors in flight came first.
@@ -567,12 +575,13 @@ mod tests {
         }
         assert_eq!(received, (0..sent).collect::<Vec<_>>());
         assert!(
-            ours.send_region(RegionId(sent), 4096, file.as_fd())
+            ours.send_region(RegionId(sent), 4096, file.as_fd(), None)
                 .unwrap()
         );
         drop(theirs);
         assert!(
-            ours.send_region(RegionId(0), 4096, file.as_fd()).is_err(),
+            ours.send_region(RegionId(0), 4096, file.as_fd(), None)
+                .is_err(),
             "the peer is gone"
         );
     }

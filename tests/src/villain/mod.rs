@@ -390,6 +390,19 @@ impl Villain {
         self.regions.push(memory);
     }
 
+    /// Passes a region on as an honest peer would. Returns what is to be watched.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses an anchor.
+    pub fn add_forwarded(&mut self, id: u32, memory: &Memory, len: u32) -> UnixStream {
+        let (watch, anchor) = UnixStream::pair().expect("an anchor");
+        let fds = vec![memory.fd(), anchor.into()];
+        self.say(&Message::forwarded(id, u64::from(len), fds));
+        self.push(Record::control(record::REGION_ADDED, 0, &[id, len]));
+        watch
+    }
+
     /// Whether the victim has hung up.
     #[must_use]
     pub fn has_been_left(&self) -> bool {

@@ -67,6 +67,8 @@ pub mod kind {
     pub const READY: u8 = 33;
     /// More memory.
     pub const REGION: u8 = 34;
+    /// Memory of somebody else's.
+    pub const FORWARDED: u8 = 35;
 }
 
 /// A message for the socket.
@@ -117,6 +119,14 @@ impl Message {
             fds,
             ..Self::new(kind::REGION, &body)
         }
+    }
+
+    /// The message that passes a region of somebody else's on.
+    #[must_use]
+    pub fn forwarded(id: u32, len: u64, fds: Vec<OwnedFd>) -> Self {
+        let mut message = Self::region(id, len, fds);
+        message.bytes[7] = kind::FORWARDED;
+        message
     }
 }
 
@@ -196,6 +206,20 @@ impl Script {
             messages,
             bell,
         }
+    }
+
+    /// The same of a villain that knows how to pass memory on.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses memory.
+    #[must_use]
+    pub fn forwarding(role: Role) -> Self {
+        let mut script = Self::new(role);
+        let plain = String::from_utf8(script.messages[0].bytes.split_off(8)).expect("JSON");
+        let json = plain.replace(r#""outbox_v1""#, r#""outbox_v1","forwarded_regions_v1""#);
+        script.messages[0] = Message::new(kind::NEGOTIATION, json.as_bytes());
+        script
     }
 
     /// Connects to a victim that listens at `path`, and plays the script.

@@ -1,6 +1,7 @@
 //! A peer that lies in every field, one lie at a time: only its own session ends, and says why.
 
 mod conduct;
+mod forwarded;
 mod handshake;
 mod memory;
 mod oddities;
@@ -11,7 +12,7 @@ use shmipc_transport::{PeerMisbehaved, SessionLost};
 use stage::Stage;
 use tests::{
     process,
-    villain::{Record, Role, Segment, Villain, record},
+    villain::{Record, Role, Script, Segment, Villain, record},
 };
 
 /// A lie told in a session, and how it is called by its victim.
@@ -31,11 +32,16 @@ use lies;
 
 /// Tells each lie in a session of its own, as its client and as its server.
 async fn told(lies: &[Lie]) {
+    told_by(Script::new, lies).await;
+}
+
+/// The same after a handshake that is not the usual one.
+async fn told_by(script: fn(Role) -> Script, lies: &[Lie]) {
     let mut stage = Stage::new().await;
     let before = process::Holdings::count();
     for lie in lies {
         for role in [Role::Client, Role::Server] {
-            let (mut villain, session) = stage.session(role).await;
+            let (mut villain, session) = stage.session_of(script(role)).await;
             (lie.tell)(&mut villain);
             let lost = tests::in_time(lie.name, session.closed()).await;
             match lost {

@@ -114,7 +114,7 @@ fn lies_on_the_socket_of_a_session() {
         "another ready": |v| v.say(&Message::new(kind::READY, &[])) => Socket(InvalidMessage::OutOfTurn { .. }),
         "another outbox": |v| { let fds = vec![v.own.fd(), v.own.fd()]; v.say(&Message::outbox(OUTBOX_LEN.into(), fds)) }
             => Socket(InvalidMessage::OutOfTurn { .. }),
-        "an unknown type": |v| v.say(&Message::new(35, &[])) => Socket(InvalidMessage::UnknownType(35)),
+        "an unknown type": |v| v.say(&Message::new(36, &[])) => Socket(InvalidMessage::UnknownType(36)),
         "garbage": |v| v.say(&Message { bytes: b"garbage!".to_vec(), fds: Vec::new() }) => Socket(InvalidMessage::Magic(_)),
         "a short region": |v| { let fds = vec![v.own.fd()]; v.say(&Message { fds, ..Message::new(kind::REGION, &[0; 11]) }) }
             => Socket(InvalidMessage::TooShort { .. }),

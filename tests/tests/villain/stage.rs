@@ -94,7 +94,12 @@ impl Stage {
 
     /// Both ends of a session after an honest handshake.
     pub(crate) async fn session(&mut self, role: Role) -> (Villain, Session) {
-        let (ending, outcome) = self.open(Script::new(role)).await;
+        self.session_of(Script::new(role)).await
+    }
+
+    /// Both ends of a session after such a handshake.
+    pub(crate) async fn session_of(&mut self, script: Script) -> (Villain, Session) {
+        let (ending, outcome) = self.open(script).await;
         (ending.session(), self.cast(outcome).await)
     }
 

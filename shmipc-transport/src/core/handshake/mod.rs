@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use crate::{
     core::wire::{
         InvalidMessage, Message, Outbox, Transmit,
-        negotiation::{Answer, DoorbellKind, Request, Response},
+        negotiation::{Answer, DoorbellKind, Request, Response, Terms},
     },
     error::{HandshakeStep, PeerMisbehaved, Refusal, RefusalCode},
 };
@@ -37,6 +37,8 @@ pub(crate) struct Handshake<Fd> {
     state: State,
     /// The kind of doorbell that we insist on; once both have negotiated, the one that was agreed on.
     doorbell: DoorbellKind,
+    /// Whether the peer has said that memory may be passed on to it.
+    forwards: bool,
     timeout: Duration,
     deadline: Duration,
     transmits: VecDeque<Transmit<Fd>>,
@@ -142,6 +144,7 @@ impl<Fd> Handshake<Fd> {
             role,
             state,
             doorbell,
+            forwards: false,
             timeout,
             deadline: now.saturating_add(timeout),
             transmits: VecDeque::new(),
@@ -227,9 +230,11 @@ impl<Fd> Handshake<Fd> {
     pub(crate) fn outbox_created(&mut self, outbox: Outbox<Fd>) {
         assert!(self.state == State::Creating, "nobody asked for an outbox");
         if self.role == Role::Server {
-            self.transmit(Message::Negotiation(
-                Response::outbox(self.doorbell).encode(),
-            ));
+            let terms = Terms {
+                doorbell: self.doorbell,
+                forwards: self.forwards,
+            };
+            self.transmit(Message::Negotiation(Response::outbox(terms).encode()));
         }
         self.transmit(Message::Outbox(outbox));
         self.state = State::Exchanging(Exchange {
@@ -281,6 +286,11 @@ impl<Fd> Handshake<Fd> {
         self.fail(Failure::Declined(refusal));
     }
 
+    /// Whether both sides have agreed that memory may be passed on (H17). Known once both have negotiated.
+    pub(crate) fn forwards(&self) -> bool {
+        self.forwards
+    }
+
     /// Says whether [`decline`](Self::decline) may be called.
     pub(crate) fn may_decline(&self) -> bool {
         self.role == Role::Server && matches!(self.state, State::AwaitingRequest | State::Creating)
@@ -308,7 +318,9 @@ impl<Fd> Handshake<Fd> {
         let verdict = match Request::decode(json) {
             Ok(request) => {
                 // A server grants what its client insists on, and may insist on more.
-                self.doorbell = self.doorbell.max(request.doorbell());
+                let Terms { doorbell, forwards } = request.terms();
+                self.doorbell = self.doorbell.max(doorbell);
+                self.forwards = forwards;
                 request.judge()
             }
             Err(error) => Err(Refusal::new(
@@ -324,8 +336,9 @@ impl<Fd> Handshake<Fd> {
 
     fn handle_response(&mut self, json: &[u8]) {
         match Response::decode(json).map(Response::answer) {
-            Ok(Answer::Outbox(doorbell)) => {
+            Ok(Answer::Outbox(Terms { doorbell, forwards })) => {
                 self.doorbell = self.doorbell.max(doorbell);
+                self.forwards = forwards;
                 self.create();
             }
             Ok(Answer::Refused(refusal)) => self.fail(Failure::Refused(refusal)),

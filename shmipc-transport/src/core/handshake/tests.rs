@@ -155,6 +155,7 @@ fn some_region() -> Message<u32> {
         id: RegionId(1),
         len: 4096,
         memory: 99,
+        anchor: None,
     })
 }
 
@@ -167,6 +168,7 @@ fn both_sides_end_up_with_the_others_outbox() {
         assert!(matches!(pair.server.outcome, Some(Ok(()))));
         assert_eq!(pair.client.mapped, Some(pair.server.outbox));
         assert_eq!(pair.server.mapped, Some(pair.client.outbox));
+        assert!(pair.client.handshake.forwards() && pair.server.handshake.forwards());
     }
 }
 
@@ -458,7 +460,11 @@ fn any_saying() -> impl Strategy<Value = (u8, Vec<u8>)> {
     let request = Message::<u32>::Negotiation(Request::outbox(DoorbellKind::EventFd).encode())
         .encode()
         .bytes;
-    let response = Message::<u32>::Negotiation(Response::outbox(DoorbellKind::EventFd).encode())
+    let terms = Terms {
+        doorbell: DoorbellKind::EventFd,
+        forwards: true,
+    };
+    let response = Message::<u32>::Negotiation(Response::outbox(terms).encode())
         .encode()
         .bytes;
     let outbox = Outbox {

@@ -63,6 +63,8 @@ struct Inner {
     regions: Vec<Entry>,
     next_id: u32,
     max: u64,
+    /// Set when the peer can no longer be asked what it still reads: then nothing that comes back may be used again.
+    closed: bool,
     figures: HeapFigures,
     waiters: Vec<Waker>,
 }
@@ -85,6 +87,7 @@ impl Heap {
             regions: Vec::new(),
             next_id: 0,
             max: u64::from(max),
+            closed: false,
             figures: HeapFigures::default(),
             waiters: Vec::new(),
         };
@@ -100,6 +103,9 @@ impl Heap {
     /// See [`Exhausted`]. After `NeedsRegion` the caller adds that region or [gives it up](Self::cancel_region).
     pub(crate) fn alloc(self: &Arc<Self>, len: u32) -> Result<Block, Exhausted> {
         let mut inner = lock(&self.inner);
+        if inner.closed {
+            return Err(Exhausted::Full);
+        }
         for entry in &mut inner.regions {
             let Some((start, size)) = entry.space.alloc(len, u32_len(entry.region.len())) else {
                 continue;
@@ -159,6 +165,9 @@ impl Heap {
     /// Whether a block of `len` bytes could be had now.
     pub(crate) fn has_room(&self, len: u32) -> bool {
         let mut inner = lock(&self.inner);
+        if inner.closed {
+            return false;
+        }
         let found = inner.regions.iter_mut().find_map(|entry| {
             let (start, size) = entry.space.alloc(len, u32_len(entry.region.len()))?;
             entry.space.free(start, size);
@@ -197,10 +206,20 @@ impl Heap {
         }
     }
 
-    /// Wakes all who wait, because what they wait for may never come.
-    pub(crate) fn wake_all(&self) {
-        let waiters = mem::take(&mut lock(&self.inner).waiters);
+    /// Hands out nothing any more, because the session is over: the peer, or whom it has passed a block on to, may still
+    /// read what comes back now. Wakes all who wait.
+    pub(crate) fn close(&self) {
+        let waiters = {
+            let mut inner = lock(&self.inner);
+            inner.closed = true;
+            mem::take(&mut inner.waiters)
+        };
         waiters.into_iter().for_each(Waker::wake);
+    }
+
+    /// An id for a region that is not of this heap, but announced beside its own.
+    pub(crate) fn foreign_id(&self) -> RegionId {
+        lock(&self.inner).next_id()
     }
 
     pub(crate) fn figures(&self) -> HeapFigures {
@@ -233,12 +252,16 @@ impl Inner {
         fits(self.max).ok_or(Exhausted::TooLarge)?;
         let region_len = fits(self.max - self.figures.mapped).ok_or(Exhausted::Full)?;
         self.figures.mapped += u64::from(region_len);
-        let id = RegionId(self.next_id);
-        self.next_id += 1;
         Err(Exhausted::NeedsRegion {
-            id,
+            id: self.next_id(),
             len: region_len,
         })
+    }
+
+    fn next_id(&mut self) -> RegionId {
+        let id = RegionId(self.next_id);
+        self.next_id += 1;
+        id
     }
 }
 

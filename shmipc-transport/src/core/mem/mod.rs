@@ -25,5 +25,5 @@ mod ring;
 pub(crate) use block::Block;
 pub(crate) use heap::{Exhausted, Heap, HeapFigures, RetiredRegion};
 pub use region::OutOfRegion;
-pub(crate) use region::{OwnedRegion, PeerRegion, Trust};
+pub(crate) use region::{Origin, OwnedRegion, PeerRegion, RegionName, Trust};
 pub(crate) use ring::{OwnRing, PeerRing};

@@ -4,7 +4,13 @@
     reason = "the one place that dereferences pointers into mappings; see the essay in `mem`"
 )]
 
-use std::{fmt, ops::Range, ptr, slice, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    os::fd::OwnedFd,
+    ptr, slice,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use memmap2::MmapRaw;
@@ -38,16 +44,48 @@ pub struct OutOfRegion {
     pub region_len: usize,
 }
 
+/// A mapping, and what is kept for as long as it stands.
+struct Mapping {
+    // Unmapped first: what follows may say that it is.
+    map: MmapRaw,
+    origin: Origin,
+}
+
+/// Whose memory is mapped.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Our own.
+    Ours,
+    /// The peer's. With its memory file, where that may be passed on to others.
+    Peer(Option<OwnedFd>),
+    /// Somebody else's, passed on by the peer, who learns by the closing of this anchor that it is mapped no longer (O23).
+    Forwarded { _anchor: OwnedFd },
+}
+
 /// What both kinds of region share: a mapping and the arithmetic of its bounds.
 #[derive(Clone)]
 struct View {
-    map: Arc<MmapRaw>,
+    mapping: Arc<Mapping>,
 }
 
 impl View {
+    fn new(map: MmapRaw, origin: Origin) -> Self {
+        Self {
+            mapping: Arc::new(Mapping { map, origin }),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.mapping.map.len()
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.mapping.map.as_mut_ptr()
+    }
+
     /// Returns the address of a range, or says that it is not inside.
     fn range(&self, offset: u32, len: u32) -> Result<*mut u8, OutOfRegion> {
-        let region_len = self.map.len();
+        let region_len = self.len();
         // Neither sum nor comparison can wrap: both are u32 and usize has 64 bits.
         if region_len < index(offset) + index(len) {
             return Err(OutOfRegion {
@@ -56,7 +94,7 @@ impl View {
                 region_len,
             });
         }
-        Ok(self.map.as_mut_ptr().wrapping_add(index(offset)))
+        Ok(self.start().wrapping_add(index(offset)))
     }
 
     fn word(&self, offset: u32) -> Result<&AtomicU32, OutOfRegion> {
@@ -82,9 +120,9 @@ impl View {
     }
 
     fn contains(&self, bytes: &[u8]) -> Option<u32> {
-        let start = self.map.as_mut_ptr().addr();
+        let start = self.start().addr();
         let offset = bytes.as_ptr().addr().checked_sub(start)?;
-        (offset + bytes.len() <= self.map.len())
+        (offset + bytes.len() <= self.len())
             .then(|| u32::try_from(offset).ok())
             .flatten()
     }
@@ -97,11 +135,11 @@ pub(crate) struct OwnedRegion(View);
 impl OwnedRegion {
     /// Takes a writable, shared mapping that no other process can map writable.
     pub(crate) fn new(map: MmapRaw) -> Self {
-        Self(View { map: Arc::new(map) })
+        Self(View::new(map, Origin::Ours))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.map.len()
+        self.0.len()
     }
 
     /// The header of type `T` at `offset`.
@@ -216,12 +254,35 @@ pub(crate) struct PeerRegion(View);
 
 impl PeerRegion {
     /// Takes a read-only, shared mapping of a file that is sealed against shrinking.
-    pub(crate) fn new(map: MmapRaw) -> Self {
-        Self(View { map: Arc::new(map) })
+    pub(crate) fn new(map: MmapRaw, origin: Origin) -> Self {
+        Self(View::new(map, origin))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.map.len()
+        self.0.len()
+    }
+
+    /// The memory file, if it may be passed on.
+    pub(crate) fn file(&self) -> Option<&OwnedFd> {
+        match &self.0.mapping.origin {
+            Origin::Peer(file) => file.as_ref(),
+            Origin::Ours | Origin::Forwarded { .. } => None,
+        }
+    }
+
+    /// Where `bytes` begins, if all of it lies in this mapping.
+    pub(crate) fn offset_of(&self, bytes: &[u8]) -> Option<u32> {
+        self.0.contains(bytes)
+    }
+
+    /// Whether it was passed on by the peer, and made by somebody else.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        matches!(self.0.mapping.origin, Origin::Forwarded { .. })
+    }
+
+    /// A name for this mapping, which no other one has for as long as the name exists.
+    pub(crate) fn name(&self) -> RegionName {
+        RegionName(Arc::downgrade(&self.0.mapping))
     }
 
     /// The header of type `T` at `offset`, for `Relaxed` loads.
@@ -282,7 +343,7 @@ impl PeerRegion {
         Ok(self.0.range(offset, len)?.addr())
     }
 
-    /// Lends the bytes at `offset` in place; `release` is dropped with the last of the returned `Bytes`.
+    /// Lends the bytes at `offset` in place, with this share in the region; `release` is dropped with the last of the returned `Bytes`.
     ///
     /// Sound while the peer does not write to the range until `release` is dropped, which nothing on this side can check:
     /// `_trust` shows that somebody has decided to rely on it.
@@ -291,7 +352,7 @@ impl PeerRegion {
     ///
     /// Returns [`OutOfRegion`] if the range is not inside the region.
     pub(crate) fn lend<R: Send + 'static>(
-        &self,
+        self,
         offset: u32,
         len: u32,
         release: R,
@@ -302,7 +363,7 @@ impl PeerRegion {
             start,
             len: index(len),
             _release: release,
-            _region: self.clone(),
+            _region: self,
         }))
     }
 }
@@ -312,6 +373,27 @@ impl fmt::Debug for PeerRegion {
         f.debug_struct("PeerRegion")
             .field("len", &self.len())
             .finish()
+    }
+}
+
+/// Says which mapping a region is, without keeping it.
+pub(crate) struct RegionName(Weak<Mapping>);
+
+impl RegionName {
+    /// Whether it is the name of `region`.
+    pub(crate) fn is_of(&self, region: &PeerRegion) -> bool {
+        ptr::eq(self.0.as_ptr(), Arc::as_ptr(&region.0.mapping))
+    }
+
+    /// Whether the mapping is gone.
+    pub(crate) fn is_void(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+impl fmt::Debug for RegionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RegionName").field(&self.0.as_ptr()).finish()
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) enum Memory {
     Block(Block),
     /// A share in memory that the application may hold as well.
     Shared(Bytes),
+    /// A share in memory of another session's.
+    Foreign(Bytes),
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +102,7 @@ impl Flights {
         {
             flight.memory = Memory::Shared(Bytes::from_owner(block));
         }
-        let Memory::Shared(bytes) = &flight.memory else {
+        let (Memory::Shared(bytes) | Memory::Foreign(bytes)) = &flight.memory else {
             return None;
         };
         // A block may be longer than the part of it that was sent; the flight's own range was checked above.
@@ -143,6 +145,20 @@ impl Flight {
             len: u32_len(bytes.len()),
             memory: Memory::Shared(bytes),
         }
+    }
+
+    /// A segment of memory that another session has lent us as `bytes`, at `offset` of what the peer knows as `region`.
+    pub(crate) fn foreign(region: RegionId, offset: u32, bytes: Bytes) -> Self {
+        Self {
+            region,
+            offset,
+            len: u32_len(bytes.len()),
+            memory: Memory::Foreign(bytes),
+        }
+    }
+
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.memory, Memory::Foreign(_))
     }
 }
 

@@ -13,6 +13,7 @@
 //! | 32 | outbox | u64 length, u64 memory_max, u32 layout | memory, doorbell | once each way, after the negotiation |
 //! | 33 | ready | empty | none | once each way, after the peer's outbox was mapped |
 //! | 34 | region | u32 id, u64 length | memory | any number of times after that |
+//! | 35 | forwarded region | u32 id, u64 length | memory, anchor | likewise, if both have agreed on it |
 //!
 //! Nothing here knows what a descriptor is: they are values of a type `Fd`, numbers in the tests.
 
@@ -113,7 +114,7 @@ pub(crate) enum Message<Fd> {
     Outbox(Outbox<Fd>),
     /// "I have mapped your outbox."
     Ready,
-    /// "My memory has grown by this."
+    /// "My memory has grown by this", or "this was lent to me, and I pass it on".
     Region(Region<Fd>),
 }
 
@@ -139,6 +140,8 @@ pub(crate) struct Region<Fd> {
     pub(crate) len: u64,
     /// The sealed memory file.
     pub(crate) memory: Fd,
+    /// Comes with memory that was made by somebody else, and is kept open for as long as it is mapped (O23).
+    pub(crate) anchor: Option<Fd>,
 }
 
 /// The bytes of a message, and the descriptors to be sent with the first of them.
@@ -155,7 +158,8 @@ impl<Fd> Message<Fd> {
             Self::Negotiation(_) => Kind::Negotiation.name(),
             Self::Outbox(_) => Kind::Outbox.name(),
             Self::Ready => Kind::Ready.name(),
-            Self::Region(_) => Kind::Region.name(),
+            Self::Region(Region { anchor: None, .. }) => Kind::Region.name(),
+            Self::Region(Region { .. }) => Kind::Forwarded.name(),
         }
     }
 
@@ -186,10 +190,21 @@ impl<Fd> Message<Fd> {
                 bytes: frame(Kind::Ready, &[]),
                 fds: Vec::new(),
             },
-            Self::Region(Region { id, len, memory }) => Transmit {
-                bytes: frame(Kind::Region, &[&id.0.to_be_bytes(), &len.to_be_bytes()]),
-                fds: vec![memory],
-            },
+            Self::Region(Region {
+                id,
+                len,
+                memory,
+                anchor,
+            }) => {
+                let kind = match anchor {
+                    None => Kind::Region,
+                    Some(_) => Kind::Forwarded,
+                };
+                Transmit {
+                    bytes: frame(kind, &[&id.0.to_be_bytes(), &len.to_be_bytes()]),
+                    fds: [memory].into_iter().chain(anchor).collect(),
+                }
+            }
         }
     }
 
@@ -218,10 +233,21 @@ impl<Fd> Message<Fd> {
                 let [] = kind.expect_fds(fds)?;
                 Self::Ready
             }
-            Kind::Region => {
+            Kind::Region | Kind::Forwarded => {
                 let (id, len) = (RegionId(reader.u32()?), reader.u64()?);
-                let [memory] = kind.expect_fds(fds)?;
-                Self::Region(Region { id, len, memory })
+                let (memory, anchor) = if kind == Kind::Region {
+                    let [memory] = kind.expect_fds(fds)?;
+                    (memory, None)
+                } else {
+                    let [memory, anchor] = kind.expect_fds(fds)?;
+                    (memory, Some(anchor))
+                };
+                Self::Region(Region {
+                    id,
+                    len,
+                    memory,
+                    anchor,
+                })
             }
         };
         reader.expect_end()?;
@@ -313,6 +339,7 @@ enum Kind {
     Outbox = 32,
     Ready = 33,
     Region = 34,
+    Forwarded = 35,
 }
 
 impl Kind {
@@ -322,6 +349,7 @@ impl Kind {
             32 => Ok(Self::Outbox),
             33 => Ok(Self::Ready),
             34 => Ok(Self::Region),
+            35 => Ok(Self::Forwarded),
             unknown => Err(InvalidMessage::UnknownType(unknown)),
         }
     }
@@ -332,6 +360,7 @@ impl Kind {
             Self::Outbox => "outbox",
             Self::Ready => "ready",
             Self::Region => "region",
+            Self::Forwarded => "forwarded region",
         }
     }
 
@@ -340,7 +369,7 @@ impl Kind {
         match self {
             Self::Negotiation => NEGOTIATION_LEN_MAX,
             // The exact length is the decoder's to check.
-            Self::Outbox | Self::Ready | Self::Region => 64,
+            Self::Outbox | Self::Ready | Self::Region | Self::Forwarded => 64,
         }
     }
 

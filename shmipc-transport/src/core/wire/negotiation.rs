@@ -2,9 +2,9 @@
 //!
 //! ```json
 //! {"supports_protocols":[4],"sdk_name":"shmipc-transport","sdk_version":"0.1.0",
-//!  "supports_features":["outbox_v1"],"settings":{}}
+//!  "supports_features":["outbox_v1","forwarded_regions_v1"],"settings":{}}
 //! {"selected_protocol":4,"sdk_name":"shmipc-transport","sdk_version":"0.1.0",
-//!  "selected_features":["outbox_v1"],"settings":{}}
+//!  "selected_features":["outbox_v1","forwarded_regions_v1"],"settings":{}}
 //! ```
 //!
 //! A link is a feature of protocol version 4. A peer that knows only shmipc's own link reads and answers these messages
@@ -25,6 +25,9 @@ const OUTBOX: &str = "outbox_v1";
 /// The name of the feature that doorbells are sockets and not eventfds.
 const DOORBELL_SOCKET: &str = "doorbell_socket_v1";
 
+/// The name of the feature that a side may pass memory on that somebody else has lent it.
+const FORWARDED_REGIONS: &str = "forwarded_regions_v1";
+
 const SDK_NAME: &str = "shmipc-transport";
 const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -40,22 +43,33 @@ pub(crate) enum DoorbellKind {
     Socket,
 }
 
-impl DoorbellKind {
-    /// The features to list for the outbox link with this kind of doorbell.
+/// What the outbox link comes with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Terms {
+    /// What both sides are woken by.
+    pub(crate) doorbell: DoorbellKind,
+    /// Whether a side may pass memory on that somebody else has lent it (H17).
+    pub(crate) forwards: bool,
+}
+
+impl Terms {
+    /// The features to list for the outbox link on these terms.
     fn features(self) -> Vec<String> {
-        let all = [OUTBOX.to_owned(), DOORBELL_SOCKET.to_owned()];
-        let count = match self {
-            Self::EventFd => 1,
-            Self::Socket => 2,
-        };
-        all.into_iter().take(count).collect()
+        let doorbell = (self.doorbell == DoorbellKind::Socket).then_some(DOORBELL_SOCKET);
+        let forwards = self.forwards.then_some(FORWARDED_REGIONS);
+        let features = [Some(OUTBOX), doorbell, forwards];
+        features.into_iter().flatten().map(str::to_owned).collect()
     }
 
     fn of_features(features: &[String]) -> Self {
-        if has(features, DOORBELL_SOCKET) {
-            Self::Socket
+        let doorbell = if has(features, DOORBELL_SOCKET) {
+            DoorbellKind::Socket
         } else {
-            Self::EventFd
+            DoorbellKind::EventFd
+        };
+        Self {
+            doorbell,
+            forwards: has(features, FORWARDED_REGIONS),
         }
     }
 }
@@ -103,18 +117,22 @@ struct ErrorObject {
 impl Request {
     /// What this crate asks for.
     pub(crate) fn outbox(doorbell: DoorbellKind) -> Self {
+        let terms = Terms {
+            doorbell,
+            forwards: true,
+        };
         Self {
             supports_protocols: vec![PROTOCOL],
             sdk_name: SDK_NAME.to_owned(),
             sdk_version: SDK_VERSION.to_owned(),
-            supports_features: doorbell.features(),
+            supports_features: terms.features(),
             settings: Settings {},
         }
     }
 
-    /// The kind of doorbell that the client insists on.
-    pub(crate) fn doorbell(&self) -> DoorbellKind {
-        DoorbellKind::of_features(&self.supports_features)
+    /// What the client insists on, and what it can do.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms::of_features(&self.supports_features)
     }
 
     pub(crate) fn decode(json: &[u8]) -> Result<Self, InvalidMessage> {
@@ -146,8 +164,8 @@ impl Request {
 /// What a response means to the client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Answer {
-    /// The outbox link it is, with such doorbells.
-    Outbox(DoorbellKind),
+    /// The outbox link it is, on these terms.
+    Outbox(Terms),
     /// The server said no.
     Refused(Refusal),
     /// The server said yes, but to something else.
@@ -159,10 +177,10 @@ pub(crate) enum Answer {
 
 impl Response {
     /// Agrees to what [`Request::outbox`] asks for.
-    pub(crate) fn outbox(doorbell: DoorbellKind) -> Self {
+    pub(crate) fn outbox(terms: Terms) -> Self {
         Self {
             selected_protocol: PROTOCOL,
-            selected_features: doorbell.features(),
+            selected_features: terms.features(),
             ..Self::empty()
         }
     }
@@ -203,7 +221,7 @@ impl Response {
             return Answer::Refused(Refusal::from_wire(&code, &message));
         }
         if self.selected_protocol == PROTOCOL && has(&self.selected_features, OUTBOX) {
-            Answer::Outbox(DoorbellKind::of_features(&self.selected_features))
+            Answer::Outbox(Terms::of_features(&self.selected_features))
         } else {
             Answer::Other {
                 protocol: self.selected_protocol,
@@ -247,6 +265,11 @@ pub fn fuzz_negotiation(data: &[u8]) {
 mod tests {
     use super::*;
 
+    const PLAIN: Terms = Terms {
+        doorbell: DoorbellKind::EventFd,
+        forwards: false,
+    };
+
     fn request(json: &str) -> Result<(), Refusal> {
         Request::decode(json.as_bytes()).unwrap().judge()
     }
@@ -262,10 +285,10 @@ mod tests {
             String::from_utf8(Request::outbox(DoorbellKind::EventFd).encode()).unwrap(),
             format!(
                 r#"{{"supports_protocols":[4],"sdk_name":"shmipc-transport","sdk_version":"{version}","#,
-            ) + r#""supports_features":["outbox_v1"],"settings":{}}"#
+            ) + r#""supports_features":["outbox_v1","forwarded_regions_v1"],"settings":{}}"#
         );
         assert_eq!(
-            String::from_utf8(Response::outbox(DoorbellKind::EventFd).encode()).unwrap(),
+            String::from_utf8(Response::outbox(PLAIN).encode()).unwrap(),
             format!(
                 r#"{{"selected_protocol":4,"sdk_name":"shmipc-transport","sdk_version":"{version}","#
             ) + r#""selected_features":["outbox_v1"],"settings":{}}"#
@@ -283,9 +306,16 @@ mod tests {
     fn we_agree_with_ourselves() {
         for kind in [DoorbellKind::EventFd, DoorbellKind::Socket] {
             let request = Request::decode(&Request::outbox(kind).encode()).unwrap();
-            assert_eq!((request.judge(), request.doorbell()), (Ok(()), kind));
-            let response = Response::decode(&Response::outbox(kind).encode()).unwrap();
-            assert_eq!(response.answer(), Answer::Outbox(kind));
+            let terms = Terms {
+                doorbell: kind,
+                forwards: true,
+            };
+            assert_eq!((request.judge(), request.terms()), (Ok(()), terms));
+            for forwards in [true, false] {
+                let terms = Terms { forwards, ..terms };
+                let response = Response::decode(&Response::outbox(terms).encode()).unwrap();
+                assert_eq!(response.answer(), Answer::Outbox(terms));
+            }
         }
     }
 
@@ -316,7 +346,7 @@ mod tests {
         assert_eq!(request(json), Ok(()));
         let json = r#"{"selected_protocol":4,"sdk_name":"x","sdk_version":"9","error":null,"hint":[{}],
             "selected_features":["new","outbox_v1"],"settings":{"new":1}}"#;
-        assert_eq!(answer(json), Answer::Outbox(DoorbellKind::EventFd));
+        assert_eq!(answer(json), Answer::Outbox(PLAIN));
     }
 
     #[test]

@@ -32,6 +32,9 @@ const READY: [u8; 8] = [0, 0, 0, 8, 0x77, 0x58, 0, 33];
 const REGION: [u8; 20] = [
     0, 0, 0, 20, 0x77, 0x58, 0, 34, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0x10, 0, 0,
 ];
+const FORWARDED: [u8; 20] = [
+    0, 0, 0, 20, 0x77, 0x58, 0, 35, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0x10, 0, 0,
+];
 const NEGOTIATION: [u8; 10] = [0, 0, 0, 10, 0x77, 0x58, 0, 10, b'{', b'}'];
 
 #[test]
@@ -42,16 +45,20 @@ fn messages_have_these_bytes() {
         memory: 3,
         doorbell: 4,
     });
-    let region = Message::Region(Region {
-        id: RegionId(7),
-        len: 0x10_0000,
-        memory: 5,
+    let [region, forwarded] = [None, Some(6)].map(|anchor| {
+        Message::Region(Region {
+            id: RegionId(7),
+            len: 0x10_0000,
+            memory: 5,
+            anchor,
+        })
     });
     let negotiation = Message::Negotiation(b"{}".to_vec());
     for (message, bytes, fds) in [
         (outbox, &OUTBOX[..], &[3, 4][..]),
         (Message::Ready, &READY, &[]),
         (region, &REGION, &[5]),
+        (forwarded, &FORWARDED, &[5, 6]),
         (negotiation, &NEGOTIATION, &[]),
     ] {
         assert_eq!(
@@ -87,7 +94,7 @@ fn headers_are_checked() {
         decode_whole(&with(READY, 6, 3), &[]),
         Err(InvalidMessage::Version(3))
     );
-    for unknown in [0, 1, 4, 9, 11, 31, 35, 255] {
+    for unknown in [0, 1, 4, 9, 11, 31, 36, 255] {
         assert_eq!(
             decode_whole(&with(READY, 7, unknown), &[]),
             Err(InvalidMessage::UnknownType(unknown))
@@ -196,11 +203,14 @@ fn any_message() -> impl Strategy<Value = Message<u32>> {
             })
         }),
         Just(Message::Ready),
-        any::<(u32, u64, u32)>().prop_map(|(id, len, memory)| Message::Region(Region {
-            id: RegionId(id),
-            len,
-            memory
-        })),
+        any::<(u32, u64, u32, Option<u32>)>().prop_map(|(id, len, memory, anchor)| {
+            Message::Region(Region {
+                id: RegionId(id),
+                len,
+                memory,
+                anchor,
+            })
+        }),
     ]
 }
 

@@ -163,6 +163,11 @@ impl<T> Drive<T> {
         }
     }
 
+    /// Whether both sides have agreed that memory may be passed on.
+    pub(super) fn forwards(&self) -> bool {
+        self.handshake.forwards()
+    }
+
     /// The moment at which all is over. A refusal, sent when the handshake is over already, must not wait at all.
     pub(crate) fn deadline(&self) -> Instant {
         self.clock

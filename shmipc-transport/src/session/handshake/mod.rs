@@ -55,12 +55,15 @@ pub(crate) struct Established<T> {
     pub(crate) peer: Peer,
     /// Becomes readable when the peer's process ends. Only on the accepting side, and where the kernel has such a thing.
     pub(crate) process: Option<OwnedFd>,
+    /// Whether both sides have agreed that memory may be passed on.
+    pub(crate) forwards: bool,
     pub(crate) attached: T,
 }
 
 impl<T> Established<T> {
     fn new(drive: Drive<T>, attached: T) -> Self {
         Self {
+            forwards: drive.forwards(),
             socket: drive.socket,
             peer: drive.peer,
             process: drive.process,

@@ -88,7 +88,7 @@ async fn two_sides_find_each_other() {
     assert!(
         client
             .socket
-            .send_region(crate::core::num::RegionId(3), 4096, region.as_fd())
+            .send_region(crate::core::num::RegionId(3), 4096, region.as_fd(), None)
             .unwrap()
     );
     let mut seen = None;
