@@ -69,7 +69,7 @@ pub use http;
 pub use prost;
 pub use prost_types;
 pub use shmipc_transport::{
-    Address, Config, ConnectError as SessionConnectError, Keepalive, Lent, Listener, Peer,
+    Address, Config, ConnectError as SessionConnectError, Keepalive, Lent, Listener, Peer, Stats,
 };
 
 pub use self::{

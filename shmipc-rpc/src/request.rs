@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap};
-use shmipc_transport::{Lent, Peer};
+use shmipc_transport::{Lent, Peer, Session};
 
 use crate::{
     Channel, Status,
@@ -147,6 +147,21 @@ impl<T> Request<T> {
     /// `None` on the calling side, and for a call that came in another way than through a session.
     pub fn peer(&self) -> Option<&Peer> {
         self.context.served.as_deref().map(Served::peer)
+    }
+
+    /// Allows for memory that the server of `channel` has lent us to be passed on to the caller: a `bytes` field of 64 KiB or
+    /// more that came with an answer over `channel` is sent in the response to this request without being copied.
+    /// Returns whether that will be done.
+    ///
+    /// It is the way back of [`Channel::forward_from`], and all that is said there holds here.
+    pub fn forward_from(&self, channel: &Channel) -> bool {
+        let (session, sources) = (self.session(), channel.sessions());
+        let allow = |session: Session| sources.iter().all(|source| session.forward_from(source));
+        !sources.is_empty() && session.is_some_and(allow)
+    }
+
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.context.served.as_ref()?.session()
     }
 
     /// Lends `len` bytes of memory that the caller can read, for a `bytes` field of the response: filled and frozen, it is

@@ -29,6 +29,27 @@ pub fn shared_mappings() -> usize {
     maps.lines().filter(|line| line.contains("memfd:")).count()
 }
 
+/// The file that `bytes` is mapped from: device and inode.
+///
+/// # Panics
+///
+/// If `/proc` is not there, or the bytes are not mapped.
+#[must_use]
+pub fn inode(bytes: &[u8]) -> String {
+    let address = bytes.as_ptr().addr();
+    let maps = fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    let found = maps.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let [start, end] = [start, end].map(|word| usize::from_str_radix(word, 16).ok());
+        let (device, inode) = (fields.nth(2)?, fields.next()?);
+        (start?..end?)
+            .contains(&address)
+            .then(|| format!("{device} {inode}"))
+    });
+    found.expect("the bytes are mapped")
+}
+
 /// The resident memory of this process in bytes.
 ///
 /// # Panics

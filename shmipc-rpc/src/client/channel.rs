@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use shmipc_transport::{Address, Config, Keepalive, Lent, Session};
+use shmipc_transport::{Address, Config, Keepalive, Lent, Session, Stats};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -26,7 +26,7 @@ use super::{
 #[cfg(feature = "grpc")]
 use crate::tls::ClientTls;
 use crate::{
-    Body, ConnectError, Endpoint, Server, Status,
+    Body, ConnectError, Endpoint, Request, Server, Status,
     body::downcast,
     context::MESSAGE_LEN_MAX_DEFAULT,
     endpoint,
@@ -268,6 +268,41 @@ impl Channel {
             #[cfg(feature = "grpc")]
             Way::Http2(_) => Err(no_session()),
             Way::Service(_) => Err(no_session()),
+        }
+    }
+
+    /// Allows for memory that the caller of `request` has lent us to be passed on to this channel's server: a `bytes` field of
+    /// 64 KiB or more that came with the request, or on its stream, is sent in requests over this channel without being
+    /// copied. Returns whether that will be done.
+    ///
+    /// It is idempotent and cheap: call it in the handler before each request that passes something on. Nothing is kept open
+    /// by it. Should the channel reconnect before the request is sent, the bytes are copied, and nothing else is
+    /// different. So they are if `false` is returned: on the calling side, for a call that came in another way than through
+    /// a session, while the channel is not connected, and if the server is of another user or knows nothing of this.
+    ///
+    /// *The server can then read all of the memory region in which the bytes lie.* See
+    /// [`Session::forward_from`](shmipc_transport::Session::forward_from).
+    pub fn forward_from<T>(&self, request: &Request<T>) -> bool {
+        let (sessions, source) = (self.sessions(), request.session());
+        let allow = |source: Session| sessions.iter().all(|session| session.forward_from(&source));
+        !sessions.is_empty() && source.is_some_and(allow)
+    }
+
+    /// Returns what each of the sessions beneath has done and holds: one, or several if the channel balances, and none while
+    /// it is not connected, or if it does not go through sessions.
+    #[must_use]
+    pub fn stats(&self) -> Vec<Stats> {
+        self.sessions().iter().map(Session::stats).collect()
+    }
+
+    /// The sessions that are open now.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        match &self.way {
+            Way::Direct(direct) => direct.connection.session().into_iter().collect(),
+            Way::Managed(managed) => managed.sessions(),
+            #[cfg(feature = "grpc")]
+            Way::Http2(_) => Vec::new(),
+            Way::Service(_) => Vec::new(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, pin::Pin, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Uri};
-use shmipc_transport::{Address, ConnectError, Lent};
+use shmipc_transport::{Address, ConnectError, Lent, Session};
 
 use super::{
     backoff::random_fraction,
@@ -59,6 +59,14 @@ impl Managed {
         match &self.ways {
             Ways::One(direct) => direct.connection.connect().await,
             Ways::Several(balanced) => balanced.connect().await,
+        }
+    }
+
+    /// The sessions that are open now.
+    pub(super) fn sessions(&self) -> Vec<Session> {
+        match &self.ways {
+            Ways::One(direct) => direct.connection.session().into_iter().collect(),
+            Ways::Several(balanced) => balanced.sessions(),
         }
     }
 

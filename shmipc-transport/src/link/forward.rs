@@ -27,6 +27,7 @@ use crate::{
         mem::{PeerRegion, RegionName},
         num::{RegionId, u32_len},
         sync::{AtomicBool, Ordering, lock},
+        wire::Region,
     },
     error::PeerMisbehaved,
     sys::anchor,
@@ -204,9 +205,12 @@ impl Link {
         }
         let (watch, anchor) = anchor::pair().ok()?;
         let (id, len) = (self.heap.foreign_id(), u32_len(memory.len()));
-        let sent = self
-            .socket
-            .send_region(id, u64::from(len), file.as_fd(), Some(anchor.as_fd()));
+        let sent = self.socket.send_region(Region {
+            id,
+            len: u64::from(len),
+            memory: file.as_fd(),
+            anchor: Some(anchor.as_fd()),
+        });
         if !matches!(sent, Ok(true)) {
             return None;
         }

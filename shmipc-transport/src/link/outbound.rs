@@ -21,6 +21,7 @@ use crate::{
             Slot, flags,
         },
         sync::{Ordering, lock},
+        wire::Region,
     },
     error::PeerMisbehaved,
     sys::memfd,
@@ -433,7 +434,12 @@ impl Link {
         let (region, fd) = memfd::create_sealed(len).map_err(AllocFailure::Io)?;
         if !self
             .socket
-            .send_region(id, u64::from(len), fd.as_fd(), None)
+            .send_region(Region {
+                id,
+                len: u64::from(len),
+                memory: fd.as_fd(),
+                anchor: None,
+            })
             .map_err(AllocFailure::Io)?
         {
             return Err(AllocFailure::Io(io::ErrorKind::WouldBlock.into()));

@@ -33,7 +33,7 @@ use crate::{
             Segment, Windows,
         },
         sync::{AtomicU32, Ordering},
-        wire::negotiation::DoorbellKind,
+        wire::{Region, negotiation::DoorbellKind},
     },
     error::SessionLost,
     link::{Link, Outbox, PeerOutbox, Standing},
@@ -454,7 +454,12 @@ impl Villain {
             _ => None,
         };
         // It fails once the session is over.
-        drop(self.socket.send_region(id, len, REGION.1.as_fd(), anchor));
+        drop(self.socket.send_region(Region {
+            id,
+            len,
+            memory: REGION.1.as_fd(),
+            anchor,
+        }));
     }
 
     /// Fills the whole ring with one control record, so that it never comes to an end.

@@ -26,7 +26,6 @@ use tokio::{io::Interest, net::UnixStream};
 
 use crate::{
     core::{
-        num::RegionId,
         sync::lock,
         wire::{Deframer, FDS_MAX, InvalidMessage, Message, Region, Transmit},
     },
@@ -106,25 +105,13 @@ impl ControlSocket {
         }
     }
 
-    /// Announces a region of ours or, with an `anchor`, one that was lent to us and is passed on. Returns `false` if the
+    /// Announces a region of ours or, with an anchor, one that was lent to us and is passed on. Returns `false` if the
     /// socket is full, because the peer has not taken what was announced before.
     ///
     /// # Errors
     ///
     /// If the peer is gone, or the operating system takes no more descriptors in flight (`ETOOMANYREFS`).
-    pub(crate) fn send_region(
-        &self,
-        id: RegionId,
-        len: u64,
-        memory: BorrowedFd<'_>,
-        anchor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<bool> {
-        let region = Region {
-            id,
-            len,
-            memory,
-            anchor,
-        };
+    pub(crate) fn send_region(&self, region: Region<BorrowedFd<'_>>) -> io::Result<bool> {
         let Transmit { bytes, fds } = Message::Region(region).encode();
         match self.try_send(&bytes, &fds) {
             Ok(sent) if sent == bytes.len() => Ok(true),
@@ -394,6 +381,7 @@ mod tests {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
     use super::*;
+    use crate::core::num::RegionId;
 
     /// A control socket and the bare socket at its other end.
     fn pair() -> (ControlSocket, StdStream) {
@@ -417,6 +405,15 @@ mod tests {
             anchor: None,
         })
         .encode()
+    }
+
+    fn lent(id: u32, memory: &OwnedFd) -> Region<BorrowedFd<'_>> {
+        Region {
+            id: RegionId(id),
+            len: 4096,
+            memory: memory.as_fd(),
+            anchor: None,
+        }
     }
 
     fn send_raw(socket: &StdStream, bytes: &[u8], fds: &[OwnedFd]) {
@@ -560,7 +557,7 @@ mod tests {
         let file = some_file();
         let mut sent = 0;
         loop {
-            match ours.send_region(RegionId(sent), 4096, file.as_fd(), None) {
+            match ours.send_region(lent(sent, &file)) {
                 Ok(true) => sent += 1,
                 Ok(false) => break,
                 // The limit on descriptors in flight came first.
@@ -574,14 +571,10 @@ mod tests {
             received.extend(pending(&theirs).unwrap().0);
         }
         assert_eq!(received, (0..sent).collect::<Vec<_>>());
-        assert!(
-            ours.send_region(RegionId(sent), 4096, file.as_fd(), None)
-                .unwrap()
-        );
+        assert!(ours.send_region(lent(sent, &file)).unwrap());
         drop(theirs);
         assert!(
-            ours.send_region(RegionId(0), 4096, file.as_fd(), None)
-                .is_err(),
+            ours.send_region(lent(0, &file)).is_err(),
             "the peer is gone"
         );
     }

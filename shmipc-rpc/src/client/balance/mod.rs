@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use shmipc_transport::{Address, ConnectError};
+use shmipc_transport::{Address, ConnectError, Session};
 use tokio::{sync::futures::Notified, task::JoinSet};
 
 use self::pick::Picker;
@@ -182,6 +182,13 @@ impl Balanced {
                 .with_source(Arc::new(last) as Arc<_>)
                 .unsent(),
         }
+    }
+
+    /// The sessions that are open now.
+    pub(super) fn sessions(&self) -> Vec<Session> {
+        self.connections()
+            .filter_map(|connection| connection.session())
+            .collect()
     }
 
     fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {

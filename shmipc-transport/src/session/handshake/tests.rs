@@ -88,7 +88,12 @@ async fn two_sides_find_each_other() {
     assert!(
         client
             .socket
-            .send_region(crate::core::num::RegionId(3), 4096, region.as_fd(), None)
+            .send_region(crate::core::wire::Region {
+                id: crate::core::num::RegionId(3),
+                len: 4096,
+                memory: region.as_fd(),
+                anchor: None,
+            })
             .unwrap()
     );
     let mut seen = None;
