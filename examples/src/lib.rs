@@ -1,8 +1,10 @@
-//! What the examples have in common: the services that `build.rs` generates from the `.proto` files.
+//! What the examples have in common: the services that `build.rs` generates from the `.proto` files, and a [`second`] process.
 //!
 //! - `digest` computes SHA-256 of files, in a second process. Its services are in [`digest`].
 //! - `tower_stack` calls a service through layers on both sides. Its services are in [`vault`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
+
+pub mod second;
 
 /// `proto/digest/v1/digest.proto`.
 pub mod digest {

@@ -12,18 +12,16 @@
 mod auth;
 mod client;
 mod metrics;
-mod second;
 mod server;
 
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use examples::second::Second;
 use tower_http::{
     classify::{GrpcErrorsAsFailures, SharedClassifier},
     trace::TraceLayer,
 };
-
-use crate::second::Second;
 
 /// Calls a service in a second process through layers on both sides.
 #[derive(Debug, Parser)]
@@ -66,7 +64,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     if let Some(Command::Serve { socket }) = arguments.command {
         return server::run(socket).await;
     }
-    let server = Second::start("tower_stack", arguments.trace)?;
+    let options: &[&str] = if arguments.trace { &["--trace"] } else { &[] };
+    let server = Second::start("tower_stack", options)?;
     let called = client::run(server.address()).await;
     let said = server.stop()?;
     print!("{}\nthe server:\n{said}", called?);

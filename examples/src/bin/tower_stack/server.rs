@@ -1,19 +1,17 @@
 //! The server: two services, and the layers around them.
 
 use std::{
-    collections::HashMap,
-    error::Error,
-    io::{self, Write as _},
-    os::unix::fs::MetadataExt as _,
-    sync::Arc,
-    time::Duration,
+    collections::HashMap, error::Error, os::unix::fs::MetadataExt as _, sync::Arc, time::Duration,
 };
 
-use examples::vault::{
-    GetReply, GetRequest, PutReply, PutRequest, SealReply, SealRequest, WatchReply, WatchRequest,
-    vault_methods,
-    vault_server::{Vault, VaultServer},
-    watcher_server::{Watcher, WatcherServer},
+use examples::{
+    second,
+    vault::{
+        GetReply, GetRequest, PutReply, PutRequest, SealReply, SealRequest, WatchReply,
+        WatchRequest, vault_methods,
+        vault_server::{Vault, VaultServer},
+        watcher_server::{Watcher, WatcherServer},
+    },
 };
 use shmipc_rpc::{
     Listener, Request, Response, Server, Status, interceptor::InterceptorLayer, server::named_layer,
@@ -24,7 +22,6 @@ use tower::{Layer as _, ServiceBuilder, timeout::TimeoutLayer};
 use crate::{
     auth::{OnlyUser, Uid},
     metrics::Metrics,
-    second::told_to_end,
     tracing_layer,
 };
 
@@ -122,12 +119,9 @@ pub(crate) async fn run(socket: String) -> Result<(), Box<dyn Error>> {
         .add_service(watcher);
 
     let listener = Listener::bind(socket)?;
-    let mut output = io::stdout();
-    writeln!(output, "ready")?;
-    output.flush()?;
     server
-        .serve_with_listener_and_shutdown(listener, told_to_end())
+        .serve_with_listener_and_shutdown(listener, second::ready()?)
         .await?;
-    write!(output, "{metrics}")?;
-    Ok(output.flush()?)
+    print!("{metrics}");
+    Ok(())
 }

@@ -1,12 +1,12 @@
-//! The server's process: this program again, tied to this process by a pipe.
+//! A second process for an example to call: the program again, tied to the first by a pipe.
 //!
-//! It ends when its standard input does, and the kernel ends that when this process is gone, however it went.
+//! It ends when its standard input does, and the kernel ends that when the first process is gone, however it went.
 
 use std::{
     collections::hash_map::RandomState,
     env,
     hash::{BuildHasher as _, Hasher as _},
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     process::{self, Child, ChildStdout, Command, Stdio},
     thread,
 };
@@ -15,20 +15,25 @@ use tokio::sync::oneshot;
 
 /// A running server.
 #[derive(Debug)]
-pub(crate) struct Second {
+pub struct Second {
     child: Child,
     output: BufReader<ChildStdout>,
     address: String,
 }
 
 impl Second {
-    /// Starts it and waits until it listens.
-    pub(crate) fn start(name: &str, trace: bool) -> io::Result<Self> {
+    /// Starts this program again, with the arguments `serve` and an address after `options`, and waits until it says that
+    /// it is ready. `name` is part of the address.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the program does not start, or says anything else.
+    pub fn start(name: &str, options: &[&str]) -> io::Result<Self> {
         // Nobody is to guess the name and take it first.
         let random = RandomState::new().build_hasher().finish();
         let address = format!("@{name}-{}-{random:016x}", process::id());
         let mut child = Command::new(env::current_exe()?)
-            .args(trace.then_some("--trace"))
+            .args(options)
             .args(["serve", &address])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,12 +55,17 @@ impl Second {
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> String {
+    #[must_use]
+    pub fn address(&self) -> String {
         self.address.clone()
     }
 
     /// Tells it to end, waits until it has, and returns what else it said.
-    pub(crate) fn stop(mut self) -> io::Result<String> {
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if what it said is not text, or cannot be read.
+    pub fn stop(mut self) -> io::Result<String> {
         drop(self.child.stdin.take());
         let mut said = String::new();
         self.output.read_to_string(&mut said)?;
@@ -64,8 +74,19 @@ impl Second {
     }
 }
 
-/// Tells, in the second process, when it is to end.
-pub(crate) fn told_to_end() -> impl Future<Output = ()> {
+/// Says, in the second process, that it listens, and returns a future that tells when it is to end.
+///
+/// # Errors
+///
+/// Returns an error if nobody hears it.
+pub fn ready() -> io::Result<impl Future<Output = ()>> {
+    let mut output = io::stdout();
+    writeln!(output, "ready")?;
+    output.flush()?;
+    Ok(told_to_end())
+}
+
+fn told_to_end() -> impl Future<Output = ()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {
         // There is nothing to read, and an error is an end, too.
