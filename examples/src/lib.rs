@@ -2,6 +2,7 @@
 //!
 //! - `digest` computes SHA-256 of files, in a second process. Its services are in [`digest`].
 //! - `tower_stack` calls a service through layers on both sides. Its services are in [`vault`].
+//! - `route_guide` makes the four kinds of call, about places on a map. Its service is in [`route`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
 
 pub mod second;
@@ -14,6 +15,11 @@ pub mod digest {
 /// `proto/helloworld/v1/helloworld.proto`.
 pub mod helloworld {
     shmipc_rpc::include_proto!("helloworld.v1");
+}
+
+/// `proto/route/v1/route.proto`.
+pub mod route {
+    shmipc_rpc::include_proto!("route.v1");
 }
 
 /// `proto/vault/v1/vault.proto`.

@@ -3,4 +3,5 @@
 mod digest;
 mod greeter;
 mod process;
+mod route_guide;
 mod tower_stack;
