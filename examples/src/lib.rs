@@ -3,6 +3,7 @@
 //! - `digest` computes SHA-256 of files, in a second process. Its services are in [`digest`].
 //! - `tower_stack` calls a service through layers on both sides. Its services are in [`vault`].
 //! - `route_guide` makes the four kinds of call, about places on a map. Its service is in [`route`].
+//! - `plugin_host` and its plug-in call each other over one session. Their services are in [`plugin`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
 
 pub mod second;
@@ -20,6 +21,11 @@ pub mod helloworld {
 /// `proto/route/v1/route.proto`.
 pub mod route {
     shmipc_rpc::include_proto!("route.v1");
+}
+
+/// `proto/plugin/v1/plugin.proto`.
+pub mod plugin {
+    shmipc_rpc::include_proto!("plugin.v1");
 }
 
 /// `proto/vault/v1/vault.proto`.

@@ -2,6 +2,7 @@
 
 mod digest;
 mod greeter;
+mod plugin_host;
 mod process;
 mod route_guide;
 mod tower_stack;
