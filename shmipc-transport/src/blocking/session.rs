@@ -212,6 +212,14 @@ impl Session {
         self.inner.stats()
     }
 
+    /// Waits in this thread for what `future` does, until `deadline`, looking after the session meanwhile if nobody else does.
+    /// Returns `None` if it was not ready by then; it is dropped.
+    ///
+    /// For what is made of the session's own futures, or of other threads' wakers: nobody drives a runtime here.
+    pub fn block_on<F: Future>(&self, deadline: Option<Instant>, future: F) -> Option<F::Output> {
+        block_on(self.shared(), deadline, future).ok()
+    }
+
     /// The session as others know it. What it does at once works as it does here; its futures only make progress while a
     /// thread waits on the session.
     #[must_use]

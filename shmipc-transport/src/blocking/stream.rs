@@ -128,6 +128,12 @@ impl Stream {
         self.inner.watch()
     }
 
+    /// Returns the stream as tasks know it; see [`as_async`](Self::as_async).
+    #[must_use]
+    pub fn into_async(self) -> crate::Stream {
+        self.inner
+    }
+
     /// The stream as tasks know it, for what it does at once. Its futures only make progress while a thread waits on the
     /// session.
     pub fn as_async(&mut self) -> &mut crate::Stream {
@@ -240,6 +246,18 @@ impl RecvHalf {
     /// The half as tasks know it; see [`Stream::as_async`].
     pub fn as_async(&mut self) -> &mut crate::RecvHalf {
         &mut self.inner
+    }
+
+    /// Receives the next message of a half that is known as tasks know it; see [`recv_until`](Self::recv_until).
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]; and [`RecvError::Abandoned`] if the session was not made for threads.
+    pub fn recv_on(
+        half: &mut crate::RecvHalf,
+        deadline: Option<Instant>,
+    ) -> Result<Option<RecvBuf>, RecvError> {
+        recv(half, deadline)
     }
 }
 

@@ -275,6 +275,12 @@ impl Shared {
                 self.link.wake_peer();
             }
         };
+        if self.lead.is_some() {
+            // Threads drain, when they wait.
+            wake_peer();
+            register(cx.waker());
+            return check().map_or(Poll::Pending, Poll::Ready);
+        }
         // Relaxed: it only has to grow. Several tasks may share it, and then yield in turns.
         if READY_IN_A_ROW < self.ready_in_a_row.fetch_add(1, Ordering::Relaxed) {
             self.ready_in_a_row.store(0, Ordering::Relaxed);
