@@ -33,6 +33,7 @@
 //! Each call has a `tracing` span at level `DEBUG`, with the targets `shmipc_rpc::client` and `shmipc_rpc::server`. It names the
 //! method, the peer and, at the end, the status.
 
+pub mod blocking;
 pub mod client;
 pub mod dynamic;
 #[cfg(feature = "health")]

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap};
-use shmipc_transport::{Lent, Peer, Session};
+use shmipc_transport::{Lent, Peer, Session, blocking};
 
 use crate::{
     Channel, Status,
@@ -188,6 +188,25 @@ impl<T> Request<T> {
             },
             None => Err(Status::failed_precondition(
                 "the request did not come through a session",
+            )),
+        }
+    }
+
+    /// As [`alloc`](Self::alloc), for a blocking handler: waits in its thread, but no longer than until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// As for [`alloc`](Self::alloc); and [`Code::FailedPrecondition`](crate::Code::FailedPrecondition) in a handler of an
+    /// asynchronous server.
+    pub fn alloc_blocking(&self, len: usize) -> Result<Lent, Status> {
+        let served = self.context.served.as_deref().and_then(Served::session);
+        let session = served.as_ref().and_then(blocking::Session::of);
+        match session {
+            Some(session) => session
+                .alloc_until(len, self.deadline())
+                .map_err(Status::from_alloc),
+            None => Err(Status::failed_precondition(
+                "the request did not come through a session of a blocking server, or that is over",
             )),
         }
     }

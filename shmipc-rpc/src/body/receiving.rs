@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::HeaderMap;
-use shmipc_transport::{ABANDONED, RecvBuf, RecvError, RecvHalf, SessionLost};
+use shmipc_transport::{ABANDONED, RecvBuf, RecvError, RecvHalf, SessionLost, blocking};
 use tokio::time::Sleep;
 
 use super::{Encoded, messages::Source};
@@ -96,28 +96,72 @@ impl Receiving {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Result<HeaderMap, Status>, Status>> {
-        let frame = match ready!(self.poll_frame(cx)) {
+        let frame = ready!(self.poll_frame(cx));
+        Poll::Ready(self.opened(frame))
+    }
+
+    /// As [`poll_open`](Self::poll_open), but waits in this thread, until `deadline`.
+    pub(crate) fn wait_open(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Result<HeaderMap, Status>, Status> {
+        let frame = self.wait_frame(deadline);
+        self.opened(frame)
+    }
+
+    /// Takes what opens a response if it is there.
+    pub(crate) fn try_open(&mut self) -> Option<Result<Result<HeaderMap, Status>, Status>> {
+        let frame = self.try_take()?;
+        Some(self.opened(frame))
+    }
+
+    /// Reads the next frame if it is there and there is a use for it.
+    pub(crate) fn try_frame(&mut self) -> Result<(), Status> {
+        if self.message.is_some() || self.ending.is_some() {
+            return Ok(());
+        }
+        match self.try_take() {
+            None => Ok(()),
+            Some(frame) => self.take_frame(frame),
+        }
+    }
+
+    /// Takes the next frame if it is there.
+    fn try_take(&mut self) -> Option<Result<Option<RecvBuf>, Status>> {
+        if !self.rest.is_empty() {
+            return Some(Ok(Some(frame::take_first(&mut self.rest))));
+        }
+        let received = self.stream.try_recv()?;
+        Some(self.received(received))
+    }
+
+    /// Reads the first frame of a response.
+    fn opened(
+        &mut self,
+        frame: Result<Option<RecvBuf>, Status>,
+    ) -> Result<Result<HeaderMap, Status>, Status> {
+        let frame = match frame {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Poll::Ready(Err(self.fail(no_answer()))),
-            Err(status) => return Poll::Ready(Err(self.fail(status))),
+            Ok(None) => return Err(self.fail(no_answer())),
+            Err(status) => return Err(self.fail(status)),
         };
         let opening = match self.read_response(frame) {
             Ok(opening) => opening,
-            Err(status) => return Poll::Ready(Err(self.fail(status))),
+            Err(status) => return Err(self.fail(status)),
         };
         if let Side::Caller { opened, .. } = &mut self.side {
             *opened = true;
         }
         if let Some(opening) = opening {
-            return Poll::Ready(Ok(Ok(opening)));
+            return Ok(Ok(opening));
         }
         // A response that begins with anything else is over before it began.
-        Poll::Ready(match self.ending.take() {
+        match self.ending.take() {
             Some(Err(status)) if self.message.is_none() => Ok(Err(self.fail(status))),
             _ => Err(self.fail(Status::internal(
                 "the server sent a message before the response",
             ))),
-        })
+        }
     }
 
     /// Takes a response that has arrived as a whole: its message, if it has one, and the metadata after it.
@@ -137,30 +181,59 @@ impl Receiving {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<RecvBuf, Status>>> {
         loop {
-            if let Some(message) = self.message.take() {
-                if self.message_len_max < message.len() {
-                    let status = frame::message_too_large(message.len(), self.message_len_max);
-                    return Poll::Ready(Some(Err(self.fail(status))));
-                }
-                return Poll::Ready(Some(Ok(message)));
+            if let Some(next) = self.next_of_frame() {
+                return Poll::Ready(next);
             }
-            match &mut self.ending {
-                None => {}
-                Some(Ok(_)) => return Poll::Ready(None),
-                Some(ending @ Err(_)) => {
-                    // A failure is reported once.
-                    let ending = std::mem::replace(ending, Ok(None));
-                    return Poll::Ready(ending.err().map(Err));
-                }
-            }
-            let read = match ready!(self.poll_frame(cx)) {
-                Ok(frame) => self.read(frame),
-                Err(status) => Err(status),
-            };
-            if let Err(status) = read {
-                return Poll::Ready(Some(Err(self.fail(status))));
+            let frame = ready!(self.poll_frame(cx));
+            if let Err(status) = self.take_frame(frame) {
+                return Poll::Ready(Some(Err(status)));
             }
         }
+    }
+
+    /// As [`poll_message`](Self::poll_message), but waits in this thread, until `deadline`.
+    pub(crate) fn wait_message(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Option<Result<RecvBuf, Status>> {
+        loop {
+            if let Some(next) = self.next_of_frame() {
+                return next;
+            }
+            let frame = self.wait_frame(deadline);
+            if let Err(status) = self.take_frame(frame) {
+                return Some(Err(status));
+            }
+        }
+    }
+
+    /// Takes what the last frame has left; `None` if another must be read.
+    #[expect(
+        clippy::option_option,
+        reason = "whether there is anything, and whether that is the end"
+    )]
+    fn next_of_frame(&mut self) -> Option<Option<Result<RecvBuf, Status>>> {
+        if let Some(message) = self.message.take() {
+            if self.message_len_max < message.len() {
+                let status = frame::message_too_large(message.len(), self.message_len_max);
+                return Some(Some(Err(self.fail(status))));
+            }
+            return Some(Some(Ok(message)));
+        }
+        match &mut self.ending {
+            None => None,
+            Some(Ok(_)) => Some(None),
+            Some(ending @ Err(_)) => {
+                // A failure is reported once.
+                let ending = std::mem::replace(ending, Ok(None));
+                Some(ending.err().map(Err))
+            }
+        }
+    }
+
+    fn take_frame(&mut self, frame: Result<Option<RecvBuf>, Status>) -> Result<(), Status> {
+        let read = frame.and_then(|frame| self.read(frame));
+        read.map_err(|status| self.fail(status))
     }
 
     /// Whether nothing else will arrive.
@@ -245,12 +318,7 @@ impl Receiving {
             return Poll::Ready(Ok(Some(frame::take_first(&mut self.rest))));
         }
         match self.stream.poll_recv(cx) {
-            Poll::Ready(Ok(Some(message))) => {
-                self.rest = message;
-                Poll::Ready(Ok(Some(frame::take_first(&mut self.rest))))
-            }
-            Poll::Ready(Ok(None)) => Poll::Ready(Ok(None)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(self.not_received(error))),
+            Poll::Ready(received) => Poll::Ready(self.received(received)),
             Poll::Pending => {
                 if let Side::Caller {
                     deadline: Some(deadline),
@@ -266,6 +334,32 @@ impl Receiving {
                 }
                 Poll::Pending
             }
+        }
+    }
+
+    /// Waits for the next frame in this thread.
+    fn wait_frame(&mut self, deadline: Option<Instant>) -> Result<Option<RecvBuf>, Status> {
+        if !self.rest.is_empty() {
+            return Ok(Some(frame::take_first(&mut self.rest)));
+        }
+        match blocking::RecvHalf::recv_on(&mut self.stream, deadline) {
+            Err(RecvError::TimedOut) => Err(deadline::exceeded()),
+            received => self.received(received),
+        }
+    }
+
+    /// Takes the first frame off what has arrived, and keeps those that came with it.
+    fn received(
+        &mut self,
+        received: Result<Option<RecvBuf>, RecvError>,
+    ) -> Result<Option<RecvBuf>, Status> {
+        match received {
+            Ok(Some(message)) => {
+                self.rest = message;
+                Ok(Some(frame::take_first(&mut self.rest)))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.not_received(error)),
         }
     }
 

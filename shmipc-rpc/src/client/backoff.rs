@@ -12,13 +12,13 @@ const DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long to wait before the next attempt to connect: twice as long after each failure, with jitter, so that the clients
 /// of a server that comes back do not all come at once.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// Counts a failure and returns the wait that it calls for.
-    pub(super) fn next_delay(&mut self) -> Duration {
+    pub(crate) fn next_delay(&mut self) -> Duration {
         let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         let delay = DELAY_MIN.saturating_mul(factor).min(DELAY_MAX);
         self.failures = self.failures.saturating_add(1);

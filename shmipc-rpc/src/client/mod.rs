@@ -3,11 +3,11 @@
 //! A generated client is a [`Caller`] with a method per method of the service. It works over any [`CallService`]: a
 //! [`Channel`], or a tower stack with one at its bottom.
 
-mod backoff;
+pub(crate) mod backoff;
 mod balance;
 mod call_service;
 mod caller;
-mod channel;
+pub(crate) mod channel;
 mod connection;
 mod direct;
 #[cfg(feature = "grpc")]
@@ -17,7 +17,7 @@ mod managed;
 mod policy;
 #[cfg(feature = "grpc")]
 mod reconnect;
-mod response;
+pub(crate) mod response;
 mod retry;
 
 #[cfg(feature = "grpc")]

@@ -112,7 +112,7 @@ impl Answer {
 }
 
 /// The status of a call whose request could not be sent.
-pub(super) fn not_sent(error: SendError) -> Status {
+pub(crate) fn not_sent(error: SendError) -> Status {
     match error {
         SendError::Reset(code) => given_up(code),
         // What is lost while it is being sent was not sent: a message is published as a whole.

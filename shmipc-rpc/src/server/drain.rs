@@ -141,7 +141,7 @@ impl Drain {
     }
 
     /// Begins to drain, until `until` if that is given, or no later than was said before.
-    pub(super) fn begin(&self, until: Option<Instant>) {
+    pub(crate) fn begin(&self, until: Option<Instant>) {
         self.phase.send_if_modified(|phase| {
             let next = match phase {
                 Phase::Serving => until,

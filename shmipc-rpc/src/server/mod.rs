@@ -13,8 +13,8 @@ mod handle;
 mod http2;
 mod incoming;
 mod named;
-mod pace;
-mod panic;
+pub(crate) mod pace;
+pub(crate) mod panic;
 mod reply;
 mod router;
 mod running;
@@ -26,7 +26,7 @@ mod stream_reply;
 
 pub use tower_service::Service;
 
-pub(crate) use self::{serve::SessionServices, served::Served};
+pub(crate) use self::{drain::Drain, serve::SessionServices, served::Served};
 
 pub use self::{
     bound::BoundServer,

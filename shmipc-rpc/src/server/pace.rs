@@ -22,7 +22,7 @@ const PROBATION_MAX: u8 = 128;
 
 /// A method's record. Updates may be lost when calls end at once, which does no harm.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Short polls to go.
     probation: AtomicU8,
     /// The length of the next probation.
@@ -31,12 +31,12 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Tells whether the next handler may be polled in the session's task.
-    pub(super) fn is_proven(&self) -> bool {
+    pub(crate) fn is_proven(&self) -> bool {
         self.probation.load(Ordering::Relaxed) == 0
     }
 
     /// Records how long a first poll took.
-    pub(super) fn record(&self, first_poll: Duration) {
+    pub(crate) fn record(&self, first_poll: Duration) {
         let next = self.next.load(Ordering::Relaxed);
         if SHORT_MAX < first_poll {
             self.probation.store(next, Ordering::Relaxed);

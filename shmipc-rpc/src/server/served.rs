@@ -19,7 +19,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(session: &Session, drain: &Arc<Drain>) -> Self {
+    pub(crate) fn new(session: &Session, drain: &Arc<Drain>) -> Self {
         Self {
             session: session.downgrade(),
             drain: Arc::clone(drain),

@@ -43,6 +43,15 @@ impl Session {
         Ok(Self { inner })
     }
 
+    /// Returns a session as threads know it, if it was made for them.
+    #[must_use]
+    pub fn of(session: &crate::Session) -> Option<Self> {
+        session.shared().lead()?;
+        Some(Self {
+            inner: session.clone(),
+        })
+    }
+
     /// Wraps a session that has no task.
     pub(crate) fn new(inner: crate::Session) -> Self {
         Self { inner }

@@ -1,0 +1,326 @@
+use bytes::Bytes;
+use http::{HeaderMap, Uri};
+use shmipc_transport::{RecvHalf, SendError};
+
+use super::{
+    Channel, Duplex, Streaming,
+    channel::{Terms, record},
+    out::{Out, OutError},
+};
+use crate::{
+    Method, Request, Response, Status,
+    body::{Borrowed, Receiving, decode},
+    client::response::not_sent,
+    context::MESSAGE_LEN_MAX_DEFAULT,
+    frame::{Ending, HalfSender},
+    metadata,
+};
+
+/// Makes calls over a [`Channel`]: what generated blocking clients consist of.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    channel: Channel,
+    request_len_max: usize,
+    response_len_max: usize,
+}
+
+impl Caller {
+    /// Makes a caller over `channel`.
+    #[must_use]
+    pub fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            request_len_max: MESSAGE_LEN_MAX_DEFAULT,
+            response_len_max: MESSAGE_LEN_MAX_DEFAULT,
+        }
+    }
+
+    /// The most bytes that the message of a request may have. Default: 64 MiB.
+    ///
+    /// A larger one fails with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) and is not sent.
+    #[must_use]
+    pub fn max_request_size(mut self, bytes: usize) -> Self {
+        self.request_len_max = bytes;
+        self
+    }
+
+    /// The most bytes that the message of a response may have. Default: 64 MiB.
+    ///
+    /// A larger one fails with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) and is not looked at.
+    #[must_use]
+    pub fn max_response_size(mut self, bytes: usize) -> Self {
+        self.response_len_max = bytes;
+        self
+    }
+
+    /// Makes a call with one request and one response, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Returns what the server answered, if that is no response, and otherwise:
+    ///
+    /// - [`Code::DeadlineExceeded`](crate::Code::DeadlineExceeded) once the deadline has passed;
+    /// - [`Code::Unavailable`](crate::Code::Unavailable) if the server cannot be reached, or its process ended
+    ///   before it answered;
+    /// - [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) if a message exceeds its limit;
+    /// - [`Code::Internal`](crate::Code::Internal) if the answer is malformed.
+    pub fn unary<Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<Req>,
+    ) -> Result<Response<Res>, Status>
+    where
+        Req: prost::Message,
+        Res: prost::Message + Default,
+    {
+        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let _entered = span.enter();
+        let called = self
+            .ask(method, &request, terms)
+            .and_then(|receiving| finish(receiving, terms));
+        record(&span, &called);
+        called
+    }
+
+    /// Makes a call with one request and many responses.
+    ///
+    /// Returns when the server has begun its response.
+    ///
+    /// # Errors
+    ///
+    /// As with [`unary`](Self::unary). What goes wrong later, the stream reports.
+    pub fn server_streaming<Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<Req>,
+    ) -> Result<Response<Streaming<Res>>, Status>
+    where
+        Req: prost::Message,
+        Res: prost::Message + Default,
+    {
+        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let _entered = span.enter();
+        let called = self.ask(method, &request, terms).and_then(|mut receiving| {
+            let metadata = receiving.wait_open(terms.deadline)??;
+            let responses = match receiving.take_whole() {
+                Some((message, trailers)) => Streaming::whole(message, trailers),
+                None => Streaming::open(receiving, terms.deadline),
+            };
+            Ok(Response::from_parts(
+                responses,
+                metadata,
+                http::Extensions::new(),
+            ))
+        });
+        record(&span, &called);
+        called
+    }
+
+    /// Makes a call with many requests and one response. The calling thread iterates over the requests.
+    ///
+    /// # Errors
+    ///
+    /// As with [`unary`](Self::unary). A server may answer, and fail, before it has had all requests; then no more of them
+    /// are taken.
+    pub fn client_streaming<M, Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<M>,
+    ) -> Result<Response<Res>, Status>
+    where
+        M: IntoIterator<Item = Req>,
+        Req: prost::Message,
+        Res: prost::Message + Default,
+    {
+        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let (messages, metadata, _) = request.into_parts();
+        let opened = {
+            let _entered = span.enter();
+            self.open(method, &metadata, terms)
+        };
+        let called = opened.and_then(|(mut out, recv)| {
+            let mut receiving = Receiving::response(recv, None, self.response_len_max);
+            let opened = send_all(messages, &mut out, &mut receiving)?;
+            let _entered = span.enter();
+            let metadata = match opened {
+                Some(metadata) => metadata,
+                None => receiving.wait_open(terms.deadline)??,
+            };
+            one_message(metadata, receiving, terms)
+        });
+        record(&span, &called);
+        called
+    }
+
+    /// Begins a call with many requests and many responses.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Code::Unavailable`](crate::Code::Unavailable) if the server cannot be reached, and
+    /// [`Code::DeadlineExceeded`](crate::Code::DeadlineExceeded) if that takes too long. What goes wrong later, the
+    /// [`Duplex`] reports.
+    pub fn bidi_streaming<Req, Res>(
+        &self,
+        method: &Method,
+        request: Request<()>,
+    ) -> Result<Duplex<Req, Res>, Status>
+    where
+        Req: prost::Message,
+        Res: prost::Message + Default,
+    {
+        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let _entered = span.enter();
+        let begun = self.open(method, request.metadata(), terms);
+        record(&span, &begun);
+        let (out, recv) = begun?;
+        let receiving = Box::new(Receiving::response(recv, None, self.response_len_max));
+        Ok(Duplex::new(
+            out,
+            Streaming::unopened(receiving, terms.deadline),
+        ))
+    }
+
+    fn terms<T>(&self, request: &Request<T>) -> Terms {
+        let wait_for_ready = request.wait_for_ready();
+        Terms {
+            deadline: request.deadline_from_now(),
+            wait_for_ready: wait_for_ready.unwrap_or(self.channel.wait_for_ready),
+            request_len_max: self.request_len_max,
+        }
+    }
+
+    /// Sends the one request of a call.
+    fn ask<Req: prost::Message>(
+        &self,
+        method: &Method,
+        request: &Request<Req>,
+        terms: Terms,
+    ) -> Result<Receiving, Status> {
+        let mut message = Borrowed(request.get_ref());
+        let stream = self
+            .channel
+            .ask(method.path(), request.metadata(), &mut message, terms)?;
+        // The half that was sent is over; who receives the other gives the call up if need be.
+        let (_, recv) = stream.split();
+        Ok(Receiving::response(recv, None, self.response_len_max))
+    }
+
+    /// Opens a call of many requests, without any of them, so that it can be opened elsewhere if the server goes away.
+    fn open(
+        &self,
+        method: &Method,
+        metadata: &HeaderMap,
+        terms: Terms,
+    ) -> Result<(Out, RecvHalf), Status> {
+        let path = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()));
+        let path = path.map_err(|error| {
+            Status::internal("the path of the method is not one")
+                .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
+        })?;
+        loop {
+            let (session, stream) = self.channel.open(terms)?;
+            let (send, recv) = stream.split();
+            let half = HalfSender::caller(
+                send,
+                path.clone(),
+                metadata.clone(),
+                terms.deadline,
+                terms.request_len_max,
+            );
+            let mut out = Out::new(session, half, terms.deadline);
+            match out.open() {
+                Ok(()) => return Ok((out, recv)),
+                // The server has not seen the call, nor will it: it is as if it had not begun.
+                Err(OutError::Stream(SendError::GoingAway)) => {}
+                Err(OutError::Stream(error)) => return Err(not_sent(error)),
+                Err(OutError::Failed(status)) => return Err(status),
+            }
+        }
+    }
+}
+
+/// Sends requests until there are no more of them, or the call is over. Returns what opens the response, if it has begun.
+fn send_all<M>(
+    messages: M,
+    out: &mut Out,
+    receiving: &mut Receiving,
+) -> Result<Option<HeaderMap>, Status>
+where
+    M: IntoIterator<Item: prost::Message>,
+{
+    let mut opened = None;
+    let mut messages = messages.into_iter();
+    loop {
+        // A server may answer before it has had all requests.
+        match &opened {
+            None => opened = receiving.try_open().transpose()?.transpose()?,
+            Some(_) => receiving.try_frame()?,
+        }
+        if receiving.is_over() {
+            return Ok(opened);
+        }
+        // In no span, and with nothing held: this is the caller's code.
+        let sent = match messages.next() {
+            Some(message) => out.message(&message),
+            None => {
+                out.end(Ending::Done(None)).or_else(not_the_stream)?;
+                return Ok(opened);
+            }
+        };
+        if let Err(error) = sent {
+            not_the_stream(error)?;
+            return Ok(opened);
+        }
+    }
+}
+
+/// What is wrong with the stream, the response tells. Anything else is why the call fails.
+fn not_the_stream(error: OutError) -> Result<(), Status> {
+    match error {
+        OutError::Failed(status) => Err(status),
+        OutError::Stream(error @ (SendError::TooLarge { .. } | SendError::Memory(_))) => {
+            Err(not_sent(error))
+        }
+        OutError::Stream(_) => Ok(()),
+    }
+}
+
+/// Waits for a response that must be one message.
+fn finish<Res: prost::Message + Default>(
+    mut receiving: Receiving,
+    terms: Terms,
+) -> Result<Response<Res>, Status> {
+    let metadata = receiving.wait_open(terms.deadline)??;
+    one_message(metadata, receiving, terms)
+}
+
+fn one_message<Res: prost::Message + Default>(
+    mut metadata: HeaderMap,
+    mut receiving: Receiving,
+    terms: Terms,
+) -> Result<Response<Res>, Status> {
+    let (message, trailers) = match receiving.take_whole() {
+        Some(whole) => whole,
+        None => {
+            let message = receiving.wait_message(terms.deadline).transpose()?;
+            if receiving
+                .wait_message(terms.deadline)
+                .transpose()?
+                .is_some()
+            {
+                let problem = "the server sent more than one message where there must be one";
+                return Err(Status::internal(problem));
+            }
+            (message, receiving.take_trailers())
+        }
+    };
+    let message = message.ok_or_else(|| {
+        Status::internal("the server says that all went well, but sent no message")
+    })?;
+    metadata::merge(&mut metadata, trailers);
+    Ok(Response::from_parts(
+        decode(message)?,
+        metadata,
+        http::Extensions::new(),
+    ))
+}

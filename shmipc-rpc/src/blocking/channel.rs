@@ -1,0 +1,227 @@
+use std::{fmt, sync::Arc, time::Instant};
+
+use http::HeaderMap;
+use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream, blocking::Session};
+use tracing::{Span, field};
+
+use super::connection::Connection;
+use crate::{
+    Code, Status,
+    body::Encode,
+    client::response::not_sent,
+    deadline::{self, Elapsed},
+    frame::{Flags, Outgoing, RequestHeadRef},
+};
+
+/// A connection to a server that mends itself, for threads. Clones share it, and so may threads.
+///
+/// When the server's process ends, the calls in flight fail with [`Code::Unavailable`] at once. The next call connects
+/// anew; if that fails, calls fail fast until a pause is over, which grows from 10 ms to 2 s, or
+/// [wait](ChannelBuilder::wait_for_ready). A server that drains is left when its calls are done.
+///
+/// It needs no runtime and makes no thread; see the [module](super).
+#[derive(Clone)]
+pub struct Channel {
+    connection: Arc<Connection>,
+    pub(super) wait_for_ready: bool,
+}
+
+/// Configures a [`Channel`].
+#[must_use = "a builder does nothing until it connects"]
+#[derive(Clone, Debug)]
+pub struct ChannelBuilder {
+    address: Address,
+    config: Config,
+    wait_for_ready: bool,
+}
+
+/// The terms of one call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) deadline: Option<Instant>,
+    pub(super) wait_for_ready: bool,
+    pub(super) request_len_max: usize,
+}
+
+impl Channel {
+    /// Connects to the server at `address`.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError`] if this first attempt fails. It is not repeated.
+    pub fn connect(address: impl Into<Address>) -> Result<Self, ConnectError> {
+        Self::builder(address).connect()
+    }
+
+    /// Begins with the default of each setting.
+    pub fn builder(address: impl Into<Address>) -> ChannelBuilder {
+        ChannelBuilder {
+            address: address.into(),
+            config: Config::default(),
+            wait_for_ready: false,
+        }
+    }
+
+    /// Returns the address of the server.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        self.connection.address()
+    }
+
+    /// Lends `len` bytes of memory that the server can read, for a `bytes` field of a request: filled and frozen, it is
+    /// sent without being copied. Waits while all of the session's memory is in use, but no longer than an
+    /// [inherited](super) deadline.
+    ///
+    /// Should the channel reconnect before the request is sent, the bytes are copied, and nothing else is different.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Code::Unavailable`] if the server cannot be reached, and [`Code::ResourceExhausted`] if the session can
+    /// never have so much memory, or the system has none left, or none came back in time.
+    pub fn alloc(&self, len: usize) -> Result<Lent, Status> {
+        let deadline = deadline::inherited();
+        let (session, _) = self.connection.open_stream(self.wait_for_ready, deadline)?;
+        session
+            .alloc_until(len, deadline)
+            .map_err(Status::from_alloc)
+    }
+
+    /// Sends a request of one message, and returns the stream that its answer comes on.
+    pub(super) fn ask<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Stream, Status> {
+        if let Some(stream) = self.connection.try_open_stream() {
+            let mut stream = stream.into_async();
+            match frame(path, metadata, message, terms)?.try_ask(&mut stream) {
+                Ok(true) => return Ok(stream),
+                // If the session is lost, or is to be left, it was before this call began to use it.
+                Ok(false) | Err(SendError::SessionLost(_) | SendError::GoingAway) => {}
+                Err(error) => return Err(not_sent(error)),
+            }
+        }
+        self.ask_patiently(path, metadata, message, terms)
+    }
+
+    /// Sends a request, waiting for a session and for room as long as need be.
+    fn ask_patiently<M: Encode + ?Sized>(
+        &self,
+        path: &str,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms,
+    ) -> Result<Stream, Status> {
+        loop {
+            let (session, mut stream) = self.open(terms)?;
+            let frame = frame(path, metadata, message, terms)?;
+            match session.block_on(terms.deadline, frame.send(stream.halves_mut().0)) {
+                Some(Ok(())) => return Ok(stream),
+                // The server has not seen the call, nor will it: it is as if it had not begun.
+                Some(Err(SendError::GoingAway)) => {}
+                Some(Err(error)) => return Err(not_sent(error)),
+                None => return Err(deadline::exceeded()),
+            }
+        }
+    }
+
+    /// Opens a stream, and returns its session, too.
+    pub(super) fn open(&self, terms: Terms) -> Result<(Session, Stream), Status> {
+        let opened = self
+            .connection
+            .open_stream(terms.wait_for_ready, terms.deadline);
+        opened.map(|(session, stream)| (session, stream.into_async()))
+    }
+
+    pub(super) fn span(&self, path: &str) -> Span {
+        tracing::debug_span!(
+            target: "shmipc_rpc::client",
+            "call",
+            method = path,
+            address = %self.connection.address(),
+            status = field::Empty,
+        )
+    }
+}
+
+impl ChannelBuilder {
+    /// How the session works: memory, waiting. Default: [`Config::default`].
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Chooses what calls do while the server cannot be reached: wait for it, until their deadline, or fail with
+    /// [`Code::Unavailable`]. Default: `false`, they fail.
+    ///
+    /// A request may [choose](crate::Request::set_wait_for_ready) for itself.
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.wait_for_ready = wait;
+        self
+    }
+
+    /// Connects to the server.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError`] if this first attempt fails. It is not repeated.
+    pub fn connect(self) -> Result<Channel, ConnectError> {
+        let channel = self.connect_lazy();
+        channel.connection.connect()?;
+        Ok(channel)
+    }
+
+    /// Makes a channel that connects when it is first called.
+    #[must_use]
+    pub fn connect_lazy(self) -> Channel {
+        let Self {
+            address,
+            config,
+            wait_for_ready,
+        } = self;
+        Channel {
+            connection: Arc::new(Connection::new(address, config)),
+            wait_for_ready,
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("address", self.address())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Notes in the span of a call how it went.
+pub(super) fn record<T>(span: &Span, result: &Result<T, Status>) {
+    if !span.is_disabled() {
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        span.record("status", code.name());
+    }
+}
+
+/// Makes the frame of a request, to be sent now.
+fn frame<'a, M: Encode + ?Sized>(
+    path: &'a str,
+    metadata: &'a HeaderMap,
+    message: &'a mut M,
+    terms: Terms,
+) -> Result<Outgoing<'a, RequestHeadRef<'a>, M>, Status> {
+    let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
+    let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;
+    let head = RequestHeadRef {
+        path,
+        timeout_ns,
+        metadata,
+    };
+    Ok(Outgoing::new(
+        Flags::UNARY,
+        head,
+        Some(message),
+        terms.request_len_max,
+    )?)
+}

@@ -1,0 +1,228 @@
+//! Serving with threads.
+
+mod call;
+mod hub;
+mod pool;
+mod routes;
+mod seat;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use shmipc_transport::{
+    AcceptError, Address, Config,
+    blocking::{Listener, Stopper},
+};
+
+pub(super) use self::call::{Answer, Within, late, no_method};
+pub use self::{call::Call, routes::Service};
+use self::{hub::Hub, routes::Routes};
+use crate::{ServeError, context::MESSAGE_LEN_MAX_DEFAULT, server::Limits};
+
+/// Serves several blocking services at one address, with threads.
+///
+/// # Threads
+///
+/// The calling thread accepts sessions. Each session has a thread that takes its calls. A unary method whose handlers have
+/// lately been quick (less than 50 µs) runs in that thread; all others run in a pool of up to
+/// [`handler_threads`](Self::handler_threads) threads, which are made when they are needed and end when they have been idle
+/// for 10 s. A handler that keeps its session's thread for more than a few milliseconds all the same is left that thread,
+/// and another takes the session's further calls; so one slow handler does not hold up its neighbours.
+///
+/// With [`Wait::Busy`](shmipc_transport::Wait::Busy), the thread of each session occupies a CPU.
+///
+/// # Examples
+///
+/// ```no_run
+/// use shmipc_rpc::blocking::{Server, Service, Shutdown};
+///
+/// # fn serve(greeter: impl Service) -> Result<(), shmipc_rpc::ServeError> {
+/// let shutdown = Shutdown::new();
+/// let in_handler_of_signals = shutdown.clone();
+/// // … in_handler_of_signals.begin();
+/// Server::builder()
+///     .add_service(greeter)
+///     .serve_with_shutdown("/run/greeter.sock", &shutdown)
+/// # }
+/// ```
+#[must_use = "a server does nothing until it serves"]
+pub struct Server {
+    routes: Routes,
+    limits: Limits,
+    config: Config,
+    threads_max: usize,
+}
+
+/// Has servers shut down. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    has_begun: bool,
+    listeners: Vec<Stopper>,
+}
+
+impl Shutdown {
+    /// Makes a handle that has not been used.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has all servers that serve with it, now and in future, accept nothing new and drain. Returns at once.
+    pub fn begin(&self) {
+        let state = self.state.lock();
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        state.has_begun = true;
+        for listener in state.listeners.drain(..) {
+            listener.stop();
+        }
+    }
+
+    fn stops(&self, listener: &Listener) {
+        let state = self.state.lock();
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if state.has_begun {
+            listener.stopper().stop();
+        } else {
+            state.listeners.push(listener.stopper());
+        }
+    }
+}
+
+impl Server {
+    /// Begins with no services, and the default of each setting.
+    pub fn builder() -> Self {
+        Self {
+            routes: Routes::default(),
+            limits: Limits {
+                request_len_max: MESSAGE_LEN_MAX_DEFAULT,
+                response_len_max: MESSAGE_LEN_MAX_DEFAULT,
+                calls_per_session_max: usize::MAX,
+            },
+            config: Config::default(),
+            threads_max: 256,
+        }
+    }
+
+    /// Adds a service.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is one of that name.
+    pub fn add_service<S: Service>(mut self, service: S) -> Self {
+        self.routes.add(service);
+        self
+    }
+
+    /// The most threads for handlers, of all sessions together. Default: 256; at least 1.
+    ///
+    /// Further calls wait for one in their order. A call of many messages keeps its thread until it is over, so this also
+    /// bounds how many of these run at once.
+    pub fn handler_threads(mut self, threads: usize) -> Self {
+        self.threads_max = threads;
+        self
+    }
+
+    /// The most bytes that the message of a request may have. Default: 64 MiB.
+    ///
+    /// A larger one is answered with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) and not looked at.
+    pub fn max_request_size(mut self, bytes: usize) -> Self {
+        self.limits.request_len_max = bytes;
+        self
+    }
+
+    /// The most bytes that the message of a response may have. Default: 64 MiB.
+    ///
+    /// Instead of a larger one the caller gets [`Code::ResourceExhausted`](crate::Code::ResourceExhausted).
+    pub fn max_response_size(mut self, bytes: usize) -> Self {
+        self.limits.response_len_max = bytes;
+        self
+    }
+
+    /// How many calls of one session may run, or wait to run, in the pool at once. Default: as many as the session may have
+    /// streams.
+    ///
+    /// Further ones are answered with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted).
+    pub fn concurrent_calls_per_session(mut self, calls: usize) -> Self {
+        self.limits.calls_per_session_max = calls;
+        self
+    }
+
+    /// How sessions work: memory, waiting, who may connect. Default: [`Config::default`].
+    ///
+    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Listens at `address` and serves, without end.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if the address cannot be listened at, or connections can no longer be accepted.
+    pub fn serve(self, address: impl Into<Address>) -> Result<(), ServeError> {
+        self.serve_with_shutdown(address, &Shutdown::new())
+    }
+
+    /// Listens at `address` and serves until `shutdown` [begins](Shutdown::begin), then drains: accepts nothing new, tells
+    /// the clients to go elsewhere, lets the calls that run come to their end, and returns.
+    ///
+    /// Draining takes as long as the slowest call, and a second if there are idle clients that do not look. Handlers whose
+    /// clients have gone are not waited for.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if the address cannot be listened at, or connections can no longer be accepted.
+    pub fn serve_with_shutdown(
+        self,
+        address: impl Into<Address>,
+        shutdown: &Shutdown,
+    ) -> Result<(), ServeError> {
+        let listener = Listener::bind_with(address, self.config.clone())?;
+        self.serve_with_listener(listener, shutdown)
+    }
+
+    /// Serves the sessions that come to `listener` until `shutdown` begins, then drains as
+    /// [`serve_with_shutdown`](Self::serve_with_shutdown) does.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if connections can no longer be accepted.
+    pub fn serve_with_listener(
+        self,
+        listener: Listener,
+        shutdown: &Shutdown,
+    ) -> Result<(), ServeError> {
+        let hub = Hub::new(self.routes, self.limits, self.threads_max);
+        shutdown.stops(&listener);
+        let failed = loop {
+            match listener.accept() {
+                Ok(session) => hub.begin(session),
+                Err(AcceptError::Stopped) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        drop(listener);
+        if failed.is_none() {
+            hub.drain();
+        }
+        hub.close();
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("routes", &self.routes)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,141 @@
+use std::{fmt, marker::PhantomData, time::Instant};
+
+use http::HeaderMap;
+use shmipc_transport::RecvBuf;
+
+use crate::{
+    Status,
+    body::{Receiving, decode},
+};
+
+/// The messages of a request or response, as they arrive, for threads.
+///
+/// It is an iterator, and has methods for those who need no more. What has arrived waits in shared memory; the other side sends
+/// no more than the windows of the stream allow until it is taken.
+///
+/// Dropping it tells the other side that nobody listens: at a caller that gives the call up; at a server only the requests are
+/// dropped, and the response goes on.
+pub struct Streaming<T> {
+    source: Source,
+    trailers: Option<Box<HeaderMap>>,
+    deadline: Option<Instant>,
+    message: PhantomData<fn() -> T>,
+}
+
+/// Where the messages come from.
+enum Source {
+    /// A response that has not begun, or of which it does not matter how it began.
+    Unopened(Box<Receiving>),
+    Open(Box<Receiving>),
+    /// There is one, and here it is.
+    One(RecvBuf),
+    Over,
+}
+
+impl<T> Streaming<T> {
+    fn new(source: Source, deadline: Option<Instant>) -> Self {
+        Self {
+            source,
+            trailers: None,
+            deadline,
+            message: PhantomData,
+        }
+    }
+
+    /// What `receiving` receives once the response has begun.
+    pub(super) fn unopened(receiving: Box<Receiving>, deadline: Option<Instant>) -> Self {
+        Self::new(Source::Unopened(receiving), deadline)
+    }
+
+    /// What `receiving` receives.
+    pub(super) fn open(receiving: Receiving, deadline: Option<Instant>) -> Self {
+        Self::new(Source::Open(Box::new(receiving)), deadline)
+    }
+
+    /// One message, or none, that is there already.
+    pub(super) fn whole(message: Option<RecvBuf>, trailers: Option<Box<HeaderMap>>) -> Self {
+        let source = message.map_or(Source::Over, Source::One);
+        Self {
+            trailers,
+            ..Self::new(source, None)
+        }
+    }
+
+    /// Waits until the response begins, and returns what it begins with. `None` if that was done before.
+    pub(super) fn begin(&mut self) -> Result<Option<HeaderMap>, Status> {
+        let Source::Unopened(mut receiving) = std::mem::replace(&mut self.source, Source::Over)
+        else {
+            return Ok(None);
+        };
+        let metadata = receiving.wait_open(self.deadline)??;
+        self.source = Source::Open(receiving);
+        Ok(Some(metadata))
+    }
+}
+
+impl<T: prost::Message + Default> Streaming<T> {
+    /// Waits for the next message. `None` after the last, if all went well.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the call failed, after the messages that came before that; nothing follows. At a server, that is
+    /// [`Code::Cancelled`](crate::Code::Cancelled) for a caller that gave up before its last message, and
+    /// [`Code::DeadlineExceeded`](crate::Code::DeadlineExceeded) once the deadline has passed.
+    pub fn message(&mut self) -> Result<Option<T>, Status> {
+        if let Source::Unopened(_) = self.source {
+            self.begin()?;
+        }
+        let next = match &mut self.source {
+            Source::Open(receiving) => receiving.wait_message(self.deadline),
+            Source::One(_) => match std::mem::replace(&mut self.source, Source::Over) {
+                Source::One(message) => return decode(message).map(Some),
+                _ => None,
+            },
+            Source::Unopened(_) | Source::Over => return Ok(None),
+        };
+        match next.map(|next| next.and_then(decode)) {
+            Some(Ok(message)) => Ok(Some(message)),
+            end => {
+                let source = std::mem::replace(&mut self.source, Source::Over);
+                if let Source::Open(mut receiving) = source
+                    && end.is_none()
+                {
+                    self.trailers = receiving.take_trailers();
+                }
+                end.transpose()
+            }
+        }
+    }
+
+    /// Waits for the end, and returns the metadata that came after the last message. Messages that were not taken are dropped.
+    ///
+    /// There is none in a request, and after a failure it is [part of the status](Status::metadata).
+    ///
+    /// # Errors
+    ///
+    /// Returns how the call failed.
+    pub fn trailers(&mut self) -> Result<HeaderMap, Status> {
+        while self.message()?.is_some() {}
+        Ok(self
+            .trailers
+            .take()
+            .map(|trailers| *trailers)
+            .unwrap_or_default())
+    }
+}
+
+impl<T: prost::Message + Default> Iterator for Streaming<T> {
+    type Item = Result<T, Status>;
+
+    fn next(&mut self) -> Option<Result<T, Status>> {
+        self.message().transpose()
+    }
+}
+
+impl<T> fmt::Debug for Streaming<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streaming")
+            .field("is_over", &matches!(self.source, Source::Over))
+            .finish_non_exhaustive()
+    }
+}

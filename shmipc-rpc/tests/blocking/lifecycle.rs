@@ -1,0 +1,115 @@
+use std::{
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use shmipc_rpc::{
+    Code, Request, Response, ServeError,
+    blocking::{Caller, Channel, Server, Shutdown},
+};
+
+use super::lab::{Handled, LONG, RUN, ask, echo, lab, packet, run, run_in, until};
+
+#[test]
+fn a_channel_finds_the_next_server_at_its_address() {
+    let mut running = run(Server::builder().add_service(echo()));
+    let caller = running.caller();
+    for round in 0..5 {
+        assert_eq!(ask(&caller, "hello").unwrap().into_inner().text, "hello");
+        let directory = running.stop();
+        if round % 2 == 0 {
+            let failed = ask(&caller, "nobody").unwrap_err();
+            assert_eq!(failed.code(), Code::Unavailable);
+        }
+        running = run_in(directory, Server::builder().add_service(echo()));
+        // After a failure there is a pause.
+        until(|| ask(&caller, "again").is_ok());
+    }
+}
+
+#[test]
+fn who_waits_for_the_server_is_served_when_it_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let channel = Channel::builder(directory.path().join("lab.sock"))
+        .wait_for_ready(true)
+        .connect_lazy();
+    let caller = Caller::new(channel);
+    let call = |timeout| -> Handled {
+        let mut request = Request::new(packet("patience"));
+        request.set_timeout(timeout);
+        caller.unary(&RUN, request)
+    };
+    let late = call(Duration::from_millis(30)).unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded);
+    let mut request = Request::new(packet("impatience"));
+    request.set_wait_for_ready(false);
+    let failed: Handled = caller.unary(&RUN, request);
+    assert_eq!(failed.unwrap_err().code(), Code::Unavailable);
+    thread::scope(|scope| {
+        let calls = [(); 3].map(|()| scope.spawn(|| call(LONG)));
+        let _running = run_in(directory, Server::builder().add_service(echo()));
+        for call in calls {
+            assert_eq!(call.join().unwrap().unwrap().into_inner().text, "patience");
+        }
+    });
+}
+
+#[test]
+fn a_call_is_not_held_up_beyond_its_deadline_by_a_server_that_does_not_shake_hands() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lab.sock");
+    let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let caller = Caller::new(Channel::builder(path).connect_lazy());
+    let began = Instant::now();
+    let mut request = Request::new(packet("hurry"));
+    request.set_timeout(Duration::from_millis(30));
+    let late: Handled = caller.unary(&RUN, request);
+    assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+    // The handshake alone would take 5 s.
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn a_server_that_shuts_down_lets_its_calls_come_to_their_end() {
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let (began, begun) = mpsc::channel();
+    let running = run(Server::builder().add_service(lab(move |request| {
+        began.send(()).unwrap();
+        gate.lock().unwrap().recv().unwrap();
+        Ok(Response::new(request.into_inner()))
+    })));
+    let caller = running.caller();
+    let _idle = running.channel();
+    thread::scope(|scope| {
+        let call = scope.spawn(|| ask(&caller, "last"));
+        begun.recv_timeout(LONG).unwrap();
+        let stopping = scope.spawn(|| running.stop());
+        open.send(()).unwrap();
+        assert_eq!(call.join().unwrap().unwrap().into_inner().text, "last");
+        stopping.join().unwrap();
+    });
+    assert_eq!(ask(&caller, "later").unwrap_err().code(), Code::Unavailable);
+}
+
+#[test]
+fn a_shutdown_that_has_begun_ends_servers_that_begin_later_and_addresses_are_exclusive() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lab.sock");
+    let shutdown = Shutdown::new();
+    shutdown.begin();
+    let server = Server::builder().add_service(echo());
+    server
+        .serve_with_shutdown(path.as_path(), &shutdown)
+        .unwrap();
+    let running = run_in(directory, Server::builder().add_service(echo()));
+    let taken = Server::builder().serve(running.path());
+    assert!(matches!(taken, Err(ServeError::Bind(_))), "{taken:?}");
+}
+
+#[test]
+#[should_panic(expected = "two services with the name")]
+fn names_of_services_are_unique() {
+    drop(Server::builder().add_service(echo()).add_service(echo()));
+}

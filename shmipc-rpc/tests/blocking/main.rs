@@ -1,0 +1,9 @@
+//! Calls and handlers that block, among each other and with those that do not.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod lab;
+mod lifecycle;
+mod streaming;
+mod threads;
+mod unary;

@@ -1,0 +1,259 @@
+use std::{thread, time::Duration};
+
+use shmipc_rpc::{
+    Code, Request, Response, Server as AsyncServer, Status,
+    blocking::{Caller, Channel, Duplex, IntoIterRequest, Server, Streaming},
+    client::Caller as AsyncCaller,
+};
+
+use super::{
+    common::{
+        self,
+        streams::{iter, numbers, streams},
+    },
+    lab::{CHAT, Handled, LIST, LONG, Packet, RECORD, Streams, items, numbered, packet, run},
+};
+
+/// Calls all kinds of method of a server that behaves as the default one here.
+fn all_kinds(caller: &Caller) {
+    // More messages than the windows hold.
+    for count in [0, 1, 2, 1000] {
+        let mut request = Request::new(numbered(count));
+        request.set_timeout(LONG);
+        let mut list: Response<Streaming<Packet>> =
+            caller.server_streaming(&LIST, request).unwrap();
+        assert_eq!(list.metadata()["x-head"], "first");
+        let received: Result<Vec<_>, Status> = list.get_mut().collect();
+        let received: Vec<_> = received.unwrap().iter().map(|item| item.number).collect();
+        assert_eq!(received, (0..count).rev().collect::<Vec<_>>());
+        assert_eq!(list.get_mut().trailers().unwrap()["x-tail"], "last");
+        assert!(list.get_mut().message().unwrap().is_none(), "it is over");
+
+        let requests = (1..=count).map(numbered).into_iter_request();
+        let sum: Handled = caller.client_streaming(&RECORD, requests);
+        assert_eq!(sum.unwrap().into_inner().number, count * (count + 1) / 2);
+
+        let mut chat: Duplex<Packet, Packet> =
+            caller.bidi_streaming(&CHAT, Request::new(())).unwrap();
+        for number in 0..count {
+            chat.send(&numbered(number)).unwrap();
+            assert_eq!(chat.message().unwrap().unwrap().number, 2 * number);
+        }
+        chat.finish().unwrap();
+        assert!(chat.message().unwrap().is_none());
+    }
+}
+
+#[test]
+fn threads_stream_to_each_other() {
+    let running = run(Server::builder().add_service(Streams::default()));
+    all_kinds(&running.caller());
+}
+
+#[test]
+fn threads_stream_to_tasks() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let service = streams()
+        .list(|request| async move {
+            let count = request.into_inner().number;
+            let mut response = Response::new(iter((0..count).rev().map(|n| Ok(numbered(n)))));
+            response
+                .metadata_mut()
+                .insert("x-head", "first".parse().unwrap());
+            response
+                .trailers_mut()
+                .insert("x-tail", "last".parse().unwrap());
+            Ok(response)
+        })
+        .record(|request| async move {
+            let sum = numbers(request.into_inner()).await?.iter().sum();
+            Ok(Response::new(numbered(sum)))
+        })
+        .chat(|request| async move { Ok(Response::new(Doubled(request.into_inner()))) });
+    let running =
+        runtime.block_on(async { common::serve(AsyncServer::builder().add_service(service)) });
+    all_kinds(&Caller::new(Channel::connect(running.address()).unwrap()));
+}
+
+/// What arrives, twice.
+struct Doubled(shmipc_rpc::Streaming<Packet>);
+
+impl futures_core::Stream for Doubled {
+    type Item = Result<Packet, Status>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let next = std::pin::Pin::new(&mut self.0).poll_next(cx);
+        next.map(|next| next.map(|next| next.map(|message| numbered(2 * message.number))))
+    }
+}
+
+#[test]
+fn tasks_stream_to_threads() {
+    let running = run(Server::builder().add_service(Streams::default()));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let channel = shmipc_rpc::Channel::connect(running.path()).await.unwrap();
+        let caller = AsyncCaller::new(channel);
+        let list: Response<shmipc_rpc::Streaming<Packet>> = caller
+            .server_streaming(&LIST, Request::new(numbered(500)))
+            .await
+            .unwrap();
+        let received = numbers(list.into_inner()).await.unwrap();
+        assert_eq!(received, (0..500).rev().collect::<Vec<_>>());
+        let requests = Request::new(iter((1..=500).map(numbered)));
+        let sum: Handled = caller.client_streaming(&RECORD, requests).await;
+        assert_eq!(sum.unwrap().into_inner().number, 125_250);
+        let requests = Request::new(iter((0..500).map(numbered)));
+        let chat: Response<shmipc_rpc::Streaming<Packet>> =
+            caller.bidi_streaming(&CHAT, requests).await.unwrap();
+        let received = numbers(chat.into_inner()).await.unwrap();
+        assert_eq!(received, (0..500).map(|n| 2 * n).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn two_threads_take_a_direction_each() {
+    let running = run(Server::builder().add_service(Streams::default()));
+    let chat: Duplex<Packet, Packet> = running
+        .caller()
+        .bidi_streaming(&CHAT, Request::new(()))
+        .unwrap();
+    let (mut sender, responses) = chat.split();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for number in 0..2000 {
+                sender.send(&numbered(number)).unwrap();
+            }
+            sender.finish().unwrap();
+        });
+        for (number, response) in (0..).zip(responses) {
+            assert_eq!(response.unwrap().number, 2 * number);
+        }
+    });
+}
+
+#[test]
+fn a_server_may_answer_before_it_has_had_all_requests() {
+    let running = run(Server::builder().add_service(Streams {
+        record: |request| match request.into_inner().message()? {
+            Some(first) if first.number == 0 => Ok(Response::new(packet("enough"))),
+            _ => Err(Status::not_found("no")),
+        },
+        ..Streams::default()
+    }));
+    let caller = running.caller();
+    // There is no end to the requests.
+    let enough: Handled = caller.client_streaming(&RECORD, (0..).map(numbered).into_iter_request());
+    assert_eq!(enough.unwrap().into_inner().text, "enough");
+    let failed: Handled = caller.client_streaming(&RECORD, (1..).map(numbered).into_iter_request());
+    assert_eq!(failed.unwrap_err().code(), Code::NotFound);
+}
+
+#[test]
+fn failures_come_after_what_came_before_them() {
+    let running = run(Server::builder().add_service(Streams {
+        list: |_| {
+            let failed = std::iter::once(Err(Status::data_loss("lost")));
+            Ok(Response::new(Box::new(
+                items((0..3).map(numbered)).chain(failed),
+            )))
+        },
+        chat: |_| {
+            let panicking = std::iter::from_fn(|| panic!("on purpose"));
+            Ok(Response::new(Box::new(
+                items((0..3).map(numbered)).chain(panicking),
+            )))
+        },
+        ..Streams::default()
+    }));
+    let caller = running.caller();
+    let list: Response<Streaming<Packet>> = caller
+        .server_streaming(&LIST, Request::new(packet("?")))
+        .unwrap();
+    let codes: Vec<_> = list
+        .into_inner()
+        .map(|item| item.map_or_else(|status| status.code(), |_| Code::Ok))
+        .collect();
+    assert_eq!(codes, [Code::Ok, Code::Ok, Code::Ok, Code::DataLoss]);
+    let chat: Duplex<Packet, Packet> = caller.bidi_streaming(&CHAT, Request::new(())).unwrap();
+    let codes: Vec<_> = chat
+        .map(|item| item.map_or_else(|status| status.code(), |_| Code::Ok))
+        .collect();
+    assert_eq!(codes, [Code::Ok, Code::Ok, Code::Ok, Code::Internal]);
+}
+
+#[test]
+fn a_stream_that_is_dropped_ends_its_handler() {
+    let (send, gone) = std::sync::mpsc::channel();
+    let send = std::sync::Mutex::new(send);
+    // The only way to have state in a handler that is a function.
+    static GONE: std::sync::OnceLock<std::sync::Mutex<std::sync::mpsc::Sender<()>>> =
+        std::sync::OnceLock::new();
+    GONE.set(send).unwrap();
+    struct Endless;
+    impl Iterator for Endless {
+        type Item = Result<Packet, Status>;
+        fn next(&mut self) -> Option<Self::Item> {
+            Some(Ok(numbered(1)))
+        }
+    }
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            let gone = GONE.get().unwrap().lock().unwrap();
+            gone.send(()).unwrap();
+        }
+    }
+    let running = run(Server::builder().add_service(Streams {
+        list: |_| Ok(Response::new(Box::new(Endless))),
+        ..Streams::default()
+    }));
+    let caller = running.caller();
+    let mut list: Response<Streaming<Packet>> = caller
+        .server_streaming(&LIST, Request::new(packet("?")))
+        .unwrap();
+    for _ in 0..100 {
+        assert!(list.get_mut().message().unwrap().is_some());
+    }
+    drop(list);
+    gone.recv_timeout(LONG).expect("the iterator is dropped");
+}
+
+#[test]
+fn deadlines_end_streams_at_both_sides() {
+    let running = run(Server::builder().add_service(Streams {
+        record: |request| {
+            let late = request.into_inner().message().unwrap_err();
+            assert!(
+                [Code::DeadlineExceeded, Code::Cancelled].contains(&late.code()),
+                "{late:?}"
+            );
+            Err(late)
+        },
+        chat: |request| {
+            let mut messages = request.into_inner();
+            Ok(Response::new(Box::new(std::iter::from_fn(move || {
+                messages.message().transpose()
+            }))))
+        },
+        ..Streams::default()
+    }));
+    let caller = running.caller();
+    let mut request = Request::new(());
+    request.set_timeout(Duration::from_millis(20));
+    let mut chat: Duplex<Packet, Packet> = caller.bidi_streaming(&CHAT, request).unwrap();
+    chat.send(&numbered(1)).unwrap();
+    assert_eq!(chat.message().unwrap().unwrap().number, 1);
+    assert_eq!(chat.message().unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(chat.message().unwrap().is_none(), "a failure is told once");
+    // An iterator that waits is not interrupted, but its call is over when it goes on.
+    let mut request = Request::new(std::iter::repeat_with(|| {
+        thread::sleep(Duration::from_millis(30));
+        numbered(1)
+    }));
+    request.set_timeout(Duration::from_millis(20));
+    let late: Handled = caller.client_streaming(&RECORD, request);
+    assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+}
