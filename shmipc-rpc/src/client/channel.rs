@@ -197,7 +197,13 @@ impl Channel {
     /// for a peer that has [connected by itself](crate::Request::channel).
     #[must_use]
     pub fn address(&self) -> Option<&Address> {
-        self.direct()?.connection.address()
+        match &self.way {
+            Way::Direct(direct) => direct.connection.address(),
+            Way::Managed(managed) => managed.address(),
+            #[cfg(feature = "grpc")]
+            Way::Http2(_) => None,
+            Way::Service(_) => None,
+        }
     }
 
     /// Returns where the server is. `None` for one [in this process](Self::in_process).

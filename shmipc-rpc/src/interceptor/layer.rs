@@ -21,7 +21,7 @@ use crate::{
     Body, Method, Status,
     deadline::{self, Elapsed},
     error::BoxError,
-    server::NamedService,
+    server::{MessageLimits, NamedService},
 };
 
 /// A tower layer that shows calls to an interceptor. See the [module](super).
@@ -220,6 +220,10 @@ where
 impl<S: NamedService, I> NamedService for Intercepted<S, I> {
     const NAME: &'static str = S::NAME;
     const METHODS: &'static [Method] = S::METHODS;
+
+    fn message_limits(&self) -> MessageLimits {
+        self.service.message_limits()
+    }
 }
 
 impl<S: Clone, I> Clone for Intercepted<S, I> {

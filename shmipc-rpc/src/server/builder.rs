@@ -5,16 +5,20 @@ use shmipc_transport::{Config, Keepalive, Listener};
 use tower_layer::{Identity, Layer, Stack};
 
 use super::{
-    ConnectedPeer, Limits, NamedService, Router, ServerHandle, Service, SessionServices,
+    ConnectedPeer, Limits, MessageLimits, NamedService, Router, ServerHandle, Service,
+    SessionServices,
     bound::{BoundServer, Services},
     dispatch::dispatch,
+    limits::{Exceptions, LimitTable},
     router::Routes,
     serve::OnSession,
     session::Shared,
 };
 #[cfg(feature = "grpc")]
 use crate::tls::ServerTls;
-use crate::{Body, Endpoint, ServeError, context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError};
+use crate::{
+    Body, Endpoint, Method, ServeError, context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError,
+};
 
 /// Serves several services, at one endpoint or [several](Server::bind).
 ///
@@ -44,6 +48,7 @@ pub struct Server<L = Identity> {
     routes: Routes,
     layer: L,
     limits: Limits,
+    exceptions: Exceptions,
     config: Config,
     keepalive: Option<Keepalive>,
     takes_over: bool,
@@ -63,6 +68,7 @@ impl Server {
                 response_len_max: MESSAGE_LEN_MAX_DEFAULT,
                 calls_per_session_max: usize::MAX,
             },
+            exceptions: Exceptions::default(),
             config: Config::default(),
             keepalive: None,
             takes_over: false,
@@ -92,6 +98,7 @@ impl<L> Server<L> {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        self.exceptions.add_own(S::NAME, service.message_limits());
         self.routes.add(service);
         self
     }
@@ -129,6 +136,7 @@ impl<L> Server<L> {
             routes: self.routes,
             layer: Stack::new(layer, self.layer),
             limits: self.limits,
+            exceptions: self.exceptions,
             config: self.config,
             keepalive: self.keepalive,
             takes_over: self.takes_over,
@@ -151,6 +159,19 @@ impl<L> Server<L> {
     /// Instead of a larger one the caller gets [`Code::ResourceExhausted`](crate::Code::ResourceExhausted).
     pub fn max_response_size(mut self, bytes: usize) -> Self {
         self.limits.response_len_max = bytes;
+        self
+    }
+
+    /// Sets limits for a service, by its full name, such as `files.Store`. They go before those of the server and those that the service
+    /// was [made with](NamedService::message_limits).
+    pub fn limits_for_service(mut self, name: impl Into<String>, limits: MessageLimits) -> Self {
+        self.exceptions.add_service(name.into(), limits);
+        self
+    }
+
+    /// Sets limits for a method. They go before all others.
+    pub fn limits_for_method(mut self, method: &Method, limits: MessageLimits) -> Self {
+        self.exceptions.add_method(method, limits);
         self
     }
 
@@ -361,12 +382,13 @@ where
     pub(crate) fn into_services(self) -> (L::Service, SessionServices) {
         let routes = Arc::new(self.routes);
         let service = self.layer.layer(Router::new(Arc::clone(&routes)));
+        let limits = LimitTable::new(self.limits, self.exceptions);
+        let dispatch = dispatch(service.clone(), limits.response_len_max());
         let shared = Shared {
             routes,
-            limits: self.limits,
+            limits,
             drain: Arc::default(),
         };
-        let dispatch = dispatch(service.clone(), self.limits.response_len_max);
         let sessions = SessionServices::new(shared, dispatch, self.on_session);
         (service, sessions)
     }

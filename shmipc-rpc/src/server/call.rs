@@ -34,6 +34,7 @@ pub(super) struct Call {
     pub(super) to_be_timed: Option<MethodId>,
     pub(super) span: Span,
     pub(super) shared: Arc<Shared>,
+    pub(super) response_len_max: usize,
     pub(super) permit: CallPermit,
 }
 
@@ -63,11 +64,10 @@ impl Call {
             mut stream,
             deadline,
             span,
-            shared,
+            response_len_max: message_len_max,
             mut permit,
             ..
         } = self;
-        let message_len_max = shared.limits.response_len_max;
         match outcome {
             None => record_code(&span, Code::Cancelled),
             Some(Outcome::Reply(reply)) => {

@@ -63,7 +63,7 @@ impl Incoming {
             Ok(read) => read,
             Err(status) => return Err((stream, status)),
         };
-        let limit = shared.limits.request_len_max;
+        let limit = shared.limits.at(request.uri().path()).request_len_max;
         if limit < message_len {
             return Err((stream, frame::message_too_large(message_len, limit)));
         }

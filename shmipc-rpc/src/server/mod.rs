@@ -12,6 +12,7 @@ mod handle;
 #[cfg(feature = "grpc")]
 mod http2;
 mod incoming;
+mod limits;
 mod named;
 pub(crate) mod pace;
 pub(crate) mod panic;
@@ -26,13 +27,14 @@ mod stream_reply;
 
 pub use tower_service::Service;
 
-pub(crate) use self::{drain::Drain, serve::SessionServices, served::Served};
+pub(crate) use self::{drain::Drain, limits::Limits, serve::SessionServices, served::Served};
 
 pub use self::{
     bound::BoundServer,
     builder::Server,
     drain::{CutOff, DrainReport, Draining},
     handle::ServerHandle,
+    limits::MessageLimits,
     named::{Named, named_layer},
     router::Router,
     served::ConnectedPeer,
@@ -44,11 +46,3 @@ pub use self::{
 
 #[cfg(feature = "grpc")]
 pub use self::http2::{ClientCertificates, Http2BindError, RemoteAddr};
-
-/// What a server allows its callers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) request_len_max: usize,
-    pub(crate) response_len_max: usize,
-    pub(crate) calls_per_session_max: usize,
-}

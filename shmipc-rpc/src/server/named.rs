@@ -6,7 +6,7 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::{NamedService, Service};
+use super::{MessageLimits, NamedService, Service};
 use crate::Method;
 
 /// Wraps one service in a tower layer, so that [`Server::add_service`](super::Server::add_service) still knows its name.
@@ -41,6 +41,7 @@ where
     N: NamedService,
 {
     Named {
+        limits: service.message_limits(),
         service: layer.layer(service),
         name: PhantomData,
     }
@@ -49,12 +50,17 @@ where
 /// A service that has the name of the one within. Made by [`named_layer`].
 pub struct Named<S, N> {
     service: S,
+    limits: MessageLimits,
     name: PhantomData<fn() -> N>,
 }
 
 impl<S, N: NamedService> NamedService for Named<S, N> {
     const NAME: &'static str = N::NAME;
     const METHODS: &'static [Method] = N::METHODS;
+
+    fn message_limits(&self) -> MessageLimits {
+        self.limits
+    }
 }
 
 impl<S: Service<R>, N, R> Service<R> for Named<S, N> {
@@ -75,6 +81,7 @@ impl<S: Clone, N> Clone for Named<S, N> {
     fn clone(&self) -> Self {
         Self {
             service: self.service.clone(),
+            limits: self.limits,
             name: PhantomData,
         }
     }

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 #[cfg(feature = "grpc")]
-use super::Limits;
+use super::limits::LimitTable;
 use super::{
     dispatch::Dispatch,
     drain::Drain,
@@ -51,8 +51,8 @@ impl SessionServices {
 
     /// Returns what callers are allowed.
     #[cfg(feature = "grpc")]
-    pub(super) fn limits(&self) -> Limits {
-        self.shared.limits
+    pub(super) fn limits(&self) -> LimitTable {
+        self.shared.limits.clone()
     }
 
     /// Returns the way out of service.

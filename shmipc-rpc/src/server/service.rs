@@ -10,6 +10,7 @@ use std::{
 use http::{Extensions, HeaderMap};
 use pin_project_lite::pin_project;
 
+use super::MessageLimits;
 use crate::{
     Body, Method, Request, Response, ResponseStream, Status, Streaming, context::CallContext,
     metadata,
@@ -22,6 +23,11 @@ pub trait NamedService {
 
     /// The methods. Calls of these are prepared for; others reach the service, too, but a little later.
     const METHODS: &'static [Method] = &[];
+
+    /// How long its messages may be. Default: as long as the server allows.
+    fn message_limits(&self) -> MessageLimits {
+        MessageLimits::new()
+    }
 }
 
 /// The future of a generated server: resolves to the response, which may say that the call failed.

@@ -13,11 +13,11 @@ use shmipc_transport::{RecvBuf, SendHalf, SessionLost, Stream};
 use tracing::Span;
 
 use super::{
-    Limits,
     call::{Call, Progress, record_code},
     dispatch::{Dispatch, Running},
     drain::Drain,
     incoming::Incoming,
+    limits::LimitTable,
     panic::guarded,
     reply::{Outcome, Reply},
     router::{MethodId, Routes},
@@ -30,7 +30,7 @@ use crate::{Body, Status, deadline};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) routes: Arc<Routes>,
-    pub(super) limits: Limits,
+    pub(super) limits: LimitTable,
     pub(super) drain: Arc<Drain>,
 }
 
@@ -82,12 +82,18 @@ impl SessionTask {
         }
     }
 
-    fn on_frame(&mut self, stream: Stream, frame: RecvBuf, cx: &mut Context<'_>) {
-        let calls_max = self.shared.limits.calls_per_session_max;
-        if calls_max <= self.served.calls.count() {
-            let status = Status::resource_exhausted(format!(
+    /// Returns why a call is refused whatever it is, if it is.
+    fn refusal(&self) -> Option<Status> {
+        let calls_max = self.shared.limits.server.calls_per_session_max;
+        (calls_max <= self.served.calls.count()).then(|| {
+            Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
-            ));
+            ))
+        })
+    }
+
+    fn on_frame(&mut self, stream: Stream, frame: RecvBuf, cx: &mut Context<'_>) {
+        if let Some(status) = self.refusal() {
             return self.answer(stream.split().0, Reply::Failed(status), Uri::default, cx);
         }
         let layered = self.dispatch.is_layered();
@@ -129,11 +135,7 @@ impl SessionTask {
             Some(_) => Uri::default(),
             None => request.uri().clone(),
         };
-        let timed = if turn(&mut self.until_timed) {
-            Some(Instant::now())
-        } else {
-            None
-        };
+        let timed = turn(&mut self.until_timed).then(Instant::now);
         let polled = {
             let _scope = deadline::Scope::enter(deadline);
             let _span = span.enter();
@@ -142,11 +144,11 @@ impl SessionTask {
         if let Some(began) = timed {
             proven.pace.record(began.elapsed());
         }
-        let path = || proven.uri.clone().unwrap_or(path);
+        let path = || proven.uri.clone().unwrap_or_else(|| path.clone());
         let reply = match polled {
             Ok(Ok(Outcome::Reply(reply))) => reply,
             Ok(Ok(Outcome::Stream(reply))) => {
-                let max = self.shared.limits.response_len_max;
+                let max = self.shared.limits.response_at(path);
                 let sending = reply.begin(stream, deadline, max);
                 return self.stream(sending, path, span, cx);
             }
@@ -193,6 +195,7 @@ impl SessionTask {
         to_be_timed: Option<MethodId>,
         span: Span,
     ) {
+        let response_len_max = self.shared.limits.at(path.path()).response_len_max;
         let (shared, permit) = (Arc::clone(&self.shared), self.served.calls.permit(path));
         tokio::spawn(
             Call {
@@ -202,6 +205,7 @@ impl SessionTask {
                 to_be_timed,
                 span,
                 shared,
+                response_len_max,
                 permit,
             }
             .run(),
@@ -213,10 +217,10 @@ impl SessionTask {
         &self,
         mut stream: SendHalf,
         mut reply: Reply,
-        path: impl FnOnce() -> Uri,
+        path: impl Fn() -> Uri,
         cx: &mut Context<'_>,
     ) {
-        let message_len_max = self.shared.limits.response_len_max;
+        let message_len_max = self.shared.limits.response_at(&path);
         // Here and below: a caller that has gone needs no answer.
         let Ok(false) = reply.try_send(&mut stream, message_len_max) else {
             return;

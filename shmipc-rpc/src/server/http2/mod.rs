@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 pub(crate) use self::listen::Http2Listener;
 pub use self::listen::{ClientCertificates, Http2BindError, RemoteAddr};
 use self::{answer::AnswerBody, call::serve_call, listen::Accepted};
-use super::{Draining, Limits, Service, router::call_when_ready};
+use super::{Draining, Limits, Service, limits::LimitTable, router::call_when_ready};
 use crate::{Body, Keepalive, error::BoxError};
 
 /// The most bytes that the headers of a request may have.
@@ -66,7 +66,7 @@ where
 pub(crate) async fn serve(
     listener: Http2Listener,
     services: Box<dyn Respond>,
-    limits: Limits,
+    limits: LimitTable,
     keepalive: Option<Keepalive>,
     draining: Draining,
 ) -> io::Result<()> {
@@ -82,7 +82,7 @@ pub(crate) async fn serve(
                 Ok(accepted) => {
                     let connection = Connection {
                         services: services.boxed_clone(),
-                        limits,
+                        limits: limits.clone(),
                         keepalive,
                         draining: draining.clone(),
                         watcher: graceful.watcher(),
@@ -114,7 +114,7 @@ fn is_fatal(error: &io::Error) -> bool {
 /// One connection, and what its calls need.
 struct Connection {
     services: Box<dyn Respond>,
-    limits: Limits,
+    limits: LimitTable,
     keepalive: Option<Keepalive>,
     draining: Draining,
     watcher: Watcher,
@@ -126,11 +126,15 @@ impl Connection {
             Ok((socket, mut client)) => {
                 client.insert(self.draining);
                 let watcher = self.watcher;
-                let builder = builder(self.limits, self.keepalive);
+                let builder = builder(self.limits.server, self.keepalive);
                 let (services, limits) = (self.services, self.limits);
                 let service = service_fn(move |request: http::Request<Incoming>| {
-                    let answer =
-                        serve_call(services.boxed_clone(), limits, client.clone(), request);
+                    let answer = serve_call(
+                        services.boxed_clone(),
+                        limits.at(request.uri().path()),
+                        client.clone(),
+                        request,
+                    );
                     async move { Ok::<http::Response<AnswerBody>, Infallible>(answer.await) }
                 });
                 let connection = builder.serve_connection(TokioIo::new(socket), service);
