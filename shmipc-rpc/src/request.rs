@@ -144,9 +144,10 @@ impl<T> Request<T> {
 
     /// Returns the process that calls, as the kernel knows it.
     ///
-    /// `None` on the calling side, and for a call that came in another way than through a session.
+    /// `None` on the calling side, and for a call that came neither through a session nor, over HTTP/2, through a Unix socket.
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.served.as_deref().map(Served::peer)
+        let session = self.context.served.as_deref().map(Served::peer);
+        session.or_else(|| self.extensions.get())
     }
 
     /// Allows for memory that the server of `channel` has lent us to be passed on to the caller: a `bytes` field of 64 KiB or

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -12,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::{sync::oneshot, time::Sleep};
 use tracing::Span;
 
-use super::{record_code, status_of};
+use super::{is_late, record_code, status_of};
 use crate::{Body, Status, deadline, error::BoxError};
 
 /// The body of a request. It ends when nobody waits for the response any more.
@@ -23,12 +24,24 @@ pub(crate) struct SentBody {
     message_len_max: usize,
     /// Resolves when the other end is dropped.
     call: oneshot::Receiver<()>,
+    failure: Arc<OnceLock<Status>>,
 }
 
 /// Keeps the request going. Dropped with the response.
 #[derive(Debug)]
 pub(super) struct CallAlive {
     _call: oneshot::Sender<()>,
+    failure: Arc<OnceLock<Status>>,
+}
+
+impl CallAlive {
+    /// Returns why the call failed: because its request did, or else for what became of the connection.
+    pub(super) fn status_of(&self, error: hyper::Error) -> Status {
+        match self.failure.get() {
+            Some(status) => status.clone(),
+            None => status_of(error),
+        }
+    }
 }
 
 /// The body of a response, which tells failures as statuses.
@@ -40,18 +53,24 @@ pub(super) struct ReceivedBody {
     /// Whether what goes wrong on the way becomes trailers.
     never_fails: bool,
     span: Span,
-    _alive: CallAlive,
+    alive: CallAlive,
 }
 
 impl SentBody {
     pub(super) fn new(body: Body, message_len_max: usize) -> (Self, CallAlive) {
         let (alive, call) = oneshot::channel();
+        let failure = Arc::new(OnceLock::new());
         let body = Self {
             body,
             message_len_max,
             call,
+            failure: Arc::clone(&failure),
         };
-        (body, CallAlive { _call: alive })
+        let alive = CallAlive {
+            _call: alive,
+            failure,
+        };
+        (body, alive)
     }
 }
 
@@ -69,7 +88,11 @@ impl http_body::Body for SentBody {
                 Some(Ok(frame)) if frame.is_data() => Some(Ok(frame)),
                 // A request has no trailers.
                 Some(Ok(_)) | None => None,
-                Some(Err(status)) => Some(Err(status.into())),
+                Some(Err(status)) => {
+                    // HTTP/2 has no words for it, so the response will not tell.
+                    let _ = self.failure.set(status.clone());
+                    Some(Err(status.into()))
+                }
             });
         }
         let _ = ready!(Pin::new(&mut self.call).poll(cx));
@@ -100,7 +123,7 @@ impl ReceivedBody {
             sleep: None,
             never_fails,
             span,
-            _alive: alive,
+            alive,
         }
     }
 
@@ -111,7 +134,7 @@ impl ReceivedBody {
         if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
             return Poll::Ready(match frame {
                 Some(Ok(frame)) => Ok(frame),
-                Some(Err(error)) => Err(status_of(error)),
+                Some(Err(error)) => Err(self.alive.status_of(error)),
                 None => Err(no_status()),
             });
         }
@@ -140,12 +163,14 @@ impl http_body::Body for ReceivedBody {
         let trailers = match ready!(self.poll_incoming(cx)).map(Frame::into_trailers) {
             Ok(Err(data)) => return Poll::Ready(Some(Ok(data))),
             Ok(Ok(trailers)) => match Status::from_headers(&trailers) {
+                Some(status) if is_late(status.code(), self.deadline) => Err(deadline::exceeded()),
                 Some(status) => {
                     record_code(&self.span, status.code());
                     Ok(trailers)
                 }
                 None => Err(no_status()),
             },
+            Err(status) if is_late(status.code(), self.deadline) => Err(deadline::exceeded()),
             Err(status) => Err(status),
         };
         self.incoming = None;

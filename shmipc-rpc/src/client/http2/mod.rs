@@ -82,11 +82,12 @@ impl Http2Channel {
         let deadline = deadline_of(&context, request.headers());
         let sent = self.send(request, &context, deadline);
         let result = match deadline::within(deadline, sent).await {
+            Ok(Err(status)) if is_late(status.code(), deadline) => Err(deadline::exceeded()),
             Ok(result) => result,
             Err(Elapsed) => Err(deadline::exceeded()),
         };
         let accepted = result.and_then(|(response, alive)| {
-            let incoming = accept(response, &span)?;
+            let incoming = accept(response, deadline, &span)?;
             Ok(incoming.map(|incoming| match incoming {
                 Some(incoming) => Body::new(ReceivedBody::new(
                     incoming,
@@ -135,7 +136,7 @@ impl Http2Channel {
                 // Such a request was never sent: the server was about to go, and there may be another one now.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if attempts < ATTEMPTS_MAX => request = unsent,
-                    _ => return Err(status_of(error.into_error())),
+                    _ => return Err(alive.status_of(error.into_error())),
                 },
             }
         }
@@ -197,10 +198,14 @@ fn request_headers(mut headers: HeaderMap) -> HeaderMap {
 /// Checks that a response is one of gRPC. It has no body if its head tells how the call ended.
 fn accept(
     response: http::Response<Incoming>,
+    deadline: Option<std::time::Instant>,
     span: &Span,
 ) -> Result<http::Response<Option<Incoming>>, Status> {
     let (parts, incoming) = response.into_parts();
     if let Some(status) = Status::from_headers(&parts.headers) {
+        if is_late(status.code(), deadline) {
+            return Err(deadline::exceeded());
+        }
         record_code(span, status.code());
         return Ok(http::Response::from_parts(parts, None));
     }
@@ -213,6 +218,13 @@ fn accept(
         return Err(Status::unknown(message));
     }
     Ok(http::Response::from_parts(parts, Some(incoming)))
+}
+
+/// Tells whether a server that says that it has cancelled the call did so because of the deadline, which both sides know of, and
+/// which some servers report like that.
+fn is_late(code: Code, deadline: Option<std::time::Instant>) -> bool {
+    code == Code::Cancelled
+        && deadline.is_some_and(|deadline| deadline <= std::time::Instant::now())
 }
 
 /// Finds out what a call comes to that HTTP/2 could not carry.
