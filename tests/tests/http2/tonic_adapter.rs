@@ -1,0 +1,215 @@
+//! What tonic generated, over shared memory and over our HTTP/2.
+
+use std::sync::Arc;
+
+use shmipc_rpc::{Channel, Code, Request, Response, Server, Status};
+use tests::in_time;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::{
+    Running, our_client, our_uid, probe, protos, protos::theirs::probe_server::ProbeServer,
+    their_client, their_server,
+};
+
+/// tonic's probe on a server of ours.
+fn tonic_probe() -> (Server, protos::Hanging) {
+    let probe = their_server::Probe::default();
+    let hanging = probe.hanging.clone();
+    let server = Server::builder().add_tonic_service(ProbeServer::new(probe));
+    (server, hanging)
+}
+
+async fn run(
+    (server, hanging): (Server, protos::Hanging),
+    directory: &tempfile::TempDir,
+) -> Running {
+    let path = directory.path().join("shm.sock");
+    let server = server.bind(path).await.expect("the path is free");
+    let server = server
+        .bind("http://127.0.0.1:0")
+        .await
+        .expect("a port is free");
+    Running::start(server, hanging)
+}
+
+/// Returns a channel in each way, and what is to be expected of the server.
+async fn ways(running: &Running, has_trailers: bool) -> Vec<(Channel, our_client::Server)> {
+    let mut ways = Vec::new();
+    for endpoint in &running.endpoints {
+        let uid = endpoint.is_shared_memory().then(our_uid);
+        let channel = Channel::connect(endpoint.clone()).await;
+        let server = our_client::Server {
+            hanging: Some(running.hanging.clone()),
+            has_trailers,
+            uid,
+            ..our_client::Server::default()
+        };
+        ways.push((channel.expect("the server is there"), server));
+    }
+    ways
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_tonic_runs_over_our_channel() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let running = run(probe(), &directory).await;
+    for (channel, server) in ways(&running, true).await {
+        their_client::examine(channel, server).await;
+    }
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_tonic_runs_on_our_server() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let running = run(tonic_probe(), &directory).await;
+    for (channel, server) in ways(&running, false).await {
+        our_client::examine(channel, server).await;
+    }
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_may_be_of_tonic() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let running = run(tonic_probe(), &directory).await;
+    for (channel, server) in ways(&running, false).await {
+        their_client::examine(channel, server).await;
+    }
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_tonic_learns_that_nobody_is_there() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let nobody = directory.path().join("nobody.sock");
+    let endpoints = [
+        nobody.display().to_string(),
+        crate::unix(&nobody),
+        "http://127.0.0.1:1".to_owned(),
+    ];
+    for endpoint in endpoints {
+        let channel = Channel::builder(endpoint.as_str()).connect_lazy();
+        let mut client = protos::theirs::probe_client::ProbeClient::new(channel);
+        let called = client.unary(protos::theirs::Question::default()).await;
+        let status = called.expect_err("nobody is there");
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+        assert!(status.message().contains("cannot be reached"), "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_of_tonic_come_as_they_are() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<ProbeServer<their_server::Probe>>()
+        .await;
+    let descriptors = std::fs::read(protos::DESCRIPTORS).expect("they were generated");
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(&descriptors)
+        .build_v1()
+        .expect("they are descriptors");
+    let (server, hanging) = tonic_probe();
+    let server = server
+        .add_tonic_service(health)
+        .add_tonic_service(reflection);
+    let running = run((server, hanging), &directory).await;
+    for (channel, _) in ways(&running, false).await {
+        let mut health = HealthClient::new(channel.clone());
+        let request = HealthCheckRequest {
+            service: "probe.v1.Probe".to_owned(),
+        };
+        let response = in_time("the check", health.check(request.clone())).await;
+        assert_eq!(response.expect("it answers").into_inner().status, 1);
+        let watch = in_time("the watch", health.watch(request)).await;
+        let mut states = watch.expect("it answers").into_inner();
+        let state = in_time("the state", states.message()).await;
+        assert_eq!(state.expect("it answers").expect("there is one").status, 1);
+
+        let mut reflection = ServerReflectionClient::new(channel);
+        let request = tokio_stream::iter([ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::FileContainingSymbol(
+                "probe.v1.Probe".to_owned(),
+            )),
+        }]);
+        let response = in_time("the reflection", reflection.server_reflection_info(request)).await;
+        let mut answers = response.expect("it answers").into_inner();
+        let answer = in_time("the files", answers.message()).await;
+        let answer = answer.expect("it answers").expect("there is one");
+        assert!(matches!(
+            answer.message_response,
+            Some(MessageResponse::FileDescriptorResponse(files)) if files.file_descriptor_proto.len() == 1
+        ));
+    }
+    running.ended().await;
+}
+
+#[test]
+fn statuses_survive_the_conversion_there_and_back() {
+    for code in Code::ALL {
+        let mut status = Status::with_details(code, "a message", vec![1, 2, 255])
+            .with_source(Arc::new(std::io::Error::other("the cause")) as Arc<_>);
+        status
+            .metadata_mut()
+            .insert("x-key", http::HeaderValue::from_static("value"));
+        let converted = tonic::Status::from(status.clone());
+        assert_eq!(i32::from(converted.code()), code as i32);
+        let source = std::error::Error::source(&converted).map(ToString::to_string);
+        assert_eq!(source.as_deref(), Some("the cause"));
+        let back = Status::from(converted);
+        assert_eq!(back.code(), code);
+        assert_eq!(back.message(), "a message");
+        assert_eq!(&back.details()[..], [1, 2, 255]);
+        assert_eq!(back.metadata(), status.metadata());
+        // Behind other errors it is found as well.
+        let hidden: Box<dyn std::error::Error + Send + Sync> =
+            Box::new(tonic::Status::new(tonic::Code::Aborted, "hidden"));
+        assert_eq!(Status::from_error(hidden).code(), Code::Aborted);
+    }
+}
+
+#[test]
+fn requests_and_responses_survive_the_conversion_there_and_back() {
+    let mut request = Request::new("message");
+    request.set_timeout(std::time::Duration::from_secs(60));
+    request
+        .metadata_mut()
+        .insert("x-key", http::HeaderValue::from_static("value"));
+    request.extensions_mut().insert(7_u8);
+    let converted = tonic::Request::from(request);
+    assert_eq!(
+        converted.metadata().get("x-key").expect("it was kept"),
+        "value"
+    );
+    assert!(converted.metadata().contains_key("grpc-timeout"));
+    let back = Request::from(converted);
+    assert_eq!(back.metadata().len(), 1, "the timeout is no metadata");
+    assert_eq!(back.extensions().get::<u8>(), Some(&7));
+    assert!(
+        tonic::Request::from(back)
+            .metadata()
+            .contains_key("grpc-timeout")
+    );
+
+    let mut response = Response::new("message");
+    response
+        .metadata_mut()
+        .insert("x-key", http::HeaderValue::from_static("value"));
+    response
+        .trailers_mut()
+        .insert("x-last", http::HeaderValue::from_static("later"));
+    let converted: tonic::Response<&str> = response.into();
+    assert_eq!(
+        converted.metadata().get("x-last").expect("it was kept"),
+        "later"
+    );
+    let back: Response<&str> = converted.into();
+    assert_eq!(back.metadata()["x-key"], "value");
+    assert_eq!(back.into_inner(), "message");
+}
