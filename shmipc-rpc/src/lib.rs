@@ -22,11 +22,24 @@
 //! HTTP/2, so that middleware for tower and tower-http fits unchanged. [`Body`] keeps the message typed for as long as
 //! nobody asks for its bytes. An [`interceptor`] is middleware that deals with the heads of calls only, and is easier to write.
 //!
+//! # Beyond one host
+//!
+//! An [`Endpoint`] says by its form how a server is spoken to. A path or an `@abstract` name is shared memory; with the feature `grpc`,
+//! `http://host:port`, `https://host:port` and `unix:/path` are gRPC over HTTP/2, for a server in the same program
+//! ([`Server::bind`]) as for a [`Channel`]. Stubs, handlers, layers, metadata, deadlines, statuses and limits are the same. What is
+//! different: a caller over TCP is no process ([`Request::peer`]), no memory can be lent ([`Request::alloc`]), and handlers cannot call
+//! back. Messages are not compressed; a request that is gets [`Code::Unimplemented`].
+//!
+//! Some clients name a Unix socket's path as the authority of their requests, which HTTP/2 here refuses as malformed. For those of
+//! gRPC's C core, such as Python's, set the channel argument `grpc.default_authority` to `localhost`.
+//!
 //! # Features
 //!
 //! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
 //! - `health`: a service that tells whether the others can be called, by gRPC's health checking protocol.
 //! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
+//! - `grpc`: gRPC over HTTP/2, see above.
+//! - `tonic`: what tonic generated runs here; see the module `tonic`.
 //!
 //! # Observing
 //!
