@@ -1,6 +1,6 @@
-//! Generates the services of the examples.
+//! Generates the services of the examples; for the one that moves away from tonic, as tonic does.
 
-use std::error::Error;
+use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     shmipc_codegen::configure().compile_protos(
@@ -13,5 +13,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ],
         &["../proto"],
     )?;
+
+    let tonic = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?).join("tonic");
+    fs::create_dir_all(&tonic)?;
+    let descriptors = protox::compile(["../proto/helloworld/v1/helloworld.proto"], ["../proto"])?;
+    tonic_prost_build::configure()
+        .out_dir(tonic)
+        .compile_fds(descriptors)?;
     Ok(())
 }

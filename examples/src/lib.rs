@@ -5,6 +5,8 @@
 //! - `route_guide` makes the four kinds of call, about places on a map. Its service is in [`route`].
 //! - `plugin_host` and its plug-in call each other over one session. Their services are in [`plugin`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
+//! - `grpc_gateway` serves the same through shared memory and over HTTP/2.
+//! - `tonic_migration` moves a service of tonic to shared memory.
 
 pub mod second;
 

@@ -2,7 +2,9 @@
 
 mod digest;
 mod greeter;
+mod grpc_gateway;
 mod plugin_host;
 mod process;
 mod route_guide;
+mod tonic_migration;
 mod tower_stack;
