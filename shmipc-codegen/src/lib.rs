@@ -68,6 +68,11 @@
 //! | [`use_arc_self`](Builder::use_arc_self) | nothing, but methods of the trait take `self: Arc<Self>` |
 //! | [`generate_default_stubs`](Builder::generate_default_stubs) | nothing, but methods of the trait need not be implemented |
 //!
+//! What blocks has the same methods without `async`, and iterators where there are streams: a client takes whatever can be
+//! iterated over for a stream of requests, a trait returns `impl Iterator<Item = Result<R, Status>> + Send + 'static` for a
+//! stream of responses. Where both sides stream, the client takes `()`, or a `Request<()>` with metadata, and returns a
+//! `blocking::Duplex<Q, R>` to send and receive by.
+//!
 //! # Names
 //!
 //! Names follow prost: `SayHello` becomes `say_hello`, `Type` becomes `r#type`, and `Self`, which cannot be escaped,

@@ -113,12 +113,14 @@ fn nothing_is_boxed_unless_it_is_asked_for() {
 
 golden! {
     all_options = |builder: Builder| builder
+        .blocking(true)
         .dyn_traits(true)
         .mocks(true)
         .embed_descriptor_set(true)
         .generate_default_stubs(true);
     arc_self = |builder: Builder| builder
         .use_arc_self(true)
+        .blocking(true)
         .dyn_traits(true)
         .mocks(true)
         .generate_default_stubs(true);
@@ -129,21 +131,17 @@ golden! {
         .server_attribute("Greeter", "#[doc(hidden)]")
         .trait_attribute("Greeter", "#[diagnostic::on_unimplemented(message = \"no greeter\")]")
         .client_attribute("Other", "#[never]")
+        .blocking(true)
+        .blocking_mod_attribute("Greeter", "#[cfg(feature = \"blocking\")]")
         .mocks(true)
         .mock_mod_attribute("Greeter", "#[cfg(all(feature = \"client\", feature = \"server\"))]")
         .type_attribute("HelloReply", "#[derive(PartialOrd, Ord)]");
-    blocking = |builder: Builder| builder.blocking(true);
-    blocking_server_only = |builder: Builder| builder
-        .build_client(false)
-        .blocking(true)
-        .use_arc_self(true)
-        .generate_default_stubs(true);
-    clashes = |builder: Builder| builder.dyn_traits(true).mocks(true);
-    client_only = |builder: Builder| builder.build_server(false);
+    clashes = |builder: Builder| builder.blocking(true).dyn_traits(true).mocks(true);
+    client_only = |builder: Builder| builder.build_server(false).blocking(true);
     comments;
-    deprecated = |builder: Builder| builder.dyn_traits(true).mocks(true);
+    deprecated = |builder: Builder| builder.blocking(true).dyn_traits(true).mocks(true);
     helloworld;
-    keywords = |builder: Builder| builder.dyn_traits(true).mocks(true);
+    keywords = |builder: Builder| builder.blocking(true).dyn_traits(true).mocks(true);
     nested_packages = |builder: Builder| builder.include_file("mod.rs");
     no_package = |builder: Builder| builder
         .default_package_filename("root")
@@ -151,7 +149,7 @@ golden! {
     no_services;
     runtime_path = |builder: Builder| builder.runtime_path("crate::rpc");
     same_name;
-    server_only = |builder: Builder| builder.build_client(false).mocks(true);
+    server_only = |builder: Builder| builder.build_client(false).blocking(true).mocks(true);
     services_only;
     streaming;
     two_services;

@@ -70,7 +70,6 @@ fn no_case_is_forgotten() {
         let case = case.unwrap().file_name().into_string().unwrap();
         assert!(
             case == "services_only"
-                || case.starts_with("blocking") // Until the runtime has it.
                 || INCLUDED
                     .iter()
                     .any(|file| file.split('/').next() == Some(&case)),

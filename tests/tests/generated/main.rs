@@ -18,6 +18,7 @@ mod arc_self {
     include!("../../../shmipc-codegen/tests/golden/arc_self/arc_self.rs");
 }
 
+mod blocking;
 mod guide;
 mod mock;
 mod servers;

@@ -43,7 +43,7 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
             /// Returns why no connection could be made.
             pub fn connect(
                 address: impl ::core::convert::Into<#runtime::Address>,
-            ) -> ::core::result::Result<Self, #runtime::ConnectError> {
+            ) -> ::core::result::Result<Self, #runtime::SessionConnectError> {
                 #runtime::blocking::Channel::connect(address).map(Self::new)
             }
 

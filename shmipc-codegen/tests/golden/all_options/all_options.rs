@@ -669,6 +669,311 @@ pub mod route_guide_server {
     }
 }
 
+/// `all_options.RouteGuide` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(deprecated, reason = "what is deprecated is still served")]
+pub mod route_guide_blocking {
+    /// The four kinds of methods, with everything that can be generated for them.
+    #[derive(Clone, Debug)]
+    pub struct RouteGuideClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl RouteGuideClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// One request, one response.
+        pub fn get_feature(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .unary(&super::route_guide_methods::GET_FEATURE, request.into_request())
+        }
+
+        /// One request, a stream of responses.
+        pub fn list_features(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<::shmipc_rpc::blocking::Streaming<super::Feature>>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .server_streaming(
+                    &super::route_guide_methods::LIST_FEATURES,
+                    request.into_request(),
+                )
+        }
+
+        /// A stream of requests, one response.
+        pub fn record_route(
+            &self,
+            request: impl ::shmipc_rpc::blocking::IntoIterRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Summary>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .client_streaming(
+                    &super::route_guide_methods::RECORD_ROUTE,
+                    request.into_iter_request(),
+                )
+        }
+
+        /// Streams both ways.
+        pub fn route_chat(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<()>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::blocking::Duplex<super::Point, super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .bidi_streaming(
+                    &super::route_guide_methods::ROUTE_CHAT,
+                    request.into_request(),
+                )
+        }
+
+        /// No message in Rust.
+        #[deprecated]
+        pub fn tick(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<()>,
+        ) -> ::core::result::Result<::shmipc_rpc::Response<()>, ::shmipc_rpc::Status> {
+            self.caller.unary(&super::route_guide_methods::TICK, request.into_request())
+        }
+    }
+
+    /// The four kinds of methods, with everything that can be generated for them.
+    pub trait RouteGuide: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// One request, one response.
+        fn get_feature(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.RouteGuide.GetFeature` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// One request, a stream of responses.
+        fn list_features(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.RouteGuide.ListFeatures` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// A stream of requests, one response.
+        fn record_route(
+            &self,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Summary>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Summary>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.RouteGuide.RecordRoute` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Streams both ways.
+        fn route_chat(
+            &self,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.RouteGuide.RouteChat` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// No message in Rust.
+        #[deprecated]
+        fn tick(
+            &self,
+            request: ::shmipc_rpc::Request<()>,
+        ) -> ::core::result::Result<::shmipc_rpc::Response<()>, ::shmipc_rpc::Status> {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<()>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.RouteGuide.Tick` is not implemented by this server",
+                ),
+            )
+        }
+    }
+
+    /// Serves `all_options.RouteGuide` by an implementation of [`RouteGuide`].
+    #[derive(Debug)]
+    pub struct RouteGuideServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: RouteGuide> RouteGuideServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for RouteGuideServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: RouteGuide> ::shmipc_rpc::blocking::Service for RouteGuideServer<T> {
+        const NAME: &'static str = "all_options.RouteGuide";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::route_guide_methods::GET_FEATURE,
+            super::route_guide_methods::LIST_FEATURES,
+            super::route_guide_methods::RECORD_ROUTE,
+            super::route_guide_methods::ROUTE_CHAT,
+            super::route_guide_methods::TICK,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/all_options.RouteGuide/GetFeature" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as RouteGuide>::get_feature(&self.service, request),
+                    )
+                }
+                "/all_options.RouteGuide/ListFeatures" => {
+                    ::shmipc_rpc::blocking::serve::server_streaming(
+                        call,
+                        |request| <T as RouteGuide>::list_features(
+                            &self.service,
+                            request,
+                        ),
+                    )
+                }
+                "/all_options.RouteGuide/RecordRoute" => {
+                    ::shmipc_rpc::blocking::serve::client_streaming(
+                        call,
+                        |request| <T as RouteGuide>::record_route(&self.service, request),
+                    )
+                }
+                "/all_options.RouteGuide/RouteChat" => {
+                    ::shmipc_rpc::blocking::serve::bidi_streaming(
+                        call,
+                        |request| <T as RouteGuide>::route_chat(&self.service, request),
+                    )
+                }
+                "/all_options.RouteGuide/Tick" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as RouteGuide>::tick(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `all_options.RouteGuide`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 #[allow(deprecated, reason = "what is deprecated is still served")]
@@ -1087,6 +1392,136 @@ pub mod t_server {
     impl<Implementation> ::shmipc_rpc::server::NamedService for TServer<Implementation> {
         const NAME: &'static str = "all_options.T";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::t_methods::TYPE];
+    }
+}
+
+/// `all_options.T` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod t_blocking {
+    /// The name of the type parameter.
+    #[derive(Clone, Debug)]
+    pub struct TClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl TClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `type`.
+        pub fn r#type(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<::shmipc_rpc::blocking::Streaming<super::Point>>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.server_streaming(&super::t_methods::TYPE, request.into_request())
+        }
+    }
+
+    /// The name of the type parameter.
+    pub trait T: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `type`.
+        fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Point, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Point, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.T.type` is not implemented by this server",
+                ),
+            )
+        }
+    }
+
+    /// Serves `all_options.T` by an implementation of [`T`].
+    #[derive(Debug)]
+    pub struct TServer<Implementation> {
+        service: ::std::sync::Arc<Implementation>,
+    }
+
+    impl<Implementation: T> TServer<Implementation> {
+        /// Serves `service`.
+        pub fn new(service: Implementation) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<Implementation>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<Implementation> ::core::clone::Clone for TServer<Implementation> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<Implementation: T> ::shmipc_rpc::blocking::Service for TServer<Implementation> {
+        const NAME: &'static str = "all_options.T";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[super::t_methods::TYPE];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/all_options.T/type" => {
+                    ::shmipc_rpc::blocking::serve::server_streaming(
+                        call,
+                        |request| <Implementation as T>::r#type(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
     }
 }
 
@@ -1890,6 +2325,341 @@ pub mod result_server {
     }
 }
 
+/// `all_options.Result` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod result_blocking {
+    /// A name that the prelude knows, and methods that are called like those of what implements it.
+    #[derive(Clone, Debug)]
+    pub struct ResultClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl ResultClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Clone`.
+        pub fn clone_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::result_methods::CLONE, request.into_request())
+        }
+
+        /// Calls `Calls`.
+        pub fn calls(
+            &self,
+            request: impl ::shmipc_rpc::blocking::IntoIterRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .client_streaming(
+                    &super::result_methods::CALLS,
+                    request.into_iter_request(),
+                )
+        }
+
+        /// Calls `Client`.
+        pub fn client(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::result_methods::CLIENT, request.into_request())
+        }
+
+        /// Calls `OnCalls`.
+        pub fn on_calls(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::result_methods::ON_CALLS, request.into_request())
+        }
+
+        /// Calls `Give`.
+        pub fn give(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<::shmipc_rpc::blocking::Streaming<super::Feature>>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .server_streaming(&super::result_methods::GIVE, request.into_request())
+        }
+
+        /// Calls `Path`.
+        pub fn path(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<()>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::blocking::Duplex<super::Point, super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .bidi_streaming(&super::result_methods::PATH, request.into_request())
+        }
+    }
+
+    /// A name that the prelude knows, and methods that are called like those of what implements it.
+    pub trait Result: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Clone`.
+        fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Result.Clone` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `Calls`.
+        fn calls(
+            &self,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Result.Calls` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `Client`.
+        fn client(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Result.Client` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `OnCalls`.
+        fn on_calls(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Result.OnCalls` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `Give`.
+        fn give(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Result.Give` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `Path`.
+        fn path(
+            &self,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Result.Path` is not implemented by this server",
+                ),
+            )
+        }
+    }
+
+    /// Serves `all_options.Result` by an implementation of [`Result`].
+    #[derive(Debug)]
+    pub struct ResultServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Result> ResultServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for ResultServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Result> ::shmipc_rpc::blocking::Service for ResultServer<T> {
+        const NAME: &'static str = "all_options.Result";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::result_methods::CLONE,
+            super::result_methods::CALLS,
+            super::result_methods::CLIENT,
+            super::result_methods::ON_CALLS,
+            super::result_methods::GIVE,
+            super::result_methods::PATH,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/all_options.Result/Clone" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Result>::clone_(&self.service, request),
+                    )
+                }
+                "/all_options.Result/Calls" => {
+                    ::shmipc_rpc::blocking::serve::client_streaming(
+                        call,
+                        |request| <T as Result>::calls(&self.service, request),
+                    )
+                }
+                "/all_options.Result/Client" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Result>::client(&self.service, request),
+                    )
+                }
+                "/all_options.Result/OnCalls" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Result>::on_calls(&self.service, request),
+                    )
+                }
+                "/all_options.Result/Give" => {
+                    ::shmipc_rpc::blocking::serve::server_streaming(
+                        call,
+                        |request| <T as Result>::give(&self.service, request),
+                    )
+                }
+                "/all_options.Result/Path" => {
+                    ::shmipc_rpc::blocking::serve::bidi_streaming(
+                        call,
+                        |request| <T as Result>::path(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `all_options.Result`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod result_mock {
@@ -2325,6 +3095,139 @@ pub mod iterator_server {
     }
 }
 
+/// `all_options.Iterator` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod iterator_blocking {
+    /// Calls the methods of `all_options.Iterator`.
+    #[derive(Clone, Debug)]
+    pub struct IteratorClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl IteratorClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Next`.
+        pub fn next(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<::shmipc_rpc::blocking::Streaming<super::Point>>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .server_streaming(&super::iterator_methods::NEXT, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `all_options.Iterator`.
+    pub trait Iterator: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Next`.
+        fn next(
+            &self,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Point, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Point, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Iterator.Next` is not implemented by this server",
+                ),
+            )
+        }
+    }
+
+    /// Serves `all_options.Iterator` by an implementation of [`Iterator`].
+    #[derive(Debug)]
+    pub struct IteratorServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Iterator> IteratorServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for IteratorServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Iterator> ::shmipc_rpc::blocking::Service for IteratorServer<T> {
+        const NAME: &'static str = "all_options.Iterator";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::iterator_methods::NEXT,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/all_options.Iterator/Next" => {
+                    ::shmipc_rpc::blocking::serve::server_streaming(
+                        call,
+                        |request| <T as Iterator>::next(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `all_options.Iterator`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod iterator_mock {
@@ -2629,6 +3532,139 @@ pub mod send_server {
     }
 }
 
+/// `all_options.Send` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod send_blocking {
+    /// Calls the methods of `all_options.Send`.
+    #[derive(Clone, Debug)]
+    pub struct SendClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl SendClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Sync`.
+        pub fn sync(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<()>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::blocking::Duplex<super::Point, super::Point>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .bidi_streaming(&super::send_methods::SYNC, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `all_options.Send`.
+    pub trait Send: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Sync`.
+        fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Point, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Point, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`all_options.Send.Sync` is not implemented by this server",
+                ),
+            )
+        }
+    }
+
+    /// Serves `all_options.Send` by an implementation of [`Send`].
+    #[derive(Debug)]
+    pub struct SendServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Send> SendServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for SendServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Send> ::shmipc_rpc::blocking::Service for SendServer<T> {
+        const NAME: &'static str = "all_options.Send";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[super::send_methods::SYNC];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/all_options.Send/Sync" => {
+                    ::shmipc_rpc::blocking::serve::bidi_streaming(
+                        call,
+                        |request| <T as Send>::sync(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `all_options.Send`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod send_mock {
@@ -2820,6 +3856,90 @@ pub mod empty_server {
     impl<T> ::shmipc_rpc::server::NamedService for EmptyServer<T> {
         const NAME: &'static str = "all_options.Empty";
         const METHODS: &'static [::shmipc_rpc::Method] = &[];
+    }
+}
+
+/// `all_options.Empty` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod empty_blocking {
+    /// Calls the methods of `all_options.Empty`.
+    #[derive(Clone, Debug)]
+    pub struct EmptyClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl EmptyClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+    }
+
+    /// Handles the calls to `all_options.Empty`.
+    pub trait Empty: ::core::marker::Send + ::core::marker::Sync + 'static {}
+
+    /// Serves `all_options.Empty` by an implementation of [`Empty`].
+    #[derive(Debug)]
+    pub struct EmptyServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Empty> EmptyServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for EmptyServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Empty> ::shmipc_rpc::blocking::Service for EmptyServer<T> {
+        const NAME: &'static str = "all_options.Empty";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            ::shmipc_rpc::blocking::serve::unimplemented(call)
+        }
     }
 }
 

@@ -541,6 +541,286 @@ pub mod route_guide_server {
     }
 }
 
+/// `arc_self.RouteGuide` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod route_guide_blocking {
+    /// The four kinds of methods, of a service that they own.
+    #[derive(Clone, Debug)]
+    pub struct RouteGuideClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl RouteGuideClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `GetFeature`.
+        pub fn get_feature(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .unary(&super::route_guide_methods::GET_FEATURE, request.into_request())
+        }
+
+        /// Calls `ListFeatures`.
+        pub fn list_features(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<::shmipc_rpc::blocking::Streaming<super::Feature>>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .server_streaming(
+                    &super::route_guide_methods::LIST_FEATURES,
+                    request.into_request(),
+                )
+        }
+
+        /// Calls `RecordRoute`.
+        pub fn record_route(
+            &self,
+            request: impl ::shmipc_rpc::blocking::IntoIterRequest<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .client_streaming(
+                    &super::route_guide_methods::RECORD_ROUTE,
+                    request.into_iter_request(),
+                )
+        }
+
+        /// Calls `RouteChat`.
+        pub fn route_chat(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<()>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::blocking::Duplex<super::Point, super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .bidi_streaming(
+                    &super::route_guide_methods::ROUTE_CHAT,
+                    request.into_request(),
+                )
+        }
+    }
+
+    /// The four kinds of methods, of a service that they own.
+    pub trait RouteGuide: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `GetFeature`.
+        fn get_feature(
+            self: ::std::sync::Arc<Self>,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`arc_self.RouteGuide.GetFeature` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `ListFeatures`.
+        fn list_features(
+            self: ::std::sync::Arc<Self>,
+            request: ::shmipc_rpc::Request<super::Point>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`arc_self.RouteGuide.ListFeatures` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `RecordRoute`.
+        fn record_route(
+            self: ::std::sync::Arc<Self>,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Feature>,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<super::Feature>,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`arc_self.RouteGuide.RecordRoute` is not implemented by this server",
+                ),
+            )
+        }
+
+        /// Handles `RouteChat`.
+        fn route_chat(
+            self: ::std::sync::Arc<Self>,
+            request: ::shmipc_rpc::Request<
+                ::shmipc_rpc::blocking::Streaming<super::Point>,
+            >,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                > + ::core::marker::Send + 'static,
+            >,
+            ::shmipc_rpc::Status,
+        > {
+            let _ = request;
+            ::core::result::Result::<
+                ::shmipc_rpc::Response<
+                    ::core::iter::Empty<
+                        ::core::result::Result<super::Feature, ::shmipc_rpc::Status>,
+                    >,
+                >,
+                ::shmipc_rpc::Status,
+            >::Err(
+                ::shmipc_rpc::Status::unimplemented(
+                    "`arc_self.RouteGuide.RouteChat` is not implemented by this server",
+                ),
+            )
+        }
+    }
+
+    /// Serves `arc_self.RouteGuide` by an implementation of [`RouteGuide`].
+    #[derive(Debug)]
+    pub struct RouteGuideServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: RouteGuide> RouteGuideServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for RouteGuideServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: RouteGuide> ::shmipc_rpc::blocking::Service for RouteGuideServer<T> {
+        const NAME: &'static str = "arc_self.RouteGuide";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::route_guide_methods::GET_FEATURE,
+            super::route_guide_methods::LIST_FEATURES,
+            super::route_guide_methods::RECORD_ROUTE,
+            super::route_guide_methods::ROUTE_CHAT,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/arc_self.RouteGuide/GetFeature" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as RouteGuide>::get_feature(
+                            ::std::sync::Arc::clone(&self.service),
+                            request,
+                        ),
+                    )
+                }
+                "/arc_self.RouteGuide/ListFeatures" => {
+                    ::shmipc_rpc::blocking::serve::server_streaming(
+                        call,
+                        |request| <T as RouteGuide>::list_features(
+                            ::std::sync::Arc::clone(&self.service),
+                            request,
+                        ),
+                    )
+                }
+                "/arc_self.RouteGuide/RecordRoute" => {
+                    ::shmipc_rpc::blocking::serve::client_streaming(
+                        call,
+                        |request| <T as RouteGuide>::record_route(
+                            ::std::sync::Arc::clone(&self.service),
+                            request,
+                        ),
+                    )
+                }
+                "/arc_self.RouteGuide/RouteChat" => {
+                    ::shmipc_rpc::blocking::serve::bidi_streaming(
+                        call,
+                        |request| <T as RouteGuide>::route_chat(
+                            ::std::sync::Arc::clone(&self.service),
+                            request,
+                        ),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `arc_self.RouteGuide`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod route_guide_mock {

@@ -184,6 +184,125 @@ pub mod greeter_server {
     }
 }
 
+/// `attributes.Greeter` without a runtime: calls and handlers block.
+#[cfg(feature = "blocking")]
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod greeter_blocking {
+    /// Greets people.
+    #[doc(alias = "hello")]
+    #[non_exhaustive]
+    #[derive(Clone, Debug)]
+    pub struct GreeterClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl GreeterClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Says hello to one of them.
+        pub fn say_hello(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::HelloRequest>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::HelloReply>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::greeter_methods::SAY_HELLO, request.into_request())
+        }
+    }
+
+    /// Greets people.
+    #[diagnostic::on_unimplemented(message = "no greeter")]
+    pub trait Greeter: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Says hello to one of them.
+        fn say_hello(
+            &self,
+            request: ::shmipc_rpc::Request<super::HelloRequest>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::HelloReply>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `attributes.Greeter` by an implementation of [`Greeter`].
+    #[doc(hidden)]
+    #[derive(Debug)]
+    pub struct GreeterServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Greeter> GreeterServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for GreeterServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Greeter> ::shmipc_rpc::blocking::Service for GreeterServer<T> {
+        const NAME: &'static str = "attributes.Greeter";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::greeter_methods::SAY_HELLO,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/attributes.Greeter/SayHello" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Greeter>::say_hello(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `attributes.Greeter`, for tests.
 #[cfg(all(feature = "client", feature = "server"))]
 #[allow(dead_code, reason = "a program may need only one side of a service")]

@@ -1347,6 +1347,485 @@ pub mod clashes_server {
     }
 }
 
+/// `clashes.Clashes` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
+pub mod clashes_blocking {
+    /// Methods that are called like functions of the client, the server, or what their types implement.
+    #[derive(Clone, Debug)]
+    pub struct ClashesClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl ClashesClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `New`.
+        pub fn new_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::NEW, request.into_request())
+        }
+
+        /// Calls `Connect`.
+        pub fn connect_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::CONNECT, request.into_request())
+        }
+
+        /// Calls `Clone`.
+        pub fn clone_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::CLONE, request.into_request())
+        }
+
+        /// Calls `FromArc`.
+        pub fn from_arc(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::FROM_ARC, request.into_request())
+        }
+
+        /// Calls `MaxRequestSize`.
+        pub fn max_request_size_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .unary(&super::clashes_methods::MAX_REQUEST_SIZE, request.into_request())
+        }
+
+        /// Calls `MaxResponseSize`.
+        pub fn max_response_size_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .unary(
+                    &super::clashes_methods::MAX_RESPONSE_SIZE,
+                    request.into_request(),
+                )
+        }
+
+        /// Calls `Call`.
+        pub fn call(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::CALL, request.into_request())
+        }
+
+        /// Calls `PollReady`.
+        pub fn poll_ready(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .unary(&super::clashes_methods::POLL_READY, request.into_request())
+        }
+
+        /// Calls `Service`.
+        pub fn service(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::SERVICE, request.into_request())
+        }
+
+        /// Calls `Caller`.
+        pub fn caller(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::CALLER, request.into_request())
+        }
+
+        /// Calls `Name`.
+        pub fn name(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::NAME, request.into_request())
+        }
+
+        /// Calls `Methods`.
+        pub fn methods(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::METHODS, request.into_request())
+        }
+
+        /// Calls `Unimplemented`.
+        pub fn unimplemented(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller
+                .unary(&super::clashes_methods::UNIMPLEMENTED, request.into_request())
+        }
+
+        /// Calls `Drop`.
+        pub fn drop(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::clashes_methods::DROP, request.into_request())
+        }
+    }
+
+    /// Methods that are called like functions of the client, the server, or what their types implement.
+    pub trait Clashes: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `New`.
+        fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Connect`.
+        fn connect_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Clone`.
+        fn clone_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `FromArc`.
+        fn from_arc(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `MaxRequestSize`.
+        fn max_request_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `MaxResponseSize`.
+        fn max_response_size_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Call`.
+        fn call(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `PollReady`.
+        fn poll_ready(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Service`.
+        fn service(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Caller`.
+        fn caller(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Name`.
+        fn name(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Methods`.
+        fn methods(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Unimplemented`.
+        fn unimplemented(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Drop`.
+        fn drop(
+            &self,
+            request: ::shmipc_rpc::Request<super::Request>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Response>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `clashes.Clashes` by an implementation of [`Clashes`].
+    #[derive(Debug)]
+    pub struct ClashesServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Clashes> ClashesServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for ClashesServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Clashes> ::shmipc_rpc::blocking::Service for ClashesServer<T> {
+        const NAME: &'static str = "clashes.Clashes";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::clashes_methods::NEW,
+            super::clashes_methods::CONNECT,
+            super::clashes_methods::CLONE,
+            super::clashes_methods::FROM_ARC,
+            super::clashes_methods::MAX_REQUEST_SIZE,
+            super::clashes_methods::MAX_RESPONSE_SIZE,
+            super::clashes_methods::CALL,
+            super::clashes_methods::POLL_READY,
+            super::clashes_methods::SERVICE,
+            super::clashes_methods::CALLER,
+            super::clashes_methods::NAME,
+            super::clashes_methods::METHODS,
+            super::clashes_methods::UNIMPLEMENTED,
+            super::clashes_methods::DROP,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/clashes.Clashes/New" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::new_(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Connect" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::connect_(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Clone" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::clone_(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/FromArc" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::from_arc(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/MaxRequestSize" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::max_request_size_(
+                            &self.service,
+                            request,
+                        ),
+                    )
+                }
+                "/clashes.Clashes/MaxResponseSize" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::max_response_size_(
+                            &self.service,
+                            request,
+                        ),
+                    )
+                }
+                "/clashes.Clashes/Call" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::call(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/PollReady" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::poll_ready(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Service" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::service(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Caller" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::caller(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Name" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::name(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Methods" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::methods(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Unimplemented" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::unimplemented(&self.service, request),
+                    )
+                }
+                "/clashes.Clashes/Drop" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Clashes>::drop(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `clashes.Clashes`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 #[allow(clippy::wrong_self_convention, reason = "names are those of the .proto file")]
@@ -1943,6 +2422,120 @@ pub mod status_server {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::status_methods::STATUS,
         ];
+    }
+}
+
+/// `clashes.STATUS` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod status_blocking {
+    /// Calls the methods of `clashes.STATUS`.
+    #[derive(Clone, Debug)]
+    pub struct StatusClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl StatusClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Status`.
+        pub fn status(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Status>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Result>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::status_methods::STATUS, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `clashes.STATUS`.
+    pub trait Status: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Status`.
+        fn status(
+            &self,
+            request: ::shmipc_rpc::Request<super::Status>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Result>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `clashes.STATUS` by an implementation of [`Status`].
+    #[derive(Debug)]
+    pub struct StatusServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Status> StatusServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for StatusServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Status> ::shmipc_rpc::blocking::Service for StatusServer<T> {
+        const NAME: &'static str = "clashes.STATUS";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::status_methods::STATUS,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/clashes.STATUS/Status" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Status>::status(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
     }
 }
 

@@ -88,3 +88,60 @@ pub mod greeter_client {
         }
     }
 }
+
+/// `client_only.Greeter` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod greeter_blocking {
+    /// Greets people.
+    #[derive(Clone, Debug)]
+    pub struct GreeterClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl GreeterClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Says hello to one of them.
+        pub fn say_hello(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::HelloRequest>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::HelloReply>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::greeter_methods::SAY_HELLO, request.into_request())
+        }
+    }
+}

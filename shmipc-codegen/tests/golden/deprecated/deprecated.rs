@@ -309,6 +309,150 @@ pub mod half_server {
     }
 }
 
+/// `deprecated.Half` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(deprecated, reason = "what is deprecated is still served")]
+pub mod half_blocking {
+    /// Calls the methods of `deprecated.Half`.
+    #[derive(Clone, Debug)]
+    pub struct HalfClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl HalfClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `New`.
+        pub fn new_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::half_methods::NEW, request.into_request())
+        }
+
+        /// Calls `Old`.
+        #[deprecated]
+        pub fn old(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::half_methods::OLD, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `deprecated.Half`.
+    pub trait Half: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `New`.
+        fn new_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Old`.
+        #[deprecated]
+        fn old(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `deprecated.Half` by an implementation of [`Half`].
+    #[derive(Debug)]
+    pub struct HalfServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Half> HalfServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for HalfServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Half> ::shmipc_rpc::blocking::Service for HalfServer<T> {
+        const NAME: &'static str = "deprecated.Half";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::half_methods::NEW,
+            super::half_methods::OLD,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/deprecated.Half/New" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Half>::new_(&self.service, request),
+                    )
+                }
+                "/deprecated.Half/Old" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Half>::old(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `deprecated.Half`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 #[allow(deprecated, reason = "what is deprecated is still served")]
@@ -607,6 +751,121 @@ pub mod whole_server {
     impl<T> ::shmipc_rpc::server::NamedService for WholeServer<T> {
         const NAME: &'static str = "deprecated.Whole";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::whole_methods::GET];
+    }
+}
+
+/// `deprecated.Whole` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+#[allow(deprecated, reason = "what is deprecated is still served")]
+pub mod whole_blocking {
+    /// Calls the methods of `deprecated.Whole`.
+    #[deprecated]
+    #[derive(Clone, Debug)]
+    pub struct WholeClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl WholeClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Get`.
+        pub fn get(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::whole_methods::GET, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `deprecated.Whole`.
+    #[deprecated]
+    pub trait Whole: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Get`.
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Thing>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Thing>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `deprecated.Whole` by an implementation of [`Whole`].
+    #[derive(Debug)]
+    pub struct WholeServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Whole> WholeServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for WholeServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Whole> ::shmipc_rpc::blocking::Service for WholeServer<T> {
+        const NAME: &'static str = "deprecated.Whole";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[super::whole_methods::GET];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/deprecated.Whole/Get" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Whole>::get(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
     }
 }
 

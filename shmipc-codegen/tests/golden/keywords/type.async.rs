@@ -556,6 +556,228 @@ pub mod self_server {
     }
 }
 
+/// `type.async.self` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod self_blocking {
+    /// Calls the methods of `type.async.self`.
+    #[derive(Clone, Debug)]
+    pub struct SelfClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl SelfClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `type`.
+        pub fn r#type(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::self_methods::TYPE, request.into_request())
+        }
+
+        /// Calls `Self`.
+        pub fn self_(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::self_methods::SELF_, request.into_request())
+        }
+
+        /// Calls `Match`.
+        pub fn r#match(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Self_>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::self_methods::MATCH, request.into_request())
+        }
+
+        /// Calls `_1`.
+        pub fn _1(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::self_methods::_1, request.into_request())
+        }
+
+        /// Calls `gen`.
+        pub fn r#gen(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::self_methods::GEN, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `type.async.self`.
+    pub trait Self_: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `type`.
+        fn r#type(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Self`.
+        fn self_(
+            &self,
+            request: ::shmipc_rpc::Request<super::Self_>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `Match`.
+        fn r#match(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Self_>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `_1`.
+        fn _1(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+
+        /// Handles `gen`.
+        fn r#gen(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `type.async.self` by an implementation of [`Self_`].
+    #[derive(Debug)]
+    pub struct SelfServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Self_> SelfServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for SelfServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Self_> ::shmipc_rpc::blocking::Service for SelfServer<T> {
+        const NAME: &'static str = "type.async.self";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::self_methods::TYPE,
+            super::self_methods::SELF_,
+            super::self_methods::MATCH,
+            super::self_methods::_1,
+            super::self_methods::GEN,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/type.async.self/type" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Self_>::r#type(&self.service, request),
+                    )
+                }
+                "/type.async.self/Self" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Self_>::self_(&self.service, request),
+                    )
+                }
+                "/type.async.self/Match" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Self_>::r#match(&self.service, request),
+                    )
+                }
+                "/type.async.self/_1" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Self_>::_1(&self.service, request),
+                    )
+                }
+                "/type.async.self/gen" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Self_>::r#gen(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `type.async.self`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod self_mock {
@@ -918,6 +1140,118 @@ pub mod t_server {
     }
 }
 
+/// `type.async.T` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod t_blocking {
+    /// Not a keyword, but the name of the type parameter.
+    #[derive(Clone, Debug)]
+    pub struct TClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl TClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Get`.
+        pub fn get(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::t_methods::GET, request.into_request())
+        }
+    }
+
+    /// Not a keyword, but the name of the type parameter.
+    pub trait T: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Get`.
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `type.async.T` by an implementation of [`T`].
+    #[derive(Debug)]
+    pub struct TServer<Implementation> {
+        service: ::std::sync::Arc<Implementation>,
+    }
+
+    impl<Implementation: T> TServer<Implementation> {
+        /// Serves `service`.
+        pub fn new(service: Implementation) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<Implementation>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<Implementation> ::core::clone::Clone for TServer<Implementation> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<Implementation: T> ::shmipc_rpc::blocking::Service for TServer<Implementation> {
+        const NAME: &'static str = "type.async.T";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[super::t_methods::GET];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/type.async.T/Get" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <Implementation as T>::get(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `type.async.T`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod t_mock {
@@ -1187,6 +1521,120 @@ pub mod future_server {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::future_methods::RESULT,
         ];
+    }
+}
+
+/// `type.async.Future` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod future_blocking {
+    /// Names that the prelude knows.
+    #[derive(Clone, Debug)]
+    pub struct FutureClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl FutureClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Result`.
+        pub fn result(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::future_methods::RESULT, request.into_request())
+        }
+    }
+
+    /// Names that the prelude knows.
+    pub trait Future: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Result`.
+        fn result(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `type.async.Future` by an implementation of [`Future`].
+    #[derive(Debug)]
+    pub struct FutureServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Future> FutureServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for FutureServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Future> ::shmipc_rpc::blocking::Service for FutureServer<T> {
+        const NAME: &'static str = "type.async.Future";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::future_methods::RESULT,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/type.async.Future/Result" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Future>::result(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
     }
 }
 
@@ -1464,6 +1912,118 @@ pub mod send_server {
     }
 }
 
+/// `type.async.Send` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod send_blocking {
+    /// Calls the methods of `type.async.Send`.
+    #[derive(Clone, Debug)]
+    pub struct SendClient {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl SendClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Sync`.
+        pub fn sync(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::send_methods::SYNC, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `type.async.Send`.
+    pub trait Send: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Sync`.
+        fn sync(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `type.async.Send` by an implementation of [`Send`].
+    #[derive(Debug)]
+    pub struct SendServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Send> SendServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for SendServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Send> ::shmipc_rpc::blocking::Service for SendServer<T> {
+        const NAME: &'static str = "type.async.Send";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[super::send_methods::SYNC];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/type.async.Send/Sync" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Send>::sync(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `type.async.Send`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod send_mock {
@@ -1731,6 +2291,118 @@ pub mod _1_server {
     impl<T> ::shmipc_rpc::server::NamedService for _1Server<T> {
         const NAME: &'static str = "type.async._1";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::_1_methods::GET];
+    }
+}
+
+/// `type.async._1` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod _1_blocking {
+    /// Calls the methods of `type.async._1`.
+    #[derive(Clone, Debug)]
+    pub struct _1Client {
+        caller: ::shmipc_rpc::blocking::Caller,
+    }
+
+    impl _1Client {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: ::shmipc_rpc::blocking::Channel) -> Self {
+            Self {
+                caller: ::shmipc_rpc::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<::shmipc_rpc::Address>,
+        ) -> ::core::result::Result<Self, ::shmipc_rpc::SessionConnectError> {
+            ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Calls `Get`.
+        pub fn get(
+            &self,
+            request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        > {
+            self.caller.unary(&super::_1_methods::GET, request.into_request())
+        }
+    }
+
+    /// Handles the calls to `type.async._1`.
+    pub trait _1: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Handles `Get`.
+        fn get(
+            &self,
+            request: ::shmipc_rpc::Request<super::Fn>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::Fn>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `type.async._1` by an implementation of [`_1`].
+    #[derive(Debug)]
+    pub struct _1Server<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: _1> _1Server<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for _1Server<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: _1> ::shmipc_rpc::blocking::Service for _1Server<T> {
+        const NAME: &'static str = "type.async._1";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[super::_1_methods::GET];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/type.async._1/Get" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as _1>::get(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
     }
 }
 

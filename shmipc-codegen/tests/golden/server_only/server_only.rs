@@ -119,6 +119,67 @@ pub mod greeter_server {
     }
 }
 
+/// `server_only.Greeter` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod greeter_blocking {
+    /// Greets people.
+    pub trait Greeter: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Says hello to one of them.
+        fn say_hello(
+            &self,
+            request: ::shmipc_rpc::Request<super::HelloRequest>,
+        ) -> ::core::result::Result<
+            ::shmipc_rpc::Response<super::HelloReply>,
+            ::shmipc_rpc::Status,
+        >;
+    }
+
+    /// Serves `server_only.Greeter` by an implementation of [`Greeter`].
+    #[derive(Debug)]
+    pub struct GreeterServer<T> {
+        service: ::std::sync::Arc<T>,
+    }
+
+    impl<T: Greeter> GreeterServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self { service }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for GreeterServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+            }
+        }
+    }
+
+    impl<T: Greeter> ::shmipc_rpc::blocking::Service for GreeterServer<T> {
+        const NAME: &'static str = "server_only.Greeter";
+        const METHODS: &'static [::shmipc_rpc::Method] = &[
+            super::greeter_methods::SAY_HELLO,
+        ];
+
+        fn call(&self, call: ::shmipc_rpc::blocking::Call) {
+            match call.path() {
+                "/server_only.Greeter/SayHello" => {
+                    ::shmipc_rpc::blocking::serve::unary(
+                        call,
+                        |request| <T as Greeter>::say_hello(&self.service, request),
+                    )
+                }
+                _ => ::shmipc_rpc::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// A stand-in for `server_only.Greeter`, for tests.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
 pub mod greeter_mock {
