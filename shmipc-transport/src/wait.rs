@@ -28,6 +28,9 @@ const SKIP_MAX: u32 = 512;
 /// The fewest and the most waits between two trials of spinning, while yielding pays.
 const TRIAL_EVERY: std::ops::RangeInclusive<u32> = 64..=1024;
 
+/// Waits in a row that end in time for one poll, before polls look for long again.
+const PROMPT_MIN: u32 = 8;
+
 /// Looks between two readings of the clock.
 pub(crate) const LOOKS_PER_CLOCK: u32 = 32;
 
@@ -70,6 +73,9 @@ pub(crate) struct WaitPolicy {
     in_trial: bool,
     /// How long a wait took that ended while yielding, smoothed over several.
     yielded_for: Duration,
+    /// Polls in a row that looked for [`BURST`] in vain, and waits in a row that ended within it all the same.
+    late: u32,
+    prompt: u32,
 }
 
 impl WaitPolicy {
@@ -85,6 +91,35 @@ impl WaitPolicy {
             trial_every: *TRIAL_EVERY.start(),
             in_trial: false,
             yielded_for: Duration::ZERO,
+            late: 0,
+            prompt: 0,
+        }
+    }
+
+    /// How long one poll may look in this way, before it lets others run. Zero: one look.
+    ///
+    /// Where what is waited for comes later than that, looking for long in each poll only holds up other tasks, and other
+    /// sessions of the same thread first of all.
+    pub(crate) fn burst(&self, way: Way) -> Duration {
+        let pays = self.late <= TOLERATED || way == Way::Yield || self.wait == Wait::Busy;
+        if pays { BURST } else { Duration::ZERO }
+    }
+
+    /// A poll has looked for as long as it may, in vain.
+    pub(crate) fn late(&mut self) {
+        self.late = self.late.saturating_add(1);
+        self.prompt = 0;
+    }
+
+    /// What was waited for came after this long.
+    pub(crate) fn came(&mut self, waited: Duration) {
+        if BURST < waited {
+            self.late();
+        } else {
+            self.prompt = self.prompt.saturating_add(1);
+            if self.late <= TOLERATED || PROMPT_MIN <= self.prompt {
+                self.late = 0;
+            }
         }
     }
 
@@ -233,6 +268,23 @@ mod tests {
                 budget: BUDGET
             })
         );
+    }
+
+    #[test]
+    fn polls_look_for_long_only_where_that_is_in_time() {
+        let mut policy = policy(Wait::Adaptive);
+        (0..TOLERATED).for_each(|_| policy.late());
+        policy.came(BURST);
+        (0..TOLERATED).for_each(|_| policy.late());
+        assert_eq!(policy.burst(Way::Spin), BURST, "a hiccup");
+        policy.late();
+        assert_eq!(policy.burst(Way::Spin), Duration::ZERO);
+        assert_eq!(policy.burst(Way::Yield), BURST, "yielding holds up nobody");
+        (1..PROMPT_MIN).for_each(|_| policy.came(BURST));
+        policy.came(2 * BURST);
+        assert_eq!(policy.burst(Way::Spin), Duration::ZERO, "not in a row");
+        (0..PROMPT_MIN).for_each(|_| policy.came(BURST));
+        assert_eq!(policy.burst(Way::Spin), BURST);
     }
 
     #[test]

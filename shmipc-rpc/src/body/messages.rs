@@ -20,6 +20,12 @@ use crate::{
 /// Messages sent in one poll, before other tasks get their turn.
 const MESSAGES_PER_POLL: usize = 512;
 
+/// Messages in a row that were there at once, before the next are gathered to travel together.
+///
+/// Until then each is sent before the source is asked for another: whoever waits for the answer to one message must not wait for
+/// a source that looks out for the next.
+const IN_A_ROW_MIN: usize = 4;
+
 /// How long several messages may be that travel together: as much as lies in the ring itself.
 const GATHER_MAX: usize = SendHalf::SHORT_MAX;
 
@@ -85,6 +91,8 @@ pin_project! {
         buffer: Option<SendBuf>,
         // Whether what is in the buffer is a head by itself.
         opens: bool,
+        // Messages that were there at once, one after the other.
+        in_a_row: usize,
     }
 }
 
@@ -98,6 +106,7 @@ impl<S: Source> Outflow<S> {
             ending: None,
             buffer: None,
             opens: false,
+            in_a_row: 0,
         }
     }
 
@@ -106,7 +115,8 @@ impl<S: Source> Outflow<S> {
     fn gather(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &HalfSender) -> (usize, bool) {
         let mut this = self.project();
         // What opens a half travels with one message, and one that is too long must not take others with it.
-        let (together, len_max) = (out.is_open(), out.message_len_max());
+        let len_max = out.message_len_max();
+        let together = out.is_open() && IN_A_ROW_MIN <= *this.in_a_row;
         let mut gathered = 0;
         while this.ending.is_none() && this.next.is_none() {
             let is_full = |(_, len): &(_, usize)| {
@@ -116,13 +126,17 @@ impl<S: Source> Outflow<S> {
                 break;
             }
             match this.source.as_mut().poll_next(cx) {
-                Poll::Pending => return (gathered, true),
+                Poll::Pending => {
+                    *this.in_a_row = 0;
+                    return (gathered, true);
+                }
                 Poll::Ready(None) => {
                     *this.ending = Some(Ending::Done(this.source.as_mut().take_trailers()));
                 }
                 Poll::Ready(Some(Err(status))) => *this.ending = Some(Ending::Failed(status)),
                 Poll::Ready(Some(Ok(message))) => {
                     gathered += 1;
+                    *this.in_a_row = this.in_a_row.saturating_add(1);
                     let len = frame::PREFIX_LEN + message.encoded_len();
                     let fits =
                         *this.held_len + len <= GATHER_MAX && len - frame::PREFIX_LEN <= len_max;

@@ -28,7 +28,7 @@ use crate::{
         doorbell::{self, Doorbell, WatchedDoorbell},
         socket::ControlSocket,
     },
-    wait::{BURST, Lookout, Way},
+    wait::{Lookout, Way},
 };
 
 /// Drives one session until it is over.
@@ -195,7 +195,12 @@ impl Driver {
             return Next::AfterOthers;
         }
         // While those who were woken have not run yet, they are what is waited for.
-        if is_waited_for && shared.look_until(inbound, way, now + BURST) {
+        let burst = inbound.policy.burst(way);
+        let looked = || match burst.is_zero() {
+            true => shared.link.is_ready(&inbound.rx),
+            false => shared.look_until(inbound, way, now + burst),
+        };
+        if is_waited_for && looked() {
             shared.drain(inbound);
             self.found(inbound);
             return Next::AfterOthers;
@@ -211,7 +216,9 @@ impl Driver {
     /// A look has paid: the next one begins a new wait.
     fn found(&mut self, inbound: &mut Inbound) {
         if let Some(Spin { way, began, .. }) = self.spin.take() {
-            inbound.policy.hit(way, || began.elapsed());
+            let waited = began.elapsed();
+            inbound.policy.hit(way, || waited);
+            inbound.policy.came(waited);
             self.shared.link.counters.spins_hit.add(1);
         }
     }

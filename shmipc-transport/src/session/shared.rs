@@ -5,7 +5,7 @@ use std::{
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -339,11 +339,18 @@ impl Shared {
     ) -> Option<T> {
         let Lookout { way, budget } = inbound.policy.begin()?;
         let began = Instant::now();
-        let until = began + budget.min(BURST);
+        let burst = inbound.policy.burst(way).min(budget);
+        if burst.is_zero() {
+            inbound.inherited = Some(Lookout { way, budget });
+            self.hand_over(inbound);
+            return None;
+        }
+        let until = began + burst;
         while self.look_until(inbound, way, until) {
             self.drain(inbound);
             if let Some(arrived) = check() {
                 inbound.policy.hit(way, || began.elapsed());
+                inbound.policy.came(Duration::ZERO);
                 self.link.counters.spins_hit.add(1);
                 return Some(arrived);
             }
@@ -351,6 +358,7 @@ impl Shared {
                 break; // What arrives is for others, or for nobody.
             }
         }
+        inbound.policy.late();
         if budget <= BURST {
             inbound.policy.miss(way);
             self.link.counters.spins_missed.add(1);
