@@ -96,12 +96,12 @@ impl WaitPolicy {
         }
     }
 
-    /// How long one poll may look in this way, before it lets others run. Zero: one look.
+    /// How long one poll may look, before it lets others run. Zero: one look.
     ///
     /// Where what is waited for comes later than that, looking for long in each poll only holds up other tasks, and other
     /// sessions of the same thread first of all.
-    pub(crate) fn burst(&self, way: Way) -> Duration {
-        let pays = self.late <= TOLERATED || way == Way::Yield || self.wait == Wait::Busy;
+    pub(crate) fn burst(&self) -> Duration {
+        let pays = self.late <= TOLERATED || self.wait == Wait::Busy;
         if pays { BURST } else { Duration::ZERO }
     }
 
@@ -276,15 +276,14 @@ mod tests {
         (0..TOLERATED).for_each(|_| policy.late());
         policy.came(BURST);
         (0..TOLERATED).for_each(|_| policy.late());
-        assert_eq!(policy.burst(Way::Spin), BURST, "a hiccup");
+        assert_eq!(policy.burst(), BURST, "a hiccup");
         policy.late();
-        assert_eq!(policy.burst(Way::Spin), Duration::ZERO);
-        assert_eq!(policy.burst(Way::Yield), BURST, "yielding holds up nobody");
+        assert_eq!(policy.burst(), Duration::ZERO);
         (1..PROMPT_MIN).for_each(|_| policy.came(BURST));
         policy.came(2 * BURST);
-        assert_eq!(policy.burst(Way::Spin), Duration::ZERO, "not in a row");
+        assert_eq!(policy.burst(), Duration::ZERO, "not in a row");
         (0..PROMPT_MIN).for_each(|_| policy.came(BURST));
-        assert_eq!(policy.burst(Way::Spin), BURST);
+        assert_eq!(policy.burst(), BURST);
     }
 
     #[test]

@@ -195,12 +195,15 @@ impl Driver {
             return Next::AfterOthers;
         }
         // While those who were woken have not run yet, they are what is waited for.
-        let burst = inbound.policy.burst(way);
-        let looked = || match burst.is_zero() {
+        let burst = inbound.policy.burst();
+        if burst.is_zero() && way == Way::Yield {
+            std::thread::yield_now();
+        }
+        let arrived = || match burst.is_zero() {
             true => shared.link.is_ready(&inbound.rx),
             false => shared.look_until(inbound, way, now + burst),
         };
-        if is_waited_for && looked() {
+        if is_waited_for && arrived() {
             shared.drain(inbound);
             self.found(inbound);
             return Next::AfterOthers;

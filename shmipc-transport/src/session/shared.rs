@@ -339,7 +339,7 @@ impl Shared {
     ) -> Option<T> {
         let Lookout { way, budget } = inbound.policy.begin()?;
         let began = Instant::now();
-        let burst = inbound.policy.burst(way).min(budget);
+        let burst = inbound.policy.burst().min(budget);
         if burst.is_zero() {
             inbound.inherited = Some(Lookout { way, budget });
             self.hand_over(inbound);
