@@ -28,6 +28,9 @@ const SKIP_MAX: u32 = 512;
 /// The fewest and the most waits between two trials of spinning, while yielding pays.
 const TRIAL_EVERY: std::ops::RangeInclusive<u32> = 64..=1024;
 
+/// Polls in a row that looked for long in vain, before none does: with many sessions on a thread, each such look costs all of them.
+const LATE_TOLERATED: u32 = 1;
+
 /// Waits in a row that end in time for one poll, before polls look for long again.
 const PROMPT_MIN: u32 = 8;
 
@@ -101,7 +104,7 @@ impl WaitPolicy {
     /// Where what is waited for comes later than that, looking for long in each poll only holds up other tasks, and other
     /// sessions of the same thread first of all.
     pub(crate) fn burst(&self) -> Duration {
-        let pays = self.late <= TOLERATED || self.wait == Wait::Busy;
+        let pays = self.late <= LATE_TOLERATED || self.wait == Wait::Busy;
         if pays { BURST } else { Duration::ZERO }
     }
 
@@ -117,7 +120,7 @@ impl WaitPolicy {
             self.late();
         } else {
             self.prompt = self.prompt.saturating_add(1);
-            if self.late <= TOLERATED || PROMPT_MIN <= self.prompt {
+            if self.late <= LATE_TOLERATED || PROMPT_MIN <= self.prompt {
                 self.late = 0;
             }
         }
@@ -273,9 +276,9 @@ mod tests {
     #[test]
     fn polls_look_for_long_only_where_that_is_in_time() {
         let mut policy = policy(Wait::Adaptive);
-        (0..TOLERATED).for_each(|_| policy.late());
+        (0..LATE_TOLERATED).for_each(|_| policy.late());
         policy.came(BURST);
-        (0..TOLERATED).for_each(|_| policy.late());
+        (0..LATE_TOLERATED).for_each(|_| policy.late());
         assert_eq!(policy.burst(), BURST, "a hiccup");
         policy.late();
         assert_eq!(policy.burst(), Duration::ZERO);
