@@ -92,13 +92,7 @@ fn obey(request: Request) -> Result<ExitCode> {
     match request {
         Request::Help => println!("{USAGE}"),
         Request::List => {
-            let cases = [
-                suite::small_cases(),
-                suite::sized_cases(),
-                suite::forwarding_cases(),
-                suite::concurrent_cases(),
-            ];
-            for case in cases.concat() {
+            for case in suite::sampled_cases() {
                 println!("{case}");
             }
             println!("allocations\nidle");

@@ -37,6 +37,10 @@ pub enum PeerKind {
     TonicDefaults,
     /// shmipc-rpc.
     Shmipc(Waiting),
+    /// shmipc-rpc, behind three layers.
+    Layered,
+    /// Clients and servers that tonic generated, over shmipc-rpc.
+    TonicAdapter,
 }
 
 /// The tokio runtime of a peer, on both sides.
@@ -77,7 +81,16 @@ pub enum Work {
     Exchange,
     /// The payload is sent on as it was received, by both sides, and nobody looks at it.
     Forward,
+    /// As [`Exchange`](Self::Exchange), but each call in flight has a connection of its own.
+    Crowd,
+    /// As [`Exchange`](Self::Exchange), within one call of many messages in both directions.
+    Converse,
+    /// The server sends messages without end within one call; every byte of them is written and read.
+    Watch,
 }
+
+/// Messages of a [`Work::Watch`] that are taken together, so that reading the clock is no part of the figure.
+const WATCHED_TOGETHER: u64 = 100;
 
 /// For how long a client calls, and what is watched.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -123,6 +136,22 @@ impl Case {
         }
     }
 
+    /// The same, as `work`.
+    #[must_use]
+    pub const fn work(mut self, work: Work) -> Self {
+        self.work = work;
+        self
+    }
+
+    /// How many calls, or messages, count as one that is timed.
+    #[must_use]
+    pub const fn timed_together(&self) -> u64 {
+        match self.work {
+            Work::Watch => WATCHED_TOGETHER,
+            Work::Exchange | Work::Forward | Work::Crowd | Work::Converse => 1,
+        }
+    }
+
     /// The same, with the processes placed.
     #[must_use]
     pub const fn placed(mut self, placement: Placement) -> Self {
@@ -159,6 +188,8 @@ impl fmt::Display for Case {
             PeerKind::Shmipc(Waiting::Adaptive) => "shmipc/adaptive",
             PeerKind::Shmipc(Waiting::Block) => "shmipc/block",
             PeerKind::Shmipc(Waiting::Busy) => "shmipc/busy",
+            PeerKind::Layered => "shmipc/layered",
+            PeerKind::TonicAdapter => "shmipc/tonic",
         };
         let placement = match self.placement {
             Placement::Free => "free",
@@ -168,6 +199,9 @@ impl fmt::Display for Case {
         let work = match self.work {
             Work::Exchange => "exchange",
             Work::Forward => "forward",
+            Work::Crowd => "crowd",
+            Work::Converse => "converse",
+            Work::Watch => "watch",
         };
         write!(
             f,

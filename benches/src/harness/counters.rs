@@ -1,10 +1,12 @@
 //! What a process has spent so far.
 
+use std::fs;
 use std::ops::Sub;
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
+use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -17,6 +19,8 @@ pub struct Counters {
     pub cpu: Duration,
     /// Heap allocations.
     pub allocations: Allocations,
+    /// Memory that is resident, in bytes. Of what was spent between two readings: at the second.
+    pub resident: u64,
 }
 
 impl Counters {
@@ -31,6 +35,7 @@ impl Counters {
         Ok(Self {
             cpu,
             allocations: alloc::so_far(),
+            resident: resident()?,
         })
     }
 }
@@ -42,8 +47,16 @@ impl Sub for Counters {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
             allocations: self.allocations - earlier.allocations,
+            resident: self.resident,
         }
     }
+}
+
+fn resident() -> Result<u64> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split(' ').nth(1).ok_or("statm has more fields")?;
+    let page_len = sysconf(SysconfVar::PAGE_SIZE)?.ok_or("pages have a length")?;
+    Ok(pages.parse::<u64>()? * u64::try_from(page_len)?)
 }
 
 fn duration(time: TimeVal) -> Result<Duration> {

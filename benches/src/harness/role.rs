@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -36,6 +37,7 @@ fn try_play(assignment: Assignment) -> Result<()> {
     // Nobody is left to read the results of a process whose parent has died, and a spinning one would never notice.
     set_pdeathsig(Signal::SIGKILL)?;
     pin(assignment.role, assignment.case.placement)?;
+    raise_descriptor_limit()?;
     let peer = peers::of(assignment.case.peer);
     let setting = Setting {
         case: assignment.case,
@@ -141,6 +143,13 @@ fn await_go() -> Result<()> {
         Some(Command::Go) => Ok(()),
         other => Err(format!("a client waits for the word to go, not for {other:?}").into()),
     }
+}
+
+/// Lets the process have as many descriptors as it may: a crowd of clients needs thousands.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
 }
 
 /// Binds the process, with all the threads it will have, to where `placement` wants it.

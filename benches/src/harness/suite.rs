@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::case::{Case, PeerKind, Placement, Runtime, Waiting};
+use super::case::{Case, PeerKind, Placement, Runtime, Waiting, Work};
 use super::session::{self, Sample, Sites};
 use super::window;
 use crate::syscalls::Traced;
@@ -177,6 +177,60 @@ pub fn concurrent_cases() -> Vec<Case> {
     IN_FLIGHT.iter().flat_map(cases).collect()
 }
 
+/// Messages within one call, beside the call of one message.
+#[must_use]
+pub fn streaming_cases() -> Vec<Case> {
+    let small = |peer, work| Case::exchange(peer, SMALL).work(work);
+    let mut cases: Vec<_> = [SHMIPC, TONIC, TONIC_TWO_WORKERS]
+        .iter()
+        .flat_map(|peer| [Work::Watch, Work::Converse].map(|work| small(*peer, work)))
+        .collect();
+    cases.push(small(PeerKind::Shmipc(Waiting::Busy), Work::Watch));
+    cases
+}
+
+/// What lies between a call and its service.
+#[must_use]
+pub fn wrapped_cases() -> Vec<Case> {
+    let small = |peer| Case::exchange(peer, SMALL);
+    vec![small(PeerKind::Layered), small(PeerKind::TonicAdapter)]
+}
+
+/// The numbers of clients of the crowd.
+pub const CROWDS: [usize; 3] = [16, 256, 1000];
+
+/// Many clients, each with a session of its own and one call in flight.
+#[must_use]
+pub fn crowd_cases() -> Vec<Case> {
+    CROWDS
+        .map(|clients| {
+            let case = Case::exchange(SHMIPC, SMALL).work(Work::Crowd);
+            case.in_flight(clients)
+        })
+        .to_vec()
+}
+
+/// All cases that are sampled, each once.
+#[must_use]
+pub fn sampled_cases() -> Vec<Case> {
+    let all = [
+        small_cases(),
+        sized_cases(),
+        forwarding_cases(),
+        concurrent_cases(),
+        streaming_cases(),
+        wrapped_cases(),
+        crowd_cases(),
+    ];
+    let mut cases = Vec::new();
+    for case in all.concat() {
+        if !cases.contains(&case) {
+            cases.push(case);
+        }
+    }
+    cases
+}
+
 /// The cases whose system calls are counted.
 #[must_use]
 pub fn traced_cases() -> Vec<Case> {
@@ -229,19 +283,8 @@ pub fn run(plan: &Plan) -> Result<Findings> {
 }
 
 fn sample_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
-    let mut cases = Vec::new();
-    for case in [
-        small_cases(),
-        sized_cases(),
-        forwarding_cases(),
-        concurrent_cases(),
-    ]
-    .concat()
-    {
-        if plan.wants(&case.to_string()) && !cases.contains(&case) {
-            cases.push(case);
-        }
-    }
+    let mut cases = sampled_cases();
+    cases.retain(|case| plan.wants(&case.to_string()));
     for round in 1..=plan.rounds {
         for (position, case) in (1..).zip(&cases) {
             progress.show(&format!(

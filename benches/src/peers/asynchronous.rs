@@ -7,16 +7,15 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use super::Caller;
-use crate::Result;
+use crate::{Failure, Result};
 use crate::harness::case::Runtime;
 use crate::harness::window::{Calls, Latencies, Window};
 
-/// A client on a tokio runtime. Clones of `calls` share the connection; each has one call in flight.
+/// A client on a tokio runtime. Each of `calls` has one call in flight.
 #[derive(Debug)]
 pub(super) struct AsyncCaller<C> {
     runtime: TokioRuntime,
-    calls: C,
-    in_flight: usize,
+    calls: Vec<C>,
 }
 
 /// Builds a runtime.
@@ -33,30 +32,29 @@ pub(super) fn runtime(kind: Runtime) -> Result<TokioRuntime> {
 }
 
 impl<C> AsyncCaller<C> {
-    pub(super) fn new(runtime: TokioRuntime, calls: C, in_flight: usize) -> Self {
-        Self {
-            runtime,
-            calls,
-            in_flight,
-        }
+    pub(super) fn new(runtime: TokioRuntime, calls: Vec<C>) -> Self {
+        Self { runtime, calls }
     }
 }
 
-impl<C: Calls + Clone + Send + 'static> Caller for AsyncCaller<C> {
+impl<C: Calls + Send + 'static> Caller for AsyncCaller<C> {
     fn call_during(&mut self, mut window: Window) -> Result<Latencies> {
-        if self.in_flight == 1 {
-            self.runtime.block_on(window.drive_async(&mut self.calls))?;
+        if let [calls] = &mut self.calls[..] {
+            self.runtime.block_on(window.drive_async(calls))?;
             return Ok(window.latencies());
         }
         let window = window.share();
         self.runtime.block_on(async {
             let mut tasks = JoinSet::new();
-            for _ in 0..self.in_flight {
-                let (window, mut calls) = (window.clone(), self.calls.clone());
-                tasks.spawn(async move { window.drive_async(&mut calls).await });
+            for mut calls in self.calls.drain(..) {
+                let window = window.clone();
+                tasks.spawn(async move {
+                    window.drive_async(&mut calls).await?;
+                    Ok::<_, Failure>(calls)
+                });
             }
             while let Some(ended) = tasks.join_next().await {
-                ended??;
+                self.calls.push(ended??);
             }
             Ok(window.latencies())
         })

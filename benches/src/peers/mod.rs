@@ -1,5 +1,6 @@
 //! The transports, behind one interface.
 
+mod adapter;
 mod asynchronous;
 mod eventfd;
 mod limit;
@@ -100,5 +101,7 @@ pub fn of(kind: PeerKind) -> Box<dyn Peer> {
         PeerKind::Tonic(runtime) => Box::new(tonic::Tonic::tuned(runtime)),
         PeerKind::TonicDefaults => Box::new(tonic::Tonic::with_defaults()),
         PeerKind::Shmipc(waiting) => Box::new(shmipc::Shmipc::new(waiting)),
+        PeerKind::Layered => Box::new(shmipc::Shmipc::layered()),
+        PeerKind::TonicAdapter => Box::new(adapter::TonicAdapter),
     }
 }

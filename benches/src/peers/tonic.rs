@@ -11,20 +11,23 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::client::GrpcService;
 use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::asynchronous::{AsyncCaller, runtime};
 use super::{Caller, Peer, Setting};
-use crate::harness::case::{Runtime, Work};
+use crate::harness::case::{Case, Runtime, Work};
 use crate::harness::window::Calls;
 use crate::pool::Pool;
-use crate::{Result, pattern};
+use crate::{Failure, Result, pattern};
 
-use generated::Payload;
 use generated::echo_client::EchoClient;
-use generated::echo_server::{Echo, EchoServer};
+pub(super) use generated::echo_server::EchoServer;
+use generated::{Payload, Subscription, echo_server::Echo};
 
 #[expect(
     unreachable_pub,
@@ -119,25 +122,27 @@ impl Peer for Tonic {
         let Setting { case, socket, .. } = setting;
         let runtime = runtime(self.runtime)?;
         let channel = runtime.block_on(Self::connect(*self, &socket))?;
-        let client = EchoClient::new(channel)
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX);
-        let buffers = self.buffers(case.size);
-        let kept = buffers.filled(0);
-        let calls = TonicCalls {
-            client,
-            work: case.work,
-            buffers,
-            seeds: Arc::default(),
-            kept,
-        };
-        Ok(Box::new(AsyncCaller::new(runtime, calls, case.in_flight)))
+        let calls = TonicCalls::new(channel, case, self.buffers(case.size));
+        Ok(match case.work {
+            Work::Exchange | Work::Forward => {
+                Box::new(AsyncCaller::new(runtime, vec![calls; case.in_flight]))
+            }
+            Work::Crowd => return Err("tonic is not measured with a crowd".into()),
+            Work::Converse => {
+                let calls = runtime.block_on(calls.converse())?;
+                Box::new(AsyncCaller::new(runtime, vec![calls]))
+            }
+            Work::Watch => {
+                let calls = runtime.block_on(calls.watch())?;
+                Box::new(AsyncCaller::new(runtime, vec![calls]))
+            }
+        })
     }
 }
 
 /// Where payloads are written.
 #[derive(Clone, Debug)]
-enum Buffers {
+pub(super) enum Buffers {
     /// Into buffers that are used again.
     Pooled(Pool),
     /// Into a new buffer of this length each time.
@@ -162,9 +167,11 @@ impl Buffers {
     }
 }
 
-struct Service {
-    buffers: Buffers,
+pub(super) struct Service {
+    pub(super) buffers: Buffers,
 }
+
+type Responses<T> = std::pin::Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Echo for Service {
@@ -185,40 +192,179 @@ impl Echo for Service {
     ) -> std::result::Result<Response<Payload>, Status> {
         Ok(Response::new(request.into_inner()))
     }
+
+    type WatchStream = Responses<Payload>;
+
+    async fn watch(
+        &self,
+        request: Request<Subscription>,
+    ) -> std::result::Result<Response<Self::WatchStream>, Status> {
+        let Subscription { seed, .. } = request.into_inner();
+        let buffers = self.buffers.clone();
+        let payload = move |seed| {
+            Ok(Payload {
+                data: buffers.filled(seed),
+            })
+        };
+        Ok(Response::new(Box::pin(tokio_stream::iter((seed..).map(payload)))))
+    }
+
+    type ConverseStream = Responses<Payload>;
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<Payload>>,
+    ) -> std::result::Result<Response<Self::ConverseStream>, Status> {
+        let buffers = self.buffers.clone();
+        let answer = move |payload: std::result::Result<Payload, Status>| {
+            let seed = pattern::verified_seed(&payload?.data)
+                .ok_or_else(|| Status::data_loss("a request arrived with wrong bytes"))?;
+            Ok(Payload {
+                data: buffers.filled(pattern::answer(seed)),
+            })
+        };
+        Ok(Response::new(Box::pin(request.into_inner().map(answer))))
+    }
 }
 
+/// Calls of a client that tonic generated, over any transport.
 #[derive(Clone)]
-struct TonicCalls {
-    client: EchoClient<Channel>,
-    work: Work,
+pub(super) struct TonicCalls<C> {
+    client: EchoClient<C>,
+    case: Case,
     buffers: Buffers,
     seeds: Arc<AtomicU64>,
     /// The payload that is forwarded, as it last arrived.
     kept: Bytes,
 }
 
-impl fmt::Debug for TonicCalls {
+impl TonicCalls<Channel> {
+    async fn converse(mut self) -> Result<Conversation> {
+        let (requests, queue) = mpsc::channel(1);
+        let responses = self.client.converse(ReceiverStream::new(queue)).await?;
+        Ok(Conversation {
+            requests,
+            responses: responses.into_inner(),
+            buffers: self.buffers,
+            seed: 0,
+        })
+    }
+
+    async fn watch(mut self) -> Result<Watching> {
+        let len = u32::try_from(self.case.size)?;
+        let responses = self.client.watch(Subscription { len, seed: 0 }).await?;
+        Ok(Watching {
+            responses: responses.into_inner(),
+            together: self.case.timed_together(),
+            seed: 0,
+        })
+    }
+}
+
+/// What tonic-generated clients can call over.
+pub(super) trait Transport:
+    GrpcService<
+        tonic::body::Body,
+        ResponseBody: http_body::Body<Data = Bytes, Error: Into<Failure> + Send> + Send,
+        Future: Send,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<T> Transport for T where
+    T: GrpcService<
+            tonic::body::Body,
+            ResponseBody: http_body::Body<Data = Bytes, Error: Into<Failure> + Send> + Send,
+            Future: Send,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl<C: Transport> TonicCalls<C> {
+    pub(super) fn new(channel: C, case: Case, buffers: Buffers) -> Self {
+        let client = EchoClient::new(channel)
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        Self {
+            client,
+            case,
+            kept: buffers.filled(0),
+            buffers,
+            seeds: Arc::default(),
+        }
+    }
+}
+
+impl<C> fmt::Debug for TonicCalls<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TonicCalls")
-            .field("work", &self.work)
+            .field("case", &self.case)
             .finish_non_exhaustive()
     }
 }
 
-impl Calls for TonicCalls {
+/// One message each way, in turns.
+#[derive(Debug)]
+struct Conversation {
+    requests: mpsc::Sender<Payload>,
+    responses: Streaming<Payload>,
+    buffers: Buffers,
+    seed: u64,
+}
+
+impl Calls for Conversation {
     async fn call(&mut self) -> Result<()> {
-        match self.work {
-            Work::Exchange => {
+        self.seed += 1;
+        let data = self.buffers.filled(self.seed);
+        self.requests.send(Payload { data }).await?;
+        let answer = self.responses.message().await?.ok_or("it does not end")?;
+        verify(&answer.data, pattern::answer(self.seed))
+    }
+}
+
+/// Messages of the server's, as they come.
+#[derive(Debug)]
+struct Watching {
+    responses: Streaming<Payload>,
+    together: u64,
+    seed: u64,
+}
+
+impl Calls for Watching {
+    async fn call(&mut self) -> Result<()> {
+        for _ in 0..self.together {
+            let payload = self.responses.message().await?.ok_or("it does not end")?;
+            verify(&payload.data, self.seed)?;
+            self.seed += 1;
+        }
+        Ok(())
+    }
+}
+
+fn verify(payload: &[u8], seed: u64) -> Result<()> {
+    if pattern::matches(payload, seed) {
+        Ok(())
+    } else {
+        Err("an answer arrived with wrong bytes".into())
+    }
+}
+
+impl<C: Transport> Calls for TonicCalls<C> {
+    async fn call(&mut self) -> Result<()> {
+        match self.case.work {
+            Work::Exchange | Work::Crowd | Work::Converse | Work::Watch => {
                 let seed = self.seeds.fetch_add(1, Relaxed);
                 let payload = Payload {
                     data: self.buffers.filled(seed),
                 };
                 let answer = self.client.exchange(payload).await?.into_inner();
-                if pattern::matches(&answer.data, pattern::answer(seed)) {
-                    Ok(())
-                } else {
-                    Err("an answer arrived with wrong bytes".into())
-                }
+                verify(&answer.data, pattern::answer(seed))
             }
             Work::Forward => {
                 let payload = Payload {

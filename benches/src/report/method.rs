@@ -63,6 +63,11 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   side, and targets compare with the better of both.
 - **shmipc-rpc** runs on one `current_thread` runtime on each side. Payloads are written into memory lent by the session
   and sent as a `bytes` field.
+- **Messages within one call** travel on a stream of the server's, without end, whose messages are timed by the hundred, or
+  in turns on a stream in each direction; tonic's turns go through a `tokio` channel of one message, as its users write them.
+- **Layers** are tower's concurrency limit and timeout and tower-http's trace for gRPC, around the server. **The tonic adapter**
+  is a client and a server that tonic generated, over shmipc-rpc.
+- **Many clients** are sessions of one process, each with a call in flight; the server has one thread for all of them.
 - **Processor time** is what `getrusage` tells of the whole process, user and system, all threads. **Allocations** are
   counted by the global allocator of both processes, for every peer alike; `realloc` counts as one. The list of those of
   a shmipc-rpc call is in [allocations.md](allocations.md).

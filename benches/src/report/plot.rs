@@ -184,7 +184,9 @@ fn colour(peer: PeerKind) -> RGBColor {
         PeerKind::Tonic(Runtime::CurrentThread) => RGBColor(213, 94, 0),
         PeerKind::Tonic(Runtime::TwoWorkers) | PeerKind::TonicDefaults => RGBColor(230, 159, 0),
         PeerKind::Shmipc(Waiting::Adaptive) => RGBColor(0, 114, 178),
-        PeerKind::Shmipc(Waiting::Block | Waiting::Busy) => RGBColor(86, 180, 233),
+        PeerKind::Shmipc(Waiting::Block | Waiting::Busy)
+        | PeerKind::Layered
+        | PeerKind::TonicAdapter => RGBColor(86, 180, 233),
     }
 }
 

@@ -13,7 +13,10 @@ pub(super) struct Summary {
     pub(super) p50_range_ns: (f64, f64),
     pub(super) p99_ns: f64,
     pub(super) p999_ns: f64,
+    /// Calls, or messages of a call that is a stream.
     pub(super) calls_per_second: f64,
+    /// Memory of the server's that was resident at the end, in bytes.
+    pub(super) server_resident: f64,
     pub(super) client: Cost,
     pub(super) server: Cost,
 }
@@ -51,8 +54,10 @@ impl Summary {
             p99_ns: median(&|latencies, _| nanoseconds(latencies.p99_ns))?,
             p999_ns: median(&|latencies, _| nanoseconds(latencies.p999_ns))?,
             calls_per_second: median(&|latencies, _| {
-                count(latencies.calls) / latencies.elapsed.as_secs_f64()
+                let calls = count(latencies.calls * case.timed_together());
+                calls / latencies.elapsed.as_secs_f64()
             })?,
+            server_resident: median(&|_, sample| count(sample.server.resident))?,
             client: Cost {
                 cpu_seconds_per_million_calls: median(&|l, s| {
                     s.client.cpu.as_secs_f64() * 1e6 / count(l.calls)

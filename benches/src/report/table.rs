@@ -5,8 +5,8 @@ use super::summary::{Cost, Summary, count};
 use crate::harness::case::{Case, PeerKind, Placement, Runtime, Waiting, Work};
 use crate::harness::session::Sample;
 use crate::harness::suite::{
-    self, CONCURRENT_PEERS, Findings, IN_FLIGHT, LARGE, Plan, SHMIPC, SIZED_PEERS, SIZES, SMALL,
-    TONIC,
+    self, CONCURRENT_PEERS, CROWDS, Findings, IN_FLIGHT, LARGE, Plan, SHMIPC, SIZED_PEERS, SIZES,
+    SMALL, TONIC, TONIC_TWO_WORKERS,
 };
 
 /// What stands where nothing was measured.
@@ -95,6 +95,77 @@ pub(super) fn concurrent(findings: &Findings) -> String {
     });
     let columns: Vec<_> = columns.iter().map(String::as_str).collect();
     markdown(&columns, rows.into())
+}
+
+/// Messages within one call: those of a stream per second, and the round trip of a conversation.
+pub(super) fn streaming(findings: &Findings) -> String {
+    let columns = [
+        "peer",
+        "runtime",
+        "messages/s of a server's stream",
+        "round trip within a call, p50",
+        "a call of its own, p50",
+    ];
+    let peers = [
+        SHMIPC,
+        PeerKind::Shmipc(Waiting::Busy),
+        TONIC,
+        TONIC_TWO_WORKERS,
+    ];
+    let rows = peers.into_iter().filter_map(|peer| {
+        let found = |work| Summary::of(findings, Case::exchange(peer, SMALL).work(work));
+        let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
+        let watched = found(Work::Watch).map(|summary| grouped(summary.calls_per_second));
+        let conversed = found(Work::Converse).map(|summary| time(summary.p50_ns));
+        (watched.is_some() || conversed.is_some()).then(|| {
+            vec![
+                name(peer).to_owned(),
+                runtime(peer).to_owned(),
+                or_nothing(watched),
+                or_nothing(conversed),
+                or_nothing(found(Work::Exchange).map(|summary| time(summary.p50_ns))),
+            ]
+        })
+    });
+    markdown(&columns, rows.collect())
+}
+
+/// What layers and adapters add to a call.
+pub(super) fn wrapped(findings: &Findings) -> String {
+    let rows = [SHMIPC, PeerKind::Layered, PeerKind::TonicAdapter, TONIC]
+        .into_iter()
+        .map(|peer| {
+            vec![
+                name(peer).to_owned(),
+                p50_and_p99(findings, Case::exchange(peer, SMALL)),
+            ]
+        });
+    markdown(&["call of 64 B, one in flight", "p50 (p99)"], rows.collect())
+}
+
+/// Calls per second against clients.
+pub(super) fn crowd(findings: &Findings) -> String {
+    let columns = [
+        "clients, each with a session and one call in flight",
+        "calls/s",
+        "resident memory of the server",
+        "for each client",
+    ];
+    let rows = CROWDS.into_iter().filter_map(|clients| {
+        let case = Case::exchange(SHMIPC, SMALL)
+            .work(Work::Crowd)
+            .in_flight(clients);
+        let summary = Summary::of(findings, case)?;
+        let mebibytes = |bytes: f64| format!("{:.2} MiB", bytes / f64::from(1 << 20));
+        let clients = count(u64::try_from(clients).unwrap_or(u64::MAX));
+        Some(vec![
+            grouped(clients),
+            grouped(summary.calls_per_second),
+            mebibytes(summary.server_resident),
+            mebibytes(summary.server_resident / clients),
+        ])
+    });
+    markdown(&columns, rows.collect())
 }
 
 /// Processor time and allocations of a call, on both sides.
@@ -238,6 +309,8 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
         PeerKind::Shmipc(Waiting::Adaptive) => "shmipc-rpc, adaptive",
         PeerKind::Shmipc(Waiting::Block) => "shmipc-rpc, `Wait::Block`",
         PeerKind::Shmipc(Waiting::Busy) => "shmipc-rpc, `Wait::Busy`",
+        PeerKind::Layered => "shmipc-rpc, adaptive, behind layers",
+        PeerKind::TonicAdapter => "tonic's client and server over shmipc-rpc",
     }
 }
 
@@ -245,9 +318,11 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
 pub(super) fn runtime(peer: PeerKind) -> &'static str {
     match peer {
         PeerKind::Limit | PeerKind::Memory | PeerKind::Eventfd | PeerKind::Socket => "threads",
-        PeerKind::Shmipc(_) | PeerKind::Tonic(Runtime::CurrentThread) | PeerKind::TonicDefaults => {
-            "tokio, current thread"
-        }
+        PeerKind::Shmipc(_)
+        | PeerKind::Layered
+        | PeerKind::TonicAdapter
+        | PeerKind::Tonic(Runtime::CurrentThread)
+        | PeerKind::TonicDefaults => "tokio, current thread",
         PeerKind::Tonic(Runtime::TwoWorkers) => "tokio, two workers",
     }
 }
@@ -264,6 +339,9 @@ fn describe(case: Case) -> String {
     let work = match case.work {
         Work::Exchange => "",
         Work::Forward => " forwarded",
+        Work::Crowd => " by as many clients",
+        Work::Converse => " within one call",
+        Work::Watch => " from one call",
     };
     format!(
         "{}, {}{work}, {} in flight",

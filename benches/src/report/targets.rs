@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::numbers::{grouped, significant, size, time};
 use super::summary::{Summary, count};
-use crate::harness::case::{Case, PeerKind, Placement, Waiting};
-use crate::harness::suite::{Findings, LARGE, SHMIPC, SMALL, TONIC, TONIC_TWO_WORKERS};
+use crate::harness::case::{Case, PeerKind, Placement, Waiting, Work};
+use crate::harness::suite::{CROWDS, Findings, LARGE, SHMIPC, SMALL, TONIC, TONIC_TWO_WORKERS};
 
 /// Processor time that an idle side may show: reading the counters costs some.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(1);
@@ -48,6 +48,9 @@ fn all(findings: &Findings) -> Vec<Target> {
     let mut targets = small(findings);
     targets.extend(large(findings));
     targets.push(rate(findings));
+    targets.extend(streaming(findings));
+    targets.extend(wrapped(findings));
+    targets.extend(crowd(findings));
     targets.push(allocations(findings));
     targets.push(system_calls(findings));
     targets.push(idle(findings));
@@ -213,6 +216,131 @@ fn rate(findings: &Findings) -> Target {
         bound: format!("≥ {BOUND} × tonic over UDS (its better runtime)"),
         found,
     }
+}
+
+fn streaming(findings: &Findings) -> Vec<Target> {
+    const BOUND: f64 = 10.0;
+    const ITEMS: f64 = 3e6;
+    const FAST: f64 = 150.0;
+    let work = "server streaming, 64 B, messages/s";
+    let rate = |peer| {
+        Summary::of(findings, Case::exchange(peer, SMALL).work(Work::Watch))
+            .map(|summary| summary.calls_per_second)
+    };
+    let theirs = [rate(TONIC), rate(TONIC_TWO_WORKERS)]
+        .into_iter()
+        .flatten()
+        .reduce(f64::max);
+    let limit = Summary::of(findings, Case::exchange(PeerKind::Limit, SMALL));
+    vec![
+        Target {
+            work: work.to_owned(),
+            bound: format!("≥ {BOUND} × tonic over UDS (its better runtime)"),
+            found: rate(SHMIPC).zip(theirs).map(|(ours, theirs)| Found {
+                text: format!(
+                    "{} × ({} against {})",
+                    significant(ours / theirs),
+                    grouped(ours),
+                    grouped(theirs)
+                ),
+                met: BOUND <= ours / theirs,
+            }),
+        },
+        Target {
+            work: work.to_owned(),
+            bound: format!(
+                "≥ {} where the limit's round trip is ≤ {}",
+                grouped(ITEMS),
+                time(FAST)
+            ),
+            found: rate(SHMIPC).zip(limit).map(|(ours, limit)| Found {
+                text: format!(
+                    "{}, where it is {}",
+                    grouped(ours),
+                    time(limit.p50_ns)
+                ),
+                met: ITEMS <= ours || FAST < limit.p50_ns,
+            }),
+        },
+        Target {
+            work: "bidirectional ping-pong, 64 B, p50".to_owned(),
+            ..at_most(
+                findings,
+                Case::exchange(SHMIPC, SMALL).work(Work::Converse),
+                1.3,
+                Case::exchange(SHMIPC, SMALL),
+                "the unary round trip",
+            )
+        },
+    ]
+}
+
+fn wrapped(findings: &Findings) -> Vec<Target> {
+    let small = |peer| Case::exchange(peer, SMALL);
+    vec![
+        Target {
+            work: "unary, 64 B, behind the trace, timeout and concurrency-limit layers, p50"
+                .to_owned(),
+            ..at_most(
+                findings,
+                small(PeerKind::Layered),
+                1.6,
+                small(SHMIPC),
+                "the same without",
+            )
+        },
+        Target {
+            work: "through the tonic adapter, 64 B, one in flight, p50".to_owned(),
+            ..at_most(
+                findings,
+                small(PeerKind::TonicAdapter),
+                1.0 / 8.0,
+                small(TONIC),
+                "tonic over UDS",
+            )
+        },
+    ]
+}
+
+fn crowd(findings: &Findings) -> Vec<Target> {
+    const RATE: f64 = 0.7;
+    const MEBIBYTE: f64 = 1048576.0;
+    let [few, .., many] = CROWDS;
+    let found = |clients| {
+        let case = Case::exchange(SHMIPC, SMALL).work(Work::Crowd);
+        Summary::of(findings, case.in_flight(clients))
+    };
+    let rates = found(many).zip(found(few));
+    vec![
+        Target {
+            work: format!("{many} clients calling one server, 64 B, calls/s"),
+            bound: format!("≥ {RATE} × that of {few} clients"),
+            found: rates.map(|(many, few)| {
+                let (many, few) = (many.calls_per_second, few.calls_per_second);
+                Found {
+                    text: format!(
+                        "{} × ({} against {})",
+                        significant(many / few),
+                        grouped(many),
+                        grouped(few)
+                    ),
+                    met: RATE <= many / few,
+                }
+            }),
+        },
+        Target {
+            work: format!("{many} clients, resident memory of the server for each"),
+            bound: "≤ 1 MiB".to_owned(),
+            found: found(many).map(|summary| {
+                let each =
+                    summary.server_resident / count(u64::try_from(many).unwrap_or(u64::MAX));
+                Found {
+                    text: format!("{:.2} MiB", each / MEBIBYTE),
+                    met: each <= MEBIBYTE,
+                }
+            }),
+        },
+    ]
 }
 
 fn allocations(findings: &Findings) -> Target {
