@@ -12,7 +12,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={PROTO}");
     println!("cargo::rustc-env=BENCHES_RUSTC={}", compiler()?);
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    shmipc_codegen::configure().compile_protos(&[PROTO], &[INCLUDES])?;
+    shmipc_codegen::configure()
+        .blocking(true)
+        .compile_protos(&[PROTO], &[INCLUDES])?;
     generate_for_tonic(out.join("tonic"))
 }
 

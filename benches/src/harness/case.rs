@@ -37,6 +37,8 @@ pub enum PeerKind {
     TonicDefaults,
     /// shmipc-rpc.
     Shmipc(Waiting),
+    /// shmipc-rpc without a runtime.
+    Blocking(Waiting),
     /// shmipc-rpc, behind three layers.
     Layered,
     /// Clients and servers that tonic generated, over shmipc-rpc.
@@ -188,6 +190,9 @@ impl fmt::Display for Case {
             PeerKind::Shmipc(Waiting::Adaptive) => "shmipc/adaptive",
             PeerKind::Shmipc(Waiting::Block) => "shmipc/block",
             PeerKind::Shmipc(Waiting::Busy) => "shmipc/busy",
+            PeerKind::Blocking(Waiting::Adaptive) => "shmipc-blocking/adaptive",
+            PeerKind::Blocking(Waiting::Block) => "shmipc-blocking/block",
+            PeerKind::Blocking(Waiting::Busy) => "shmipc-blocking/busy",
             PeerKind::Layered => "shmipc/layered",
             PeerKind::TonicAdapter => "shmipc/tonic",
         };

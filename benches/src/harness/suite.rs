@@ -120,6 +120,8 @@ pub fn small_cases() -> Vec<Case> {
     let block = PeerKind::Shmipc(Waiting::Block);
     vec![
         small(PeerKind::Limit),
+        small(PeerKind::Blocking(Waiting::Busy)),
+        small(PeerKind::Blocking(Waiting::Adaptive)),
         small(PeerKind::Shmipc(Waiting::Busy)),
         small(SHMIPC),
         small(PeerKind::Eventfd),

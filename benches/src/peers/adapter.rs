@@ -38,6 +38,9 @@ impl Peer for TonicAdapter {
             Result::Ok(channel.connect().await?)
         })?;
         let calls = TonicCalls::new(channel, case, Buffers::Pooled(Pool::new(case.size)));
-        Ok(Box::new(AsyncCaller::new(runtime, vec![calls; case.in_flight])))
+        Ok(Box::new(AsyncCaller::new(
+            runtime,
+            vec![calls; case.in_flight],
+        )))
     }
 }

@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use super::Caller;
-use crate::{Failure, Result};
 use crate::harness::case::Runtime;
 use crate::harness::window::{Calls, Latencies, Window};
+use crate::{Failure, Result};
 
 /// A client on a tokio runtime. Each of `calls` has one call in flight.
 #[derive(Debug)]

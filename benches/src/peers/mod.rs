@@ -2,6 +2,7 @@
 
 mod adapter;
 mod asynchronous;
+mod blocking;
 mod eventfd;
 mod limit;
 mod memory;
@@ -101,6 +102,7 @@ pub fn of(kind: PeerKind) -> Box<dyn Peer> {
         PeerKind::Tonic(runtime) => Box::new(tonic::Tonic::tuned(runtime)),
         PeerKind::TonicDefaults => Box::new(tonic::Tonic::with_defaults()),
         PeerKind::Shmipc(waiting) => Box::new(shmipc::Shmipc::new(waiting)),
+        PeerKind::Blocking(waiting) => Box::new(blocking::Blocking::new(waiting)),
         PeerKind::Layered => Box::new(shmipc::Shmipc::layered()),
         PeerKind::TonicAdapter => Box::new(adapter::TonicAdapter),
     }

@@ -32,7 +32,7 @@ use generated::{Payload, Subscription};
     unreachable_pub,
     reason = "what is generated may be made public by whoever includes it"
 )]
-mod generated {
+pub(super) mod generated {
     shmipc_rpc::include_proto!("bench.v1");
 }
 
@@ -44,7 +44,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const CONCURRENCY: usize = 1024;
 
 /// A payload of our own.
-fn written(len: usize, seed: u64) -> Bytes {
+pub(super) fn written(len: usize, seed: u64) -> Bytes {
     let mut payload = vec![0; len];
     pattern::fill(&mut payload, seed);
     payload.into()
@@ -152,7 +152,8 @@ impl Peer for Shmipc {
                 Box::new(AsyncCaller::new(runtime, calls?))
             }
             Work::Converse => {
-                let calls = runtime.block_on(async { self.calls(&setting).await?.converse().await });
+                let calls =
+                    runtime.block_on(async { self.calls(&setting).await?.converse().await });
                 Box::new(AsyncCaller::new(runtime, vec![calls?]))
             }
             Work::Watch => {

@@ -206,7 +206,9 @@ impl Echo for Service {
                 data: buffers.filled(seed),
             })
         };
-        Ok(Response::new(Box::pin(tokio_stream::iter((seed..).map(payload)))))
+        Ok(Response::new(Box::pin(tokio_stream::iter(
+            (seed..).map(payload),
+        ))))
     }
 
     type ConverseStream = Responses<Payload>;

@@ -185,6 +185,7 @@ fn colour(peer: PeerKind) -> RGBColor {
         PeerKind::Tonic(Runtime::TwoWorkers) | PeerKind::TonicDefaults => RGBColor(230, 159, 0),
         PeerKind::Shmipc(Waiting::Adaptive) => RGBColor(0, 114, 178),
         PeerKind::Shmipc(Waiting::Block | Waiting::Busy)
+        | PeerKind::Blocking(_)
         | PeerKind::Layered
         | PeerKind::TonicAdapter => RGBColor(86, 180, 233),
     }

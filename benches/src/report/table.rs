@@ -140,7 +140,10 @@ pub(super) fn wrapped(findings: &Findings) -> String {
                 p50_and_p99(findings, Case::exchange(peer, SMALL)),
             ]
         });
-    markdown(&["call of 64 B, one in flight", "p50 (p99)"], rows.collect())
+    markdown(
+        &["call of 64 B, one in flight", "p50 (p99)"],
+        rows.collect(),
+    )
 }
 
 /// Calls per second against clients.
@@ -309,6 +312,9 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
         PeerKind::Shmipc(Waiting::Adaptive) => "shmipc-rpc, adaptive",
         PeerKind::Shmipc(Waiting::Block) => "shmipc-rpc, `Wait::Block`",
         PeerKind::Shmipc(Waiting::Busy) => "shmipc-rpc, `Wait::Busy`",
+        PeerKind::Blocking(Waiting::Adaptive) => "shmipc-rpc, blocking, adaptive",
+        PeerKind::Blocking(Waiting::Block) => "shmipc-rpc, blocking, `Wait::Block`",
+        PeerKind::Blocking(Waiting::Busy) => "shmipc-rpc, blocking, `Wait::Busy`",
         PeerKind::Layered => "shmipc-rpc, adaptive, behind layers",
         PeerKind::TonicAdapter => "tonic's client and server over shmipc-rpc",
     }
@@ -317,7 +323,11 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
 /// The runtime that both sides of a peer use.
 pub(super) fn runtime(peer: PeerKind) -> &'static str {
     match peer {
-        PeerKind::Limit | PeerKind::Memory | PeerKind::Eventfd | PeerKind::Socket => "threads",
+        PeerKind::Limit
+        | PeerKind::Memory
+        | PeerKind::Eventfd
+        | PeerKind::Socket
+        | PeerKind::Blocking(_) => "threads",
         PeerKind::Shmipc(_)
         | PeerKind::Layered
         | PeerKind::TonicAdapter

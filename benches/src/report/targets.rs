@@ -81,6 +81,13 @@ fn small(findings: &Findings) -> Vec<Target> {
             "tonic over UDS",
         ),
         p50(
+            "blocking, `Wait::Busy`",
+            small(PeerKind::Blocking(Waiting::Busy), Free),
+            4.0,
+            small(PeerKind::Limit, Free),
+            "the limit's round trip",
+        ),
+        p50(
             "`Wait::Block`",
             small(block, Free),
             1.3,
@@ -254,11 +261,7 @@ fn streaming(findings: &Findings) -> Vec<Target> {
                 time(FAST)
             ),
             found: rate(SHMIPC).zip(limit).map(|(ours, limit)| Found {
-                text: format!(
-                    "{}, where it is {}",
-                    grouped(ours),
-                    time(limit.p50_ns)
-                ),
+                text: format!("{}, where it is {}", grouped(ours), time(limit.p50_ns)),
                 met: ITEMS <= ours || FAST < limit.p50_ns,
             }),
         },
@@ -332,8 +335,7 @@ fn crowd(findings: &Findings) -> Vec<Target> {
             work: format!("{many} clients, resident memory of the server for each"),
             bound: "≤ 1 MiB".to_owned(),
             found: found(many).map(|summary| {
-                let each =
-                    summary.server_resident / count(u64::try_from(many).unwrap_or(u64::MAX));
+                let each = summary.server_resident / count(u64::try_from(many).unwrap_or(u64::MAX));
                 Found {
                     text: format!("{:.2} MiB", each / MEBIBYTE),
                     met: each <= MEBIBYTE,
