@@ -36,8 +36,59 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
     }
 }
 
+/// The service around an implementation of the trait, with the limits of messages.
+fn definition(service: &Service, options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    let server = ident(&service.names.server);
+    let parameter = type_parameter(service);
+    let limits = quote! { #runtime::server::MessageLimits };
+    let parts = Parts {
+        fields: quote! { limits: #limits, },
+        made: quote! { limits: #limits::new(), },
+        cloned: quote! { limits: self.limits, },
+    };
+    let wrapper = wrapper(service, options, &parts);
+    quote! {
+        #wrapper
+
+        impl<#parameter> #server<#parameter> {
+            /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+            ///
+            /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+            #[must_use]
+            pub fn max_request_size(mut self, bytes: usize) -> Self {
+                self.limits = self.limits.max_request_size(bytes);
+                self
+            }
+
+            /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+            /// is added to allows.
+            ///
+            /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+            #[must_use]
+            pub fn max_response_size(mut self, bytes: usize) -> Self {
+                self.limits = self.limits.max_response_size(bytes);
+                self
+            }
+        }
+    }
+}
+
+/// What a service has besides the implementation: its fields, and what they are in a new one and in a clone.
+#[derive(Default)]
+pub(super) struct Parts {
+    fields: TokenStream,
+    made: TokenStream,
+    cloned: TokenStream,
+}
+
 /// The service around an implementation of the trait.
-pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
+pub(super) fn wrapper(service: &Service, options: &Options, parts: &Parts) -> TokenStream {
+    let Parts {
+        fields,
+        made,
+        cloned,
+    } = parts;
     let name = ident(&service.names.service);
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
@@ -52,6 +103,7 @@ pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
         #[derive(Debug)]
         pub struct #server<#parameter> {
             service: ::std::sync::Arc<#parameter>,
+            #fields
         }
 
         impl<#parameter: #name> #server<#parameter> {
@@ -62,13 +114,13 @@ pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
 
             /// Serves `service`, which may be in use elsewhere too.
             pub fn from_arc(service: ::std::sync::Arc<#parameter>) -> Self {
-                Self { service }
+                Self { service, #made }
             }
         }
 
         impl<#parameter> ::core::clone::Clone for #server<#parameter> {
             fn clone(&self) -> Self {
-                Self { service: ::std::sync::Arc::clone(&self.service) }
+                Self { service: ::std::sync::Arc::clone(&self.service), #cloned }
             }
         }
     }
@@ -161,6 +213,10 @@ fn naming(service: &Service, options: &Options) -> TokenStream {
         impl<#parameter> #runtime::server::NamedService for #server<#parameter> {
             const NAME: &'static str = #full_name;
             const METHODS: &'static [#runtime::Method] = &[#(#descriptors),*];
+
+            fn message_limits(&self) -> #runtime::server::MessageLimits {
+                self.limits
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shmipc_rpc::{
-    Channel, Code, Listener, Request, Response, ResponseStream, Server, Status, Streaming,
+    Channel, Code, Endpoint, Listener, Request, Response, ResponseStream, Server, Status, Streaming,
 };
 use tests::in_time;
 use tokio_stream::StreamExt as _;
@@ -52,6 +52,52 @@ async fn all_kinds_of_calls_reach_an_object() {
     let owned: Box<dyn DynRouteGuide> = Box::new(shared);
     let (_directory, client) = served(owned).await;
     in_time("a Box of an Arc", tour(&client)).await;
+}
+
+#[tokio::test]
+async fn a_server_limits_the_messages_of_its_service() {
+    async fn check(endpoint: Endpoint) {
+        let client = RouteGuideClient::connect(endpoint.clone()).await.unwrap();
+        // A number in a message takes between two and eleven bytes, and a feature says it twice.
+        let short = client.get_feature(point(1)).await.unwrap();
+        assert_eq!(short.into_inner(), feature(point(1)));
+        let long_request = client.get_feature(point(-1)).await.unwrap_err();
+        assert_eq!(long_request.code(), Code::ResourceExhausted, "{endpoint}");
+        let long_response = client.get_feature(point(1_000_000)).await.unwrap_err();
+        assert_eq!(long_response.code(), Code::ResourceExhausted, "{endpoint}");
+        assert_ne!(long_request.message(), long_response.message());
+
+        let points = [point(1), point(-1)];
+        let mut chat = client.route_chat(tokio_stream::iter(points)).await;
+        let failed = loop {
+            match chat {
+                Err(status) => break status,
+                Ok(ref mut features) => match features.get_mut().message().await {
+                    Ok(read) => assert_eq!(read, Some(feature(point(1)))),
+                    Err(status) => break status,
+                },
+            }
+        };
+        assert_eq!(failed.code(), Code::ResourceExhausted, "{endpoint}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let limited = RouteGuideServer::new(Guide)
+        .max_request_size(8)
+        .max_response_size(9);
+    let server = Server::builder()
+        .add_service(limited.clone())
+        .bind(directory.path().join("guide.sock"))
+        .await
+        .unwrap()
+        .bind("http://127.0.0.1:0")
+        .await
+        .unwrap();
+    let endpoints = server.endpoints().to_vec();
+    assert_eq!(endpoints.len(), 2);
+    tokio::spawn(server.serve());
+    for endpoint in endpoints {
+        in_time("a call", check(endpoint)).await;
+    }
 }
 
 /// Implements one of its methods.

@@ -261,6 +261,7 @@ pub mod health_server {
     #[derive(Debug)]
     pub struct HealthServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: crate::server::MessageLimits,
     }
 
     impl<T: Health> HealthServer<T> {
@@ -271,7 +272,10 @@ pub mod health_server {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: crate::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -279,7 +283,29 @@ pub mod health_server {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> HealthServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -341,6 +367,10 @@ pub mod health_server {
             super::health_methods::LIST,
             super::health_methods::WATCH,
         ];
+
+        fn message_limits(&self) -> crate::server::MessageLimits {
+            self.limits
+        }
     }
 }
 
