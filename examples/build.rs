@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         &[
             "../proto/digest/v1/digest.proto",
             "../proto/helloworld/v1/helloworld.proto",
+            "../proto/pipeline/v1/pipeline.proto",
             "../proto/plugin/v1/plugin.proto",
             "../proto/route/v1/route.proto",
             "../proto/vault/v1/vault.proto",

@@ -4,6 +4,7 @@
 //! - `tower_stack` calls a service through layers on both sides. Its services are in [`vault`].
 //! - `route_guide` makes the four kinds of call, about places on a map. Its service is in [`route`].
 //! - `plugin_host` and its plug-in call each other over one session. Their services are in [`plugin`].
+//! - `pipeline` passes large frames on through three processes. Its service is in [`pipeline`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
 //! - `grpc_gateway` serves the same through shared memory and over HTTP/2.
 //! - `tonic_migration` moves a service of tonic to shared memory.
@@ -23,6 +24,11 @@ pub mod helloworld {
 /// `proto/route/v1/route.proto`.
 pub mod route {
     shmipc_rpc::include_proto!("route.v1");
+}
+
+/// `proto/pipeline/v1/pipeline.proto`.
+pub mod pipeline {
+    shmipc_rpc::include_proto!("pipeline.v1");
 }
 
 /// `proto/plugin/v1/plugin.proto`.

@@ -3,6 +3,7 @@
 mod digest;
 mod greeter;
 mod grpc_gateway;
+mod pipeline;
 mod plugin_host;
 mod process;
 mod route_guide;
