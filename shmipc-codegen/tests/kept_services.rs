@@ -53,3 +53,14 @@ fn the_health_service_is_that_of_its_proto_file() {
         &["grpc/health/v1/health.proto"],
     );
 }
+
+#[test]
+fn the_reflection_services_are_those_of_their_proto_files() {
+    compare(
+        "shmipc-rpc/src/reflection/generated",
+        &[
+            "grpc/reflection/v1/reflection.proto",
+            "grpc/reflection/v1alpha/reflection.proto",
+        ],
+    );
+}

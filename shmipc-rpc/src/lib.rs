@@ -37,6 +37,7 @@
 //!
 //! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
 //! - `health`: a service that tells whether the others can be called, by gRPC's health checking protocol.
+//! - `reflection`: services that describe the others, by gRPC's server reflection protocol.
 //! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
 //! - `grpc`: gRPC over HTTP/2, see above.
 //! - `tonic`: what tonic generated runs here; see the module `tonic`.
@@ -54,6 +55,8 @@ pub mod health;
 pub mod interceptor;
 pub mod metadata;
 pub mod mock;
+#[cfg(feature = "reflection")]
+pub mod reflection;
 pub mod server;
 #[cfg(feature = "grpc")]
 pub mod tls;

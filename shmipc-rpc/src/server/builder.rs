@@ -127,6 +127,23 @@ impl<L> Server<L> {
         self.add_service(crate::tonic::TonicService::new(service))
     }
 
+    /// Adds services that describe this server's services, themselves included, by both versions of the protocol. Services are listed
+    /// whether they have descriptors or not. See [`reflection`](crate::reflection).
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is reflection already.
+    #[cfg(feature = "reflection")]
+    pub fn add_reflection(self, reflection: crate::reflection::Reflection) -> Self {
+        use crate::reflection::{v1, v1alpha};
+
+        let service = reflection.of_server(&self.routes.listed);
+        let v1 =
+            v1::server_reflection_server::ServerReflectionServer::from_arc(Arc::clone(&service));
+        let v1alpha = v1alpha::server_reflection_server::ServerReflectionServer::from_arc(service);
+        self.add_service(v1).add_service(v1alpha)
+    }
+
     /// Wraps all services in a tower layer, within those that were added before: the first sees a request first.
     ///
     /// The layers wrap a [`Router`]. Each call goes through a clone of the whole, so that a limit must be shared by

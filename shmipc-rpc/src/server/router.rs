@@ -28,6 +28,9 @@ pub(super) struct Routes {
     services: Vec<Box<dyn Route>>,
     /// What stands for the methods that a service of this name has, but does not announce.
     names: HashMap<&'static str, MethodId>,
+    /// The names once more, for those who list them.
+    #[cfg(feature = "reflection")]
+    pub(super) listed: Arc<crate::reflection::ServiceNames>,
     /// The methods that the services announce, and for each service one that stands for all that it does not.
     methods: Vec<KnownMethod>,
     /// Which of `methods` has this path. Paths from the wire are only looked up, never added, so they cannot make it slow.
@@ -78,6 +81,8 @@ impl Routes {
             S::NAME
         );
         self.services.push(Box::new(Routed(service)));
+        #[cfg(feature = "reflection")]
+        self.listed.add(S::NAME);
         self.methods.push(KnownMethod {
             service: index,
             uri: None,
