@@ -426,7 +426,9 @@ impl http_body::Body for Body {
             Payload::Messages(messages) => {
                 let next = ready!(messages.as_mut().poll_next(cx))
                     .map(|next| next.map(|mut message| message.encode_to_grpc()));
-                let trailers = messages.as_mut().take_trailers();
+                // Before the end, they would be lost.
+                let is_over = next.is_none();
+                let trailers = is_over.then(|| messages.as_mut().take_trailers()).flatten();
                 return Poll::Ready(this.next_frame(next, trailers));
             }
             Payload::Receiving(receiving) => {
