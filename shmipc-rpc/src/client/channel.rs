@@ -171,7 +171,8 @@ impl Channel {
     /// For tests, and for programs that may or may not have a service of their own.
     ///
     /// Deadlines and cancellation work as they do between processes: the handler's future is dropped, and calls that it makes
-    /// inherit its deadline. A request has no [`peer`](crate::Request::peer).
+    /// inherit its deadline. A request has no [`peer`](crate::Request::peer). A task that a handler has left behind learns
+    /// when it sends that nobody receives any more, but not while it waits for requests.
     pub fn in_process(service: impl CallService + Sync) -> Self {
         Self::from_service(InProcess(service))
     }

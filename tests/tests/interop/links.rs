@@ -1,0 +1,141 @@
+//! Ways from a client to a server.
+
+use std::task::{Context, Poll};
+
+use shmipc_rpc::{
+    Channel, Endpoint, Server,
+    server::{ServerHandle, Service},
+};
+use tempfile::TempDir;
+
+use crate::{
+    client::{Ours, Tonic},
+    echo::{Echoing, Handlers},
+    our_service::OurService,
+    protos::{
+        test_service_server::TestServiceServer,
+        tonic::test_service_server::TestServiceServer as TonicTestServiceServer,
+    },
+    tonic_service::TonicService,
+};
+
+/// A client, and what its server is doing.
+pub(crate) struct Link<C> {
+    pub(crate) client: C,
+    pub(crate) handlers: Handlers,
+    /// Runs for as long as the link exists.
+    _server: Option<(ServerHandle, TempDir)>,
+}
+
+/// Where servers listen.
+#[derive(Clone, Copy)]
+enum Place {
+    SharedMemory,
+    Http2,
+    Http2Unix,
+}
+
+/// Starts a server, and connects to it.
+async fn start<C>(
+    place: Place,
+    server: impl FnOnce(Handlers) -> Server,
+    client: impl FnOnce(Channel) -> C,
+) -> Link<C> {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("interop.sock");
+    let endpoint: Endpoint = match place {
+        Place::SharedMemory => path.into(),
+        Place::Http2 => "http://127.0.0.1:0".into(),
+        Place::Http2Unix => format!("unix:{}", path.display()).into(),
+    };
+    let handlers = Handlers::default();
+    let server = server(handlers.clone()).start(endpoint).await;
+    let server = server.expect("nobody else listens there");
+    let channel = Channel::connect(server.endpoints()[0].clone()).await;
+    Link {
+        client: client(channel.expect("the server listens")),
+        handlers,
+        _server: Some((server, directory)),
+    }
+}
+
+fn our_server(handlers: Handlers) -> Server {
+    Server::builder().add_service(TestServiceServer::new(OurService { handlers }))
+}
+
+fn tonic_server_of(handlers: Handlers) -> Server {
+    let service = TonicTestServiceServer::new(TonicService { handlers });
+    Server::builder().add_tonic_service(Echoing(service))
+}
+
+pub(crate) async fn shared_memory() -> Link<Ours<Channel>> {
+    start(Place::SharedMemory, our_server, Ours::new).await
+}
+
+/// Calls pass through `http` and tower on their way.
+pub(crate) async fn shared_memory_behind_a_layer() -> Link<Ours<Layered>> {
+    let client = |channel| Ours::new(Layered(channel));
+    start(Place::SharedMemory, our_server, client).await
+}
+
+pub(crate) async fn http2() -> Link<Ours<Channel>> {
+    start(Place::Http2, our_server, Ours::new).await
+}
+
+pub(crate) async fn http2_over_a_unix_socket() -> Link<Ours<Channel>> {
+    start(Place::Http2Unix, our_server, Ours::new).await
+}
+
+pub(crate) async fn in_process() -> Link<Ours<Channel>> {
+    let handlers = Handlers::default();
+    let service = OurService {
+        handlers: handlers.clone(),
+    };
+    let channel = Channel::in_process(TestServiceServer::new(service));
+    Link {
+        client: Ours::new(channel),
+        handlers,
+        _server: None,
+    }
+}
+
+pub(crate) async fn tonic_client() -> Link<Tonic> {
+    start(Place::SharedMemory, our_server, Tonic::new).await
+}
+
+pub(crate) async fn tonic_server() -> Link<Ours<Channel>> {
+    start(Place::SharedMemory, tonic_server_of, Ours::new).await
+}
+
+pub(crate) async fn tonic_on_both_sides() -> Link<Tonic> {
+    start(Place::SharedMemory, tonic_server_of, Tonic::new).await
+}
+
+pub(crate) async fn tonic_client_over_http2() -> Link<Tonic> {
+    start(Place::Http2, our_server, Tonic::new).await
+}
+
+pub(crate) async fn tonic_server_over_http2() -> Link<Ours<Channel>> {
+    start(Place::Http2, tonic_server_of, Ours::new).await
+}
+
+/// A tower service that adds nothing, but is not a channel.
+#[derive(Clone, Debug)]
+pub(crate) struct Layered(Channel);
+
+impl<R> Service<R> for Layered
+where
+    Channel: Service<R>,
+{
+    type Response = <Channel as Service<R>>::Response;
+    type Error = <Channel as Service<R>>::Error;
+    type Future = <Channel as Service<R>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<R>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        self.0.call(request)
+    }
+}

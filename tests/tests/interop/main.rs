@@ -1,0 +1,80 @@
+//! The public interoperability test cases of gRPC, over every way in which a client of these services can reach a server.
+//!
+//! A case is a function over a [`Link`](links::Link): a client, whatever it is made of, and what its server is doing. A way is a function that
+//! makes such a link; to add one, write it in `links.rs` and name it below.
+//!
+//! Left out are the cases for what is not there: those with compression (`client_compressed_*`, `server_compressed_*`), with
+//! credentials (`compute_engine_creds`, `jwt_token_creds`, `oauth2_auth_token`, `per_rpc_creds` and their like), with a cache between
+//! client and server (`cacheable_unary`; the method itself is called by `large_unary`), and with the load balancers of others.
+
+mod cases;
+mod client;
+mod echo;
+mod links;
+mod our_service;
+mod protos;
+mod tonic_service;
+
+/// Makes one test of each case for each link.
+macro_rules! run_all_cases_over {
+    ($($link:ident,)*) => {
+        $(mod $link {
+            crate::tests_of_cases! { $link }
+            crate::tests_of_cases! { $link: cancel_after_first_response, timeout_on_sleeping_server, }
+        })*
+    };
+}
+
+/// Makes one test for one link of each case that works within a process, too, or of those that are named.
+macro_rules! tests_of_cases {
+    ($link:ident) => {
+        crate::tests_of_cases! {
+            $link:
+            empty_unary,
+            large_unary,
+            client_streaming,
+            server_streaming,
+            ping_pong,
+            empty_stream,
+            half_duplex,
+            custom_metadata_of_a_unary_call,
+            custom_metadata_of_a_full_duplex_call,
+            status_code_and_message_of_a_unary_call,
+            status_code_and_message_of_a_full_duplex_call,
+            special_status_message,
+            unimplemented_method,
+            unimplemented_service,
+            cancel_after_begin,
+            concurrent_large_unary,
+            rpc_soak,
+        }
+    };
+    ($link:ident: $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let link = crate::links::$link().await;
+                tests::in_time(stringify!($case), crate::cases::$case(&link)).await;
+            }
+        )*
+    };
+}
+use tests_of_cases;
+
+run_all_cases_over! {
+    shared_memory,
+    shared_memory_behind_a_layer,
+    http2,
+    http2_over_a_unix_socket,
+    tonic_client,
+    tonic_server,
+    tonic_on_both_sides,
+    tonic_client_over_http2,
+    tonic_server_over_http2,
+}
+
+/// Without the cases in which the server learns that a call is over from its requests alone: within a process, a task that a handler has
+/// left behind goes on to wait for them.
+mod in_process {
+    crate::tests_of_cases! { in_process }
+}
