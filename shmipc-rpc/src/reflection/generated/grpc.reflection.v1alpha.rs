@@ -110,6 +110,7 @@ pub mod server_reflection_server {
     #[derive(Debug)]
     pub struct ServerReflectionServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: crate::server::MessageLimits,
     }
 
     impl<T: ServerReflection> ServerReflectionServer<T> {
@@ -120,7 +121,10 @@ pub mod server_reflection_server {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: crate::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -128,7 +132,29 @@ pub mod server_reflection_server {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> ServerReflectionServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -175,6 +201,10 @@ pub mod server_reflection_server {
         const METHODS: &'static [crate::Method] = &[
             super::server_reflection_methods::SERVER_REFLECTION_INFO,
         ];
+
+        fn message_limits(&self) -> crate::server::MessageLimits {
+            self.limits
+        }
     }
 }
 
