@@ -13,6 +13,7 @@ pub(crate) mod theirs {
         unreachable_pub,
         elided_lifetimes_in_paths,
         clippy::all,
+        clippy::allow_attributes_without_reason,
         reason = "generated"
     )]
     include!(concat!(env!("OUT_DIR"), "/tonic/probe.v1.rs"));

@@ -49,7 +49,6 @@ impl Known {
 }
 
 /// Returns what a question wants its call to end with.
-#[expect(clippy::result_large_err, reason = "tonic's status is large")]
 fn end(question: &Question, metadata: &HeaderMap) -> Result<(), Status> {
     if question.code == 0 {
         return Ok(());

@@ -14,6 +14,7 @@ pub(crate) mod proto {
         unreachable_pub,
         elided_lifetimes_in_paths,
         clippy::all,
+        clippy::allow_attributes_without_reason,
         reason = "generated"
     )]
     include!(concat!(env!("OUT_DIR"), "/tonic/helloworld.v1.rs"));
