@@ -29,13 +29,6 @@ pub enum ConnectError {
         /// The endpoint in question.
         endpoint: String,
     },
-    /// An endpoint over HTTP/2 is one of several, or has a service config, neither of which there is for it yet. Nothing was tried.
-    #[cfg(feature = "grpc")]
-    #[error("{endpoint} must be the channel's only endpoint, and without a service config")]
-    Alone {
-        /// The endpoint in question.
-        endpoint: String,
-    },
     /// There is no session.
     #[error(transparent)]
     Session(#[from] SessionConnectError),

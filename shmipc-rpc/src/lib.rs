@@ -28,7 +28,8 @@
 //! `http://host:port`, `https://host:port` and `unix:/path` are gRPC over HTTP/2, for a server in the same program
 //! ([`Server::bind`]) as for a [`Channel`]. Stubs, handlers, layers, metadata, deadlines, statuses and limits are the same. What is
 //! different: a caller over TCP is no process ([`Request::peer`]), no memory can be lent ([`Request::alloc`]), and handlers cannot call
-//! back. Messages are not compressed; a request that is gets [`Code::Unimplemented`].
+//! back. Messages are not compressed; a request that is gets [`Code::Unimplemented`]. A channel to [several](Channel::balanced)
+//! endpoints of both kinds uses HTTP/2 while no server can be reached through shared memory.
 //!
 //! Some clients name a Unix socket's path as the authority of their requests, which HTTP/2 here refuses as malformed. For those of
 //! gRPC's C core, such as Python's, set the channel argument `grpc.default_authority` to `localhost`.

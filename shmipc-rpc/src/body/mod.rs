@@ -135,6 +135,12 @@ impl Body {
         }
     }
 
+    /// The body of a request with these messages, whose type has been forgotten.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn messages(messages: Pin<Box<dyn Messages>>) -> Self {
+        Self::from_payload(Payload::Messages(messages), End::None)
+    }
+
     pub(crate) fn received_request(message: RecvBuf, context: CallContext) -> Self {
         Self {
             payload: Payload::Received(message),

@@ -17,6 +17,11 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// Whether a failure was counted.
+    pub(crate) fn has_failed(self) -> bool {
+        self.failures != 0
+    }
+
     /// Counts a failure and returns the wait that it calls for.
     pub(crate) fn next_delay(&mut self) -> Duration {
         let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);

@@ -22,6 +22,7 @@ use super::{
     direct::Direct,
     in_process::InProcess,
     managed::{Managed, Ways},
+    member::Member,
 };
 #[cfg(feature = "grpc")]
 use crate::tls::ClientTls;
@@ -151,6 +152,11 @@ impl Channel {
     ///
     /// Each call goes to the one of two servers, chosen at random, that has fewer calls of this channel under way. Those that cannot be
     /// reached are left out; calls make the channel try again to connect to them, after a pause that grows from 10 ms to 2 s.
+    ///
+    /// A list may mix both kinds of [`Endpoint`], in any order. Calls then go through shared memory, and over HTTP/2 only while no
+    /// server can be reached through shared memory: from when the last of these has refused to connect, until one of them is back.
+    /// List a server's path and its URL, and it is called in the better way wherever the program runs.
+    ///
     /// A list without any endpoint makes a channel whose calls fail with [`Code::Unavailable`](crate::Code::Unavailable).
     pub fn balanced(endpoints: impl IntoIterator<Item = impl Into<Endpoint>>) -> ChannelBuilder {
         ChannelBuilder {
@@ -212,7 +218,7 @@ impl Channel {
     pub fn endpoint(&self) -> Option<Endpoint> {
         match &self.way {
             Way::Direct(direct) => direct.connection.address().map(Into::into),
-            Way::Managed(managed) => managed.address().map(Into::into),
+            Way::Managed(managed) => managed.endpoint(),
             #[cfg(feature = "grpc")]
             Way::Http2(http2) => Some(http2.endpoint()),
             Way::Service(_) => None,
@@ -240,14 +246,10 @@ impl Channel {
     }
 
     /// Makes a call for layers. If `never_fails`, not even the body of the response fails: what goes wrong becomes trailers.
-    #[cfg_attr(
-        not(feature = "grpc"),
-        expect(unused_variables, reason = "the bodies of sessions never fail")
-    )]
     fn calling(&self, request: http::Request<Body>, never_fails: bool) -> Calling {
         match &self.way {
             Way::Direct(direct) => Box::pin(direct.clone().http(request)),
-            Way::Managed(managed) => Box::pin(managed.clone().http(request)),
+            Way::Managed(managed) => Box::pin(managed.clone().http(request, never_fails)),
             #[cfg(feature = "grpc")]
             Way::Http2(http2) => Box::pin(http2.clone().exchange(request, never_fails)),
             Way::Service(service) => service.call(request),
@@ -263,7 +265,7 @@ impl Channel {
     ///
     /// Returns [`Code::Unavailable`](crate::Code::Unavailable) if the server cannot be reached, [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) if the session can
     /// never have so much memory, or the system has none left, and [`Code::FailedPrecondition`](crate::Code::FailedPrecondition) if the channel does not go
-    /// through a session.
+    /// through a session, or does not at present.
     ///
     /// # Cancel safety
     ///
@@ -314,7 +316,7 @@ impl Channel {
     }
 }
 
-fn no_session() -> Status {
+pub(super) fn no_session() -> Status {
     Status::failed_precondition("the channel does not go through a session")
 }
 
@@ -365,7 +367,8 @@ impl ChannelBuilder {
     /// How many sessions there are to each server, from 1. Default: 1.
     ///
     /// A session is driven by one task at a time on each side. Several of them use more CPUs where many calls are in flight,
-    /// for a multiple of the memory. Calls are spread as among [several servers](Channel::balanced).
+    /// for a multiple of the memory. Calls are spread as among [several servers](Channel::balanced). Over HTTP/2 there is one
+    /// connection in any case.
     pub fn sessions(mut self, sessions: usize) -> Self {
         self.sessions = sessions.max(1);
         self
@@ -373,7 +376,7 @@ impl ChannelBuilder {
 
     /// Sets timeouts, limits and retries by method. Default: none.
     ///
-    /// Without one, and with one session, calls take a shorter path.
+    /// It holds over HTTP/2 as well. Without one, and with one session, calls take a shorter path.
     pub fn service_config(mut self, config: ServiceConfig) -> Self {
         self.service_config = Some(config);
         self
@@ -395,7 +398,7 @@ impl ChannelBuilder {
         self
     }
 
-    /// Connects to the server; if there are several, to all of them.
+    /// Connects to the server; if there are several, to all of them, but to those over HTTP/2 only if no other can be reached.
     ///
     /// # Errors
     ///
@@ -459,16 +462,13 @@ impl ChannelBuilder {
                 }
                 #[cfg(feature = "grpc")]
                 endpoint::Way::Http2(address) => {
-                    if 1 < endpoints.len() || service_config.is_some() {
-                        return Err(ConnectError::Alone {
-                            endpoint: endpoint.to_string(),
-                        });
-                    }
-                    return Ok(Way::Http2(Http2Channel::new(
-                        address.clone(),
-                        Http2Settings { keepalive, ..http2 },
-                        wait_for_ready,
-                    )));
+                    let settings = Http2Settings {
+                        keepalive,
+                        ..http2.clone()
+                    };
+                    let http2 = Http2Channel::new(address.clone(), settings, wait_for_ready);
+                    members.push(Member::Http2(http2));
+                    continue;
                 }
                 #[cfg(not(feature = "grpc"))]
                 endpoint::Way::Http2(_) => {
@@ -484,16 +484,16 @@ impl ChannelBuilder {
                     config: config.clone(),
                     services: services.clone(),
                 };
-                Direct {
+                Member::Session(Direct {
                     connection: Arc::new(Connection::new(target)),
                     wait_for_ready,
-                }
+                })
             };
             members.extend(std::iter::repeat_with(connect).take(sessions));
         }
-        let ways = match <[Direct; 1]>::try_from(members) {
-            Ok([direct]) if service_config.is_none() => return Ok(Way::Direct(direct)),
-            Ok([direct]) => Ways::One(direct),
+        let ways = match <[Member; 1]>::try_from(members) {
+            Ok([member]) if service_config.is_none() => return Ok(member.into()),
+            Ok([member]) => Ways::One(member),
             Err(members) => Ways::Several(Arc::new(Balanced::new(members))),
         };
         Ok(Way::Managed(Managed {
@@ -501,6 +501,16 @@ impl ChannelBuilder {
             config: service_config,
             wait_for_ready,
         }))
+    }
+}
+
+impl From<Member> for Way {
+    fn from(member: Member) -> Self {
+        match member {
+            Member::Session(direct) => Self::Direct(direct),
+            #[cfg(feature = "grpc")]
+            Member::Http2(http2) => Self::Http2(http2),
+        }
     }
 }
 

@@ -145,6 +145,15 @@ impl Connection {
         }
     }
 
+    /// Whether the last attempt failed. Another may be under way.
+    pub(super) fn has_failed(&self) -> bool {
+        match &*self.read() {
+            State::Failed { .. } => true,
+            State::Connecting { backoff } => backoff.has_failed(),
+            State::Idle | State::Ready(_) => false,
+        }
+    }
+
     /// Tells what may be expected of this connection. Begins an attempt if there is no session and one is due.
     pub(super) fn outlook(self: &Arc<Self>) -> Outlook {
         match self.step(true) {

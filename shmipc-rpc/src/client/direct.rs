@@ -204,7 +204,7 @@ impl Direct {
             ToSend::Nothing(status) => Err(status),
         };
         Ok(match outcome? {
-            Ok(answer) => answer.into_http(),
+            Ok(answer) => answer.into_http(false),
             Err(status) => status.into_http(),
         })
     }

@@ -1,19 +1,20 @@
-//! Calls by the rules of a service config, and over several sessions.
+//! Calls by the rules of a service config, and over several connections.
 
 use std::{borrow::Cow, pin::Pin, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Uri};
-use shmipc_transport::{Address, ConnectError, Lent, Session};
+use shmipc_transport::{Address, Lent, Session};
 
 use super::{
     backoff::random_fraction,
     balance::{Balanced, Pending},
     channel::SizeLimits,
-    direct::{Direct, Outcome, Terms},
+    direct::{Outcome, Terms},
+    member::{Member, hold},
     policy::{Attempts, Failure, MethodConfig, ServiceConfig},
 };
 use crate::{
-    Body, Idempotency, Status,
+    Body, ConnectError, Endpoint, Idempotency, Status,
     body::{Encode, Messages, ToSend, repeatable},
     deadline::{self, Elapsed},
 };
@@ -30,7 +31,7 @@ pub(super) struct Managed {
 /// How many sessions there are.
 #[derive(Clone)]
 pub(super) enum Ways {
-    One(Direct),
+    One(Member),
     Several(Arc<Balanced>),
 }
 
@@ -49,15 +50,23 @@ impl Managed {
     /// Returns the address of the server, if there is but one.
     pub(super) fn address(&self) -> Option<&Address> {
         match &self.ways {
-            Ways::One(direct) => direct.connection.address(),
+            Ways::One(member) => member.address(),
             Ways::Several(balanced) => balanced.address(),
+        }
+    }
+
+    /// Returns where the server is, if there is but one.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        match &self.ways {
+            Ways::One(member) => member.endpoint(),
+            Ways::Several(balanced) => balanced.endpoint(),
         }
     }
 
     /// Connects to the server, or to several.
     pub(super) async fn connect(&self) -> Result<(), ConnectError> {
         match &self.ways {
-            Ways::One(direct) => direct.connection.connect().await,
+            Ways::One(member) => member.connect().await,
             Ways::Several(balanced) => balanced.connect().await,
         }
     }
@@ -65,7 +74,7 @@ impl Managed {
     /// The sessions that are open now.
     pub(super) fn sessions(&self) -> Vec<Session> {
         match &self.ways {
-            Ways::One(direct) => direct.connection.session().into_iter().collect(),
+            Ways::One(member) => member.session().into_iter().collect(),
             Ways::Several(balanced) => balanced.sessions(),
         }
     }
@@ -73,10 +82,10 @@ impl Managed {
     /// Lends memory of a session; see [`Channel::alloc`](super::Channel::alloc).
     pub(super) async fn alloc(&self, len: usize) -> Result<Lent, Status> {
         match &self.ways {
-            Ways::One(direct) => direct.alloc(len).await,
+            Ways::One(member) => member.alloc(len).await,
             Ways::Several(balanced) => {
-                let (direct, _pending) = balanced.pick(self.wait_for_ready).await?;
-                direct.alloc(len).await
+                let (member, _pending) = balanced.pick(self.wait_for_ready).await?;
+                member.alloc(len).await
             }
         }
     }
@@ -127,8 +136,8 @@ impl Managed {
         message: &mut M,
         terms: Terms,
     ) -> Outcome {
-        let (direct, pending) = self.pick(terms).await?;
-        hold(direct.one(path, metadata, message, terms).await, pending)
+        let (member, pending) = self.pick(terms).await?;
+        hold(member.one(path, metadata, message, terms).await, pending)
     }
 
     /// Makes a call with many requests. It is made again only if nothing of it has left this process.
@@ -141,11 +150,11 @@ impl Managed {
         let method = self.method(ask.path);
         let terms = self.terms(&ask, method);
         let mut attempts = self.attempts(method, ask.idempotency);
-        let (opened, pending) = loop {
+        let (begun, pending) = loop {
             let picked = self.pick(terms).await;
             let opened = match picked {
-                Ok((direct, pending)) => match direct.open(path, ask.metadata, terms).await {
-                    Ok(opened) => break (opened, pending),
+                Ok((member, pending)) => match member.open(path, ask.metadata, terms).await {
+                    Ok(begun) => break (begun, pending),
                     Err(status) => status,
                 },
                 Err(status) => status,
@@ -165,15 +174,17 @@ impl Managed {
                 None => return Err(opened),
             }
         };
-        let outcome = hold(Direct::many(opened, messages, terms).await, pending);
+        let made = begun.many(path, ask.metadata, messages, terms).await;
+        let outcome = hold(made, pending);
         self.note(&outcome);
         outcome
     }
 
-    /// Makes a call for layers.
+    /// Makes a call for layers. If `never_fails`, not even the body of the response does.
     pub(super) async fn http(
         self,
         mut request: http::Request<Body>,
+        never_fails: bool,
     ) -> Result<http::Response<Body>, Status> {
         let context = Body::take_context(&mut request);
         let (parts, mut body) = request.into_parts();
@@ -197,23 +208,23 @@ impl Managed {
             ToSend::Nothing(status) => Err(status),
         };
         Ok(match outcome? {
-            Ok(answer) => answer.into_http(),
+            Ok(answer) => answer.into_http(never_fails),
             Err(status) => status.into_http(),
         })
     }
 
     /// Chooses a session for an attempt.
-    async fn pick(&self, terms: Terms) -> Result<(&Direct, Option<Pending>), Status> {
+    async fn pick(&self, terms: Terms) -> Result<(&Member, Option<Pending>), Status> {
         match &self.ways {
-            Ways::One(direct) => Ok((direct, None)),
+            Ways::One(member) => Ok((member, None)),
             Ways::Several(balanced) => {
-                if let Some((direct, pending)) = balanced.try_pick() {
-                    return Ok((direct, Some(pending)));
+                if let Some((member, pending)) = balanced.try_pick() {
+                    return Ok((member, Some(pending)));
                 }
                 let picked = Box::pin(balanced.pick(terms.wait_for_ready));
                 let picked = deadline::within(terms.deadline, picked).await;
                 let picked = picked.unwrap_or_else(|Elapsed| Err(deadline::exceeded()));
-                picked.map(|(direct, pending)| (direct, Some(pending)))
+                picked.map(|(member, pending)| (member, Some(pending)))
             }
         }
     }
@@ -270,12 +281,4 @@ fn next(
 ) -> Option<std::time::Duration> {
     let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
     attempts.next(failure, terms.deadline.map(left), random_fraction())
-}
-
-/// Counts a call as pending for as long as its answer is under way.
-fn hold(mut outcome: Outcome, pending: Option<Pending>) -> Outcome {
-    if let (Ok(Ok(answer)), Some(pending)) = (&mut outcome, pending) {
-        answer.hold(pending);
-    }
-    outcome
 }

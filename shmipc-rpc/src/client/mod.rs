@@ -14,6 +14,7 @@ mod direct;
 mod http2;
 mod in_process;
 mod managed;
+mod member;
 mod policy;
 #[cfg(feature = "grpc")]
 mod reconnect;

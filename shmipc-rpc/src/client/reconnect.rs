@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 use super::backoff::Backoff;
 
@@ -59,6 +59,16 @@ enum Step<D: Dial> {
     },
 }
 
+/// What may be expected of a connection.
+pub(crate) enum Outlook<E> {
+    /// It is there.
+    Ready,
+    /// It is being made.
+    Connecting,
+    /// The last attempt failed. The next may begin at `until`.
+    Failed { error: Arc<E>, until: Instant },
+}
+
 impl<D: Dial> Reconnect<D> {
     pub(crate) fn new(dialer: D) -> Self {
         Self {
@@ -105,6 +115,29 @@ impl<D: Dial> Reconnect<D> {
                 Step::Failed { error, .. } => return Err(error),
             }
         }
+    }
+
+    /// Tells what may be expected. Begins an attempt if there is no connection and one is due.
+    pub(crate) fn outlook(self: &Arc<Self>) -> Outlook<D::Error> {
+        match self.step(true) {
+            Step::Proceed(_unused) => Outlook::Ready,
+            Step::AwaitAttempt => Outlook::Connecting,
+            Step::Failed { error, until } => Outlook::Failed { error, until },
+        }
+    }
+
+    /// Whether the last attempt failed. Another may be under way.
+    pub(crate) fn has_failed(&self) -> bool {
+        match &*self.state() {
+            State::Failed { .. } => true,
+            State::Connecting { backoff } => backoff.has_failed(),
+            State::Idle | State::Ready(_) => false,
+        }
+    }
+
+    /// Waits for the end of an attempt.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Looks at the state, and begins an attempt if one is due.

@@ -5,6 +5,8 @@ use std::{any::Any, future::poll_fn};
 use http::HeaderMap;
 use shmipc_transport::{RecvBuf, SendError};
 
+#[cfg(feature = "grpc")]
+use super::http2::{ReceivedBody, body_of};
 use crate::{
     Body, Response, Status, Streaming,
     body::{Receiving, decode, given_up, session_lost},
@@ -26,6 +28,9 @@ enum Content {
     Whole(Option<RecvBuf>, Option<Box<HeaderMap>>),
     /// What is yet to come.
     Rest(Receiving),
+    /// What is yet to come over HTTP/2, if anything is, and how long a message of it may be.
+    #[cfg(feature = "grpc")]
+    Http2(Option<Box<ReceivedBody>>, usize),
 }
 
 impl Answer {
@@ -35,6 +40,19 @@ impl Answer {
             None => Content::Rest(receiving),
         };
         Self { metadata, content }
+    }
+
+    /// What opens a response over HTTP/2, and what will receive the rest.
+    #[cfg(feature = "grpc")]
+    pub(super) fn over_http2(
+        metadata: HeaderMap,
+        received: Option<ReceivedBody>,
+        message_len_max: usize,
+    ) -> Self {
+        Self {
+            metadata,
+            content: Content::Http2(received.map(Box::new), message_len_max),
+        }
     }
 
     /// Returns the metadata that came before the first message.
@@ -47,13 +65,17 @@ impl Answer {
         match &mut self.content {
             Content::Whole(..) => {}
             Content::Rest(rest) => rest.hold(Box::new(value)),
+            #[cfg(feature = "grpc")]
+            Content::Http2(Some(received), _) => received.hold(Box::new(value)),
+            #[cfg(feature = "grpc")]
+            Content::Http2(None, _) => {}
         }
     }
 
     /// Waits for what must be one message.
     pub(super) async fn into_message<T>(self) -> Result<Response<T>, Status>
     where
-        T: prost::Message + Default,
+        T: prost::Message + Default + 'static,
     {
         let (message, trailers) = match self.content {
             Content::Whole(message, trailers) => (message, trailers),
@@ -68,6 +90,18 @@ impl Answer {
                     return Err(Status::internal(problem));
                 }
                 (message, rest.take_trailers())
+            }
+            #[cfg(feature = "grpc")]
+            Content::Http2(received, max) => {
+                let body = body_of(received.map(|received| *received), false);
+                let (message, trailers) = Box::pin(body.into_message(max)).await?;
+                let mut metadata = self.metadata;
+                metadata::merge(&mut metadata, trailers);
+                return Ok(Response::from_parts(
+                    message,
+                    metadata,
+                    http::Extensions::new(),
+                ));
             }
         };
         let message = message.ok_or_else(|| {
@@ -93,16 +127,26 @@ impl Answer {
                 Streaming::one(decode(message)).with_trailers(trailers)
             }
             Content::Rest(rest) => Streaming::received(Box::new(rest)),
+            #[cfg(feature = "grpc")]
+            Content::Http2(received, max) => {
+                body_of(received.map(|received| *received), false).into_streaming(max)
+            }
         };
         Response::from_parts(streaming, self.metadata, http::Extensions::new())
     }
 
-    /// Makes the response for layers.
-    pub(super) fn into_http(self) -> http::Response<Body> {
+    /// Makes the response for layers. If it `never_fails`, what goes wrong on the way becomes trailers.
+    #[cfg_attr(
+        not(feature = "grpc"),
+        expect(unused_variables, reason = "the bodies of sessions never fail")
+    )]
+    pub(super) fn into_http(self, never_fails: bool) -> http::Response<Body> {
         let body = match self.content {
             Content::Whole(Some(message), trailers) => Body::received_response(message, trailers),
             Content::Whole(None, trailers) => Body::empty_response(trailers),
             Content::Rest(rest) => Body::receiving_response(rest),
+            #[cfg(feature = "grpc")]
+            Content::Http2(received, _) => body_of(received.map(|received| *received), never_fails),
         };
         let mut response = http::Response::new(body);
         *response.version_mut() = http::Version::HTTP_2;

@@ -2,6 +2,7 @@
 
 mod ending;
 mod grpcio;
+mod mixed;
 mod oddities;
 mod our_client;
 mod our_server;

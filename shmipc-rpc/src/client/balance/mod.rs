@@ -1,7 +1,10 @@
 //! Several sessions, or several servers, behind one channel.
 //!
-//! Each member is a connection that mends itself. One that has no session is left out; it is told to connect whenever a call
+//! Each member is a connection that mends itself. One that is not connected is left out; it is told to connect whenever a call
 //! would have gone to it, and pauses between its attempts, so that there is no timer while nobody calls.
+//!
+//! Members over HTTP/2 are used, and connect, only while those through shared memory have all failed to. Each call looks at these
+//! first, so that they try again, and have the calls as soon as one of them is back.
 
 mod pick;
 
@@ -16,26 +19,26 @@ use std::{
     time::Instant,
 };
 
-use shmipc_transport::{Address, ConnectError, Session};
+use shmipc_transport::{Address, Session};
 use tokio::{sync::futures::Notified, task::JoinSet};
 
 use self::pick::Picker;
-use super::{
-    connection::{Connection, Outlook},
-    direct::Direct,
-};
-use crate::Status;
+use super::member::{Member, Prospect};
+use crate::{ConnectError, Endpoint, Status, deadline};
 
 /// Connections among which calls are spread.
 #[derive(Debug)]
 pub(super) struct Balanced {
-    members: Box<[Member]>,
+    /// Those of the first tier come first.
+    members: Box<[Counted]>,
+    /// How many members are in the first tier.
+    preferred: usize,
     picker: Picker,
 }
 
 #[derive(Debug)]
-struct Member {
-    direct: Direct,
+struct Counted {
+    member: Member,
     // `Relaxed` throughout: the number is all that is communicated.
     pending: Arc<AtomicUsize>,
 }
@@ -59,21 +62,24 @@ impl Drop for Pending {
 
 impl Balanced {
     /// Spreads calls among `members`.
-    pub(super) fn new(members: impl IntoIterator<Item = Direct>) -> Self {
-        let members: Box<[_]> = members
-            .into_iter()
-            .map(|direct| Member {
-                direct,
-                pending: Arc::default(),
-            })
-            .collect();
-        let picker = Picker::new([members.len()]);
-        Self { members, picker }
+    pub(super) fn new(mut members: Vec<Member>) -> Self {
+        members.sort_by_key(Member::is_second_choice);
+        let preferred = members.partition_point(|member| !member.is_second_choice());
+        let picker = Picker::new([preferred, members.len() - preferred]);
+        let counted = members.into_iter().map(|member| Counted {
+            member,
+            pending: Arc::default(),
+        });
+        Self {
+            members: counted.collect(),
+            preferred,
+            picker,
+        }
     }
 
     /// Returns the address, if all members have the same.
     pub(super) fn address(&self) -> Option<&Address> {
-        let mut addresses = self.connections().map(|connection| connection.address());
+        let mut addresses = self.members().map(Member::address);
         let first = addresses.next()??;
         // An address may be a descriptor, which cannot be compared; as text it can.
         let text = first.to_string();
@@ -82,42 +88,50 @@ impl Balanced {
             .then_some(first)
     }
 
-    /// Connects all members, as far as that can be done.
+    /// Returns the endpoint, if all members have the same.
+    pub(super) fn endpoint(&self) -> Option<Endpoint> {
+        let mut endpoints = self.members().map(Member::endpoint);
+        let first = endpoints.next()??;
+        let text = first.to_string();
+        endpoints
+            .all(|endpoint| endpoint.is_some_and(|endpoint| endpoint.to_string() == text))
+            .then_some(first)
+    }
+
+    /// Connects all members of the first tier, as far as that can be done; if none can be, those of the second.
     ///
     /// Fails if none could be connected, with the first error.
     pub(super) async fn connect(&self) -> Result<(), ConnectError> {
-        let mut attempts = JoinSet::new();
-        for connection in self.connections() {
-            let connection = Arc::clone(connection);
-            attempts.spawn(async move { connection.connect().await });
-        }
-        let (mut connected, mut first) = (false, None);
-        while let Some(attempt) = attempts.join_next().await {
-            match attempt {
-                Ok(Ok(())) => connected = true,
-                Ok(Err(error)) => first = first.or(Some(error)),
-                // Nobody aborts them but this future, when it is dropped, or the runtime.
-                Err(_) => {}
-            }
-        }
-        match first {
-            Some(error) if !connected => Err(error),
-            _ => Ok(()),
+        let (preferred, others) = self.members.split_at(self.preferred);
+        match connect_any(preferred).await {
+            Tried::Connected => Ok(()),
+            Tried::Failed(error) => match connect_any(others).await {
+                Tried::Connected => Ok(()),
+                Tried::Failed(other) => error.or(other).map_or(Ok(()), Err),
+            },
         }
     }
 
-    /// Chooses a member that has a session. The others that are looked at begin to connect.
-    pub(super) fn try_pick(&self) -> Option<(&Direct, Pending)> {
-        let ready = |member: usize| self.members[member].is_ready();
+    /// Chooses a member that is connected. The others that are looked at begin to connect.
+    pub(super) fn try_pick(&self) -> Option<(&Member, Pending)> {
+        let ready = |member: usize| {
+            (member < self.preferred || self.has_fallen()) && self.members[member].member.is_ready()
+        };
         let load = |member: usize| self.members[member].pending.load(Ordering::Relaxed);
-        let Member { direct, pending } = &self.members[self.picker.pick(ready, load)?];
-        Some((direct, Pending::new(pending)))
+        let Counted { member, pending } = &self.members[self.picker.pick(ready, load)?];
+        Some((member, Pending::new(pending)))
     }
 
-    /// Chooses a member, and waits for one that has a session.
+    /// Whether all members of the first tier have failed to connect, so that those of the second are used.
+    fn has_fallen(&self) -> bool {
+        let mut preferred = self.members().take(self.preferred);
+        preferred.all(Member::has_failed)
+    }
+
+    /// Chooses a member, and waits for one that is connected.
     ///
     /// Fails when each member has failed to connect; or goes on, if `wait_for_ready`.
-    pub(super) async fn pick(&self, wait_for_ready: bool) -> Result<(&Direct, Pending), Status> {
+    pub(super) async fn pick(&self, wait_for_ready: bool) -> Result<(&Member, Pending), Status> {
         if self.members.is_empty() {
             return Err(Status::unavailable("there is no server to call").unsent());
         }
@@ -125,8 +139,8 @@ impl Balanced {
         loop {
             // Listen first, look afterwards: what happens in between is noticed.
             let mut changes: Vec<Pin<Box<Notified<'_>>>> = self
-                .connections()
-                .map(|connection| Box::pin(connection.changed()))
+                .members()
+                .map(|member| Box::pin(member.changed()))
                 .collect();
             for change in &mut changes {
                 change.as_mut().enable();
@@ -137,17 +151,16 @@ impl Balanced {
             let mut next: Option<Instant> = None;
             let mut last = None;
             let mut found = false;
-            for (connection, failed) in self.connections().zip(&mut failed) {
-                match connection.outlook() {
-                    Outlook::Ready => found = true,
-                    Outlook::Connecting => {}
-                    Outlook::Failed { error, until } => {
+            for (index, (member, failed)) in self.members().zip(&mut failed).enumerate() {
+                if index == self.preferred && !self.has_fallen() {
+                    break;
+                }
+                match member.prospect() {
+                    Prospect::Ready => found = true,
+                    Prospect::Connecting => {}
+                    Prospect::Down { status, until } => {
                         *failed = true;
-                        next = Some(next.map_or(until, |next| next.min(until)));
-                        last = Some(connection.unreachable(error));
-                    }
-                    Outlook::Over(status) => {
-                        *failed = true;
+                        next = deadline::earlier(next, until);
                         last = Some(status);
                     }
                 }
@@ -170,11 +183,11 @@ impl Balanced {
                 }
             });
             // Whether something happened or an attempt is due: look again.
-            let _ = crate::deadline::within(next, changed).await;
+            let _ = deadline::within(next, changed).await;
         }
     }
 
-    /// The status of a call for which no member has a session.
+    /// The status of a call for which no member is connected.
     fn unreachable(&self, last: Status) -> Status {
         match self.members.len() {
             0 | 1 => last,
@@ -186,19 +199,41 @@ impl Balanced {
 
     /// The sessions that are open now.
     pub(super) fn sessions(&self) -> Vec<Session> {
-        self.connections()
-            .filter_map(|connection| connection.session())
-            .collect()
+        self.members().filter_map(Member::session).collect()
     }
 
-    fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.members.iter().map(|member| &member.direct.connection)
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().map(|counted| &counted.member)
     }
 }
 
-impl Member {
-    fn is_ready(&self) -> bool {
-        let connection = &self.direct.connection;
-        connection.is_ready() || matches!(connection.outlook(), Outlook::Ready)
+/// What trying to connect several members came to.
+enum Tried {
+    /// At least one is connected.
+    Connected,
+    /// None is, for this reason if there was any.
+    Failed(Option<ConnectError>),
+}
+
+/// Connects all members, as far as that can be done.
+async fn connect_any(members: &[Counted]) -> Tried {
+    let mut attempts = JoinSet::new();
+    for counted in members {
+        let member = counted.member.clone();
+        attempts.spawn(async move { member.connect().await });
+    }
+    let (mut connected, mut first) = (false, None);
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(())) => connected = true,
+            Ok(Err(error)) => first = first.or(Some(error)),
+            // Nobody aborts them but this future, when it is dropped, or the runtime.
+            Err(_) => {}
+        }
+    }
+    if connected {
+        Tried::Connected
+    } else {
+        Tried::Failed(first)
     }
 }

@@ -1,6 +1,8 @@
 //! Bodies on their way through an HTTP/2 connection.
 
 use std::{
+    any::Any,
+    fmt,
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
@@ -45,15 +47,28 @@ impl CallAlive {
 }
 
 /// The body of a response, which tells failures as statuses.
-pub(super) struct ReceivedBody {
+pub(crate) struct ReceivedBody {
     /// `None` once the status is known.
     incoming: Option<Incoming>,
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Whether what goes wrong on the way becomes trailers.
     never_fails: bool,
+    /// Dropped when the response has ended.
+    held: Option<Box<dyn Any + Send + Sync>>,
     span: Span,
     alive: CallAlive,
+}
+
+/// Makes the body of a response, of which there may be nothing to receive. If it `never_fails`, what goes wrong becomes trailers.
+pub(crate) fn body_of(received: Option<ReceivedBody>, never_fails: bool) -> Body {
+    match received {
+        Some(received) => Body::new(ReceivedBody {
+            never_fails,
+            ..received
+        }),
+        None => Body::empty(),
+    }
 }
 
 impl SentBody {
@@ -113,7 +128,6 @@ impl ReceivedBody {
     pub(super) fn new(
         incoming: Incoming,
         deadline: Option<Instant>,
-        never_fails: bool,
         span: Span,
         alive: CallAlive,
     ) -> Self {
@@ -121,10 +135,16 @@ impl ReceivedBody {
             incoming: Some(incoming),
             deadline,
             sleep: None,
-            never_fails,
+            never_fails: false,
+            held: None,
             span,
             alive,
         }
+    }
+
+    /// Keeps a value until the response has ended, or nobody waits for it any longer.
+    pub(crate) fn hold(&mut self, value: Box<dyn Any + Send + Sync>) {
+        self.held = Some(value);
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, Status>> {
@@ -174,6 +194,7 @@ impl http_body::Body for ReceivedBody {
             Err(status) => Err(status),
         };
         self.incoming = None;
+        self.held = None;
         Poll::Ready(Some(match trailers {
             Ok(trailers) => Ok(Frame::trailers(trailers)),
             Err(status) => {
@@ -189,6 +210,12 @@ impl http_body::Body for ReceivedBody {
 
     fn is_end_stream(&self) -> bool {
         self.incoming.is_none()
+    }
+}
+
+impl fmt::Debug for ReceivedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceivedBody").finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod dial;
+mod request;
 
 #[cfg(test)]
 mod tests;
@@ -10,15 +11,22 @@ use std::{error::Error, iter, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Uri, Version, header, uri::Scheme};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use tokio::sync::futures::Notified;
 use tracing::{Span, field};
 
 pub use self::dial::Http2ConnectError;
-pub(crate) use self::{body::SentBody, dial::Http2Settings};
-use self::{
-    body::{CallAlive, ReceivedBody},
-    dial::Dialer,
+use self::{body::CallAlive, dial::Dialer};
+pub(crate) use self::{
+    body::{ReceivedBody, SentBody, body_of},
+    dial::Http2Settings,
+    request::{request_of_many, request_of_one},
 };
-use super::reconnect::Reconnect;
+use super::{
+    channel::SizeLimits,
+    direct::{Outcome, Terms},
+    reconnect::{Outlook, Reconnect},
+    response::Answer,
+};
 use crate::{
     Body, Code, Endpoint, Status,
     context::CallContext,
@@ -59,6 +67,30 @@ impl Http2Channel {
         self.connection.connect().await
     }
 
+    /// Tells what may be expected. Begins to connect if an attempt is due.
+    pub(super) fn outlook(&self) -> Outlook<Http2ConnectError> {
+        self.connection.outlook()
+    }
+
+    /// Whether the last attempt to connect failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.connection.has_failed()
+    }
+
+    /// Waits for the end of an attempt to connect.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.connection.changed()
+    }
+
+    /// Waits for a connection, as long as the call may.
+    pub(super) async fn ready(&self, terms: Terms) -> Result<(), Status> {
+        let sender = self.sender(terms.wait_for_ready);
+        let sender = deadline::within(terms.deadline, sender).await;
+        sender
+            .unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
+            .map(drop)
+    }
+
     /// Makes a call. An error is what happened on the way; what the server answers is a response.
     ///
     /// If `never_fails`, what goes wrong while the body of the response is received becomes trailers.
@@ -72,6 +104,35 @@ impl Http2Channel {
         never_fails: bool,
     ) -> Result<http::Response<Body>, Status> {
         let context = Body::take_context(&mut request);
+        let terms = Terms {
+            deadline: deadline_of(&context, request.headers()),
+            wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
+            limits: SizeLimits {
+                request_len_max: context.request_len_max,
+                response_len_max: context.message_len_max,
+            },
+        };
+        let response = self.receive(request, terms).await?;
+        Ok(response.map(|received| body_of(received, never_fails)))
+    }
+
+    /// Makes a call by rules.
+    pub(super) async fn outcome(&self, request: http::Request<Body>, terms: Terms) -> Outcome {
+        let (mut parts, received) = self.receive(request, terms).await?.into_parts();
+        if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
+            return Ok(Err(status));
+        }
+        metadata::remove_reserved(&mut parts.headers);
+        let max = terms.limits.response_len_max;
+        Ok(Ok(Answer::over_http2(parts.headers, received, max)))
+    }
+
+    /// Makes a call, and returns what opens the response, and what will receive the rest, if there is any.
+    async fn receive(
+        &self,
+        request: http::Request<Body>,
+        terms: Terms,
+    ) -> Result<http::Response<Option<ReceivedBody>>, Status> {
         let span = tracing::debug_span!(
             target: "shmipc_rpc::client",
             "call",
@@ -79,8 +140,8 @@ impl Http2Channel {
             address = %self.connection.dialer().address,
             status = field::Empty,
         );
-        let deadline = deadline_of(&context, request.headers());
-        let sent = self.send(request, &context, deadline);
+        let deadline = terms.deadline;
+        let sent = self.send(request, terms);
         let result = match deadline::within(deadline, sent).await {
             Ok(Err(status)) if is_late(status.code(), deadline) => Err(deadline::exceeded()),
             Ok(result) => result,
@@ -88,35 +149,19 @@ impl Http2Channel {
         };
         let accepted = result.and_then(|(response, alive)| {
             let incoming = accept(response, deadline, &span)?;
-            Ok(incoming.map(|incoming| match incoming {
-                Some(incoming) => Body::new(ReceivedBody::new(
-                    incoming,
-                    deadline,
-                    never_fails,
-                    span.clone(),
-                    alive,
-                )),
-                None => Body::empty(),
-            }))
+            Ok(incoming
+                .map(|incoming| Some(ReceivedBody::new(incoming?, deadline, span.clone(), alive))))
         });
-        match accepted {
-            Ok(response) => Ok(response),
-            Err(status) => {
-                record_code(&span, status.code());
-                Err(status)
-            }
-        }
+        accepted.inspect_err(|status| record_code(&span, status.code()))
     }
 
     async fn send(
         &self,
         request: http::Request<Body>,
-        context: &CallContext,
-        deadline: Option<std::time::Instant>,
+        terms: Terms,
     ) -> Result<(http::Response<Incoming>, CallAlive), Status> {
-        let wait_for_ready = context.wait_for_ready.unwrap_or(self.wait_for_ready);
         let (parts, body) = request.into_parts();
-        let (body, alive) = SentBody::new(body, context.request_len_max);
+        let (body, alive) = SentBody::new(body, terms.limits.request_len_max);
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = Version::HTTP_2;
@@ -124,8 +169,8 @@ impl Http2Channel {
         *request.headers_mut() = request_headers(parts.headers);
         let mut attempts = 0;
         loop {
-            let mut sender = self.sender(wait_for_ready).await?;
-            if let Some(deadline) = deadline {
+            let mut sender = self.sender(terms.wait_for_ready).await?;
+            if let Some(deadline) = terms.deadline {
                 let left = deadline.saturating_duration_since(std::time::Instant::now());
                 let headers = request.headers_mut();
                 headers.insert(grpc_headers::TIMEOUT, deadline::format_grpc_timeout(left));
@@ -136,18 +181,24 @@ impl Http2Channel {
                 // Such a request was never sent: the server was about to go, and there may be another one now.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if attempts < ATTEMPTS_MAX => request = unsent,
-                    _ => return Err(alive.status_of(error.into_error())),
+                    Some(_) => return Err(alive.status_of(error.into_error()).unsent()),
+                    None => return Err(alive.status_of(error.into_error())),
                 },
             }
         }
     }
 
     async fn sender(&self, wait_for_ready: bool) -> Result<SendRequest<SentBody>, Status> {
-        self.connection.link(wait_for_ready).await.map_err(|error| {
-            let address = &self.connection.dialer().address;
-            Status::unavailable(format!("the server at {address} cannot be reached"))
-                .with_source(error as Arc<_>)
-        })
+        let linked = self.connection.link(wait_for_ready).await;
+        linked.map_err(|error| self.unreachable(error))
+    }
+
+    /// The status of a call for which there is no connection.
+    pub(super) fn unreachable(&self, error: Arc<Http2ConnectError>) -> Status {
+        let address = &self.connection.dialer().address;
+        Status::unavailable(format!("the server at {address} cannot be reached"))
+            .with_source(error as Arc<_>)
+            .unsent()
     }
 
     /// Returns the path with the server before it, as HTTP/2 has it.
