@@ -43,6 +43,13 @@ impl Scope {
             not_send: PhantomData,
         }
     }
+
+    /// Replaces the inherited deadline by an earlier one. `None`, which costs next to nothing, if it is not earlier.
+    pub(crate) fn narrow(deadline: Option<Instant>) -> Option<Self> {
+        let is_earlier = |own: &Instant| inherited().is_none_or(|inherited| *own < inherited);
+        let deadline = deadline.filter(is_earlier)?;
+        Some(Self::enter(Some(deadline)))
+    }
 }
 
 impl Drop for Scope {
@@ -175,6 +182,22 @@ mod tests {
             assert_eq!(inherited(), Some(now));
         }
         assert_eq!(inherited(), None);
+    }
+
+    #[test]
+    fn a_scope_is_narrowed_by_what_is_earlier() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        assert!(Scope::narrow(None).is_none());
+        let _outer = Scope::narrow(Some(later)).expect("anything is earlier than never");
+        assert_eq!(inherited(), Some(later));
+        assert!(Scope::narrow(Some(later)).is_none());
+        assert!(Scope::narrow(None).is_none());
+        {
+            let _inner = Scope::narrow(Some(now)).expect("it is earlier");
+            assert_eq!(inherited(), Some(now));
+        }
+        assert_eq!(inherited(), Some(later));
     }
 
     #[test]

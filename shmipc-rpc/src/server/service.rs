@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http::{Extensions, HeaderMap};
@@ -13,7 +14,7 @@ use pin_project_lite::pin_project;
 use super::MessageLimits;
 use crate::{
     Body, Method, Request, Response, ResponseStream, Status, Streaming, context::CallContext,
-    metadata,
+    deadline, metadata,
 };
 
 /// A service that is reached by its name. Generated servers are.
@@ -79,6 +80,7 @@ where
     Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
 {
     let context = Body::take_context(&mut request);
+    let deadline = context.deadline();
     let (parts, body) = request.into_parts();
     let (metadata, extensions) = (parts.headers, parts.extensions);
     match body.try_into_message() {
@@ -86,18 +88,17 @@ where
             let request = received(message, metadata, extensions, context);
             ResponseFuture::new(Responding {
                 handler: handler(service, request),
+                deadline,
             })
         }
         Ok(Err(status)) => ResponseFuture::failed(status),
-        Err(body) => ResponseFuture::new(async move {
-            let handled = match body.into_message(context.message_len_max).await {
-                Ok((message, _)) => {
-                    handler(service, received(message, metadata, extensions, context)).await
-                }
-                Err(status) => Err(status),
+        Err(body) => {
+            let handler = async move {
+                let (message, _) = body.into_message(context.message_len_max).await?;
+                handler(service, received(message, metadata, extensions, context)).await
             };
-            Ok(respond(handled, Body::response))
-        }),
+            ResponseFuture::new(Responding { handler, deadline })
+        }
     }
 }
 
@@ -114,16 +115,18 @@ where
     Fut: Future<Output = Streamed> + Send + 'static,
 {
     let context = Body::take_context(&mut request);
+    let deadline = context.deadline();
     let (parts, body) = request.into_parts();
-    ResponseFuture::new(async move {
-        Ok(match body.into_message(context.message_len_max).await {
+    let handler = async move {
+        match body.into_message(context.message_len_max).await {
             Ok((message, _)) => {
                 let request = received(message, parts.headers, parts.extensions, context);
-                handler(service, request).await.0
+                handler(service, request).await
             }
-            Err(status) => status.into_http(),
-        })
-    })
+            Err(status) => Streamed(status.into_http()),
+        }
+    };
+    ResponseFuture::new(Responding { handler, deadline })
 }
 
 /// Answers a call of many requests with what `handler` makes of them. Generated servers call this.
@@ -139,8 +142,11 @@ where
     F: FnOnce(Arc<S>, Request<Streaming<Req>>) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
 {
+    let request = streaming(request);
+    let deadline = request.deadline();
     ResponseFuture::new(Responding {
-        handler: handler(service, streaming(request)),
+        handler: handler(service, request),
+        deadline,
     })
 }
 
@@ -156,8 +162,12 @@ where
     F: FnOnce(Arc<S>, Request<Streaming<Req>>) -> Fut + Send + 'static,
     Fut: Future<Output = Streamed> + Send + 'static,
 {
-    let handled = handler(service, streaming(request));
-    ResponseFuture::new(async move { Ok(handled.await.0) })
+    let request = streaming(request);
+    let deadline = request.deadline();
+    ResponseFuture::new(Responding {
+        handler: handler(service, request),
+        deadline,
+    })
 }
 
 /// What a handler returned for a response of many messages, without its type.
@@ -228,23 +238,45 @@ fn respond<T>(
     }
 }
 
-pin_project! {
-    /// A handler's future, whose output becomes a response. As an `async` block it would hold the future twice.
-    struct Responding<F> {
-        #[pin]
-        handler: F,
+/// What a handler comes to.
+trait Handled {
+    fn into_response(self) -> http::Response<Body>;
+}
+
+impl<T: prost::Message + 'static> Handled for Result<Response<T>, Status> {
+    fn into_response(self) -> http::Response<Body> {
+        respond(self, Body::response)
     }
 }
 
-impl<F, T> Future for Responding<F>
+impl Handled for Streamed {
+    fn into_response(self) -> http::Response<Body> {
+        self.0
+    }
+}
+
+pin_project! {
+    /// A handler's future, whose output becomes a response. As an `async` block it would hold the future twice.
+    ///
+    /// Who polls it has said what is inherited, unless layers had it moved to another task.
+    struct Responding<F> {
+        #[pin]
+        handler: F,
+        deadline: Option<Instant>,
+    }
+}
+
+impl<F> Future for Responding<F>
 where
-    F: Future<Output = Result<Response<T>, Status>>,
-    T: prost::Message + 'static,
+    F: Future,
+    F::Output: Handled,
 {
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let handled = ready!(self.project().handler.poll(cx));
-        Poll::Ready(Ok(respond(handled, Body::response)))
+        let this = self.project();
+        let _scope = deadline::Scope::narrow(*this.deadline);
+        let handled = ready!(this.handler.poll(cx));
+        Poll::Ready(Ok(handled.into_response()))
     }
 }
