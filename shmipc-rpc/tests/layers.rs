@@ -359,3 +359,94 @@ async fn an_http_status_without_a_grpc_status_is_translated() {
         Code::Unauthenticated
     );
 }
+
+/// Answers every call with a head that says that all went well, and nothing else.
+#[derive(Clone)]
+struct HeadOnly;
+
+impl tower::Service<shmipc_rpc::http::Request<shmipc_rpc::Body>> for HeadOnly {
+    type Response = shmipc_rpc::http::Response<shmipc_rpc::Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: shmipc_rpc::http::Request<shmipc_rpc::Body>) -> Self::Future {
+        let mut response = shmipc_rpc::http::Response::new(shmipc_rpc::Body::empty());
+        let headers = response.headers_mut();
+        headers.insert("grpc-status", HeaderValue::from_static("0"));
+        headers.insert("x-head", HeaderValue::from_static("only"));
+        std::future::ready(Ok(response))
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_says_that_all_went_well_is_a_whole_answer() {
+    use common::streams::{LIST, numbers};
+    use http_body_util::BodyExt as _;
+    use shmipc_rpc::interceptor::InterceptorLayer;
+    use tower::Service as _;
+
+    async fn check<S: shmipc_rpc::client::CallService>(caller: Caller<S>) {
+        let listed = caller
+            .server_streaming::<_, Packet>(&LIST, Request::new(packet("")))
+            .await
+            .expect("all goes well");
+        assert_eq!(listed.metadata()["x-head"], "only");
+        let numbers = numbers(listed.into_inner()).await;
+        assert_eq!(numbers.expect("all goes well"), [0; 0]);
+        let status = caller
+            .unary::<_, Packet>(&RUN, Request::new(packet("")))
+            .await
+            .expect_err("there is no message");
+        assert_eq!(status.code(), Code::Internal);
+    }
+    let seen = || InterceptorLayer::on_request(|_| Ok(()));
+    let plain = || tower::layer::layer_fn(|_| HeadOnly);
+    let running = serve(Server::builder().layer(plain()).add_service(echo()));
+    over_both_paths!(running, check);
+    let intercepted = Caller::new(seen().layer(running.channel().await));
+    in_time(check(intercepted)).await;
+    let server = Server::builder().layer(seen()).layer(plain());
+    let running = serve(server.add_service(echo()));
+    over_both_paths!(running, check);
+    in_time(check(Caller::new(seen().layer(HeadOnly)))).await;
+
+    // What goes on over HTTP/2 says it as well, although the interceptor has taken it off the head.
+    let request = shmipc_rpc::http::Request::new(shmipc_rpc::Body::empty());
+    let response = seen().layer(HeadOnly).call(request).await;
+    let body = response.expect("it answers").into_body();
+    let body = body.collect().await.expect("it does not fail");
+    let trailers = body.trailers().expect("there are some");
+    assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[cfg(feature = "grpc")]
+#[tokio::test]
+async fn a_head_that_says_that_all_went_well_is_a_whole_answer_over_http2() {
+    use common::streams::{LIST, numbers};
+    use shmipc_rpc::interceptor::InterceptorLayer;
+
+    let seen = || InterceptorLayer::on_request(|_| Ok(()));
+    let server = Server::builder()
+        .layer(seen())
+        .layer(tower::layer::layer_fn(|_| HeadOnly))
+        .add_service(echo())
+        .bind("http://127.0.0.1:0")
+        .await
+        .expect("a port is free");
+    let endpoint = server.endpoints()[0].clone();
+    tokio::spawn(server.serve());
+    let channel = in_time(Channel::connect(endpoint)).await;
+    let caller = Caller::new(seen().layer(channel.expect("the server listens")));
+    let listed = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet("")));
+    let listed = in_time(listed).await.expect("all goes well");
+    assert_eq!(listed.metadata()["x-head"], "only");
+    let numbers = in_time(numbers(listed.into_inner())).await;
+    assert_eq!(numbers.expect("all goes well"), [0; 0]);
+}

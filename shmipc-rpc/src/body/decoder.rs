@@ -8,17 +8,58 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
 
 use super::{
     Encoded,
     grpc::{PREFIX_LEN, Pieces},
     messages::Source,
 };
-use crate::{Code, Status, frame};
+use crate::{Code, Status, error::BoxError, frame};
 
 /// A body in the framing of gRPC whose type has been forgotten.
 pub(crate) type ForeignBody =
     Pin<Box<dyn http_body::Body<Data = Bytes, Error = Status> + Send + 'static>>;
+
+pin_project! {
+    /// Somebody else's body, with our kind of error.
+    pub(super) struct Foreign<B> {
+        #[pin]
+        body: B,
+    }
+}
+
+impl<B> Foreign<B> {
+    pub(super) fn new(body: B) -> Self {
+        Self { body }
+    }
+}
+
+impl<B> http_body::Body for Foreign<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(self.project().body.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Takes messages out of a body as they come.
 pub(crate) struct Decoder {

@@ -2,6 +2,7 @@
 
 mod decoder;
 mod encode;
+mod ending;
 pub(crate) mod grpc;
 mod messages;
 mod receiving;
@@ -18,9 +19,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_core::Stream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
-use pin_project_lite::pin_project;
 use shmipc_transport::{Peer, RecvBuf};
 
+use self::decoder::Foreign;
 pub(crate) use self::{
     decoder::{Decoder, ForeignBody},
     encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned, repeatable},
@@ -130,7 +131,7 @@ impl Body {
         match downcast::<B, Self>(body) {
             Ok(body) => body,
             Err(body) => {
-                Self::from_payload(Payload::Foreign(Box::pin(Foreign { body })), End::None)
+                Self::from_payload(Payload::Foreign(Box::pin(Foreign::new(body))), End::None)
             }
         }
     }
@@ -489,39 +490,6 @@ impl http_body::Body for Body {
             Payload::Messages(_) | Payload::Receiving(_) => return SizeHint::default(),
         };
         SizeHint::with_exact(len as u64)
-    }
-}
-
-pin_project! {
-    /// Somebody else's body, with our kind of error.
-    struct Foreign<B> {
-        #[pin]
-        body: B,
-    }
-}
-
-impl<B> http_body::Body for Foreign<B>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(self.project().body.poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -312,10 +312,11 @@ impl<S: CallService> Caller<S> {
         request: Request<Body>,
     ) -> Result<(Response<()>, Body), Status> {
         let request = self.http_request(method, request)?;
-        let (mut parts, body) = self.service.call(request).await?.into_parts();
-        if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
+        let mut response = self.service.call(request).await?;
+        if let Some(status) = Status::of_response(&mut response) {
             return Err(status);
         }
+        let (mut parts, body) = response.into_parts();
         metadata::remove_reserved(&mut parts.headers);
         let response = Response::from_parts((), parts.headers, parts.extensions);
         Ok((response, body))

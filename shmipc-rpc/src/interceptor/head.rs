@@ -154,7 +154,7 @@ impl Answer {
 
     /// Takes the head off a response, which may say that the call failed.
     pub(super) fn read(mut response: http::Response<Body>) -> Result<Self, Status> {
-        match Status::of_response(response.status(), response.headers_mut()) {
+        match Status::of_response(&mut response) {
             Some(status) => Err(status),
             None => Ok(Self { response }),
         }

@@ -36,7 +36,7 @@ type NoMessage = Encoded<&'static [u8]>;
 impl Outcome {
     /// Makes it of a response, each of whose messages may have `message_len_max` bytes.
     pub(super) fn of(mut response: http::Response<Body>, message_len_max: usize) -> Self {
-        if let Some(status) = Status::of_response(response.status(), response.headers_mut()) {
+        if let Some(status) = Status::of_response(&mut response) {
             return Self::Reply(Reply::Failed(status));
         }
         let content = response.body_mut().take_to_send(message_len_max);

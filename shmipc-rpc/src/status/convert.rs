@@ -10,6 +10,7 @@ use shmipc_transport::AllocError;
 
 use super::{Code, Status};
 use crate::{
+    Body,
     error::BoxError,
     metadata::{self, BASE64},
 };
@@ -84,10 +85,21 @@ impl Status {
         Some(Self::with_details(code, message, details).with_metadata(metadata))
     }
 
-    /// Returns the failure that the head of a response tells of, and removes it from `headers`.
+    /// Returns the failure that a response tells of in its head, and removes it from there.
     ///
-    /// `None` means that it is not a failure, or not yet: trailers may follow.
-    pub(crate) fn of_response(http: http::StatusCode, headers: &mut HeaderMap) -> Option<Self> {
+    /// `None` means that it is not a failure, or not yet: trailers may follow. If the head says that all went well, the body
+    /// knows it from here on.
+    pub(crate) fn of_response(response: &mut http::Response<Body>) -> Option<Self> {
+        let says = !response.headers().is_empty() && response.headers().contains_key(GRPC_STATUS);
+        let status = Self::of_head(response.status(), response.headers_mut());
+        if says && status.is_none() {
+            response.body_mut().end_well();
+        }
+        status
+    }
+
+    /// Returns the failure that the head of a response tells of, and removes it from `headers`.
+    pub(crate) fn of_head(http: http::StatusCode, headers: &mut HeaderMap) -> Option<Self> {
         if !headers.is_empty() && headers.contains_key(GRPC_STATUS) {
             let status = Self::from_headers(headers).filter(|status| status.code() != Code::Ok);
             remove_status_headers(headers);

@@ -119,7 +119,7 @@ impl Http2Channel {
     /// Makes a call by rules.
     pub(super) async fn outcome(&self, request: http::Request<Body>, terms: Terms) -> Outcome {
         let (mut parts, received) = self.receive(request, terms).await?.into_parts();
-        if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
+        if let Some(status) = Status::of_head(parts.status, &mut parts.headers) {
             return Ok(Err(status));
         }
         metadata::remove_reserved(&mut parts.headers);

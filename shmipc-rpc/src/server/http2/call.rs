@@ -160,18 +160,18 @@ fn fail(status: Status) -> http::Response<AnswerBody> {
 
 /// Makes an answer of what the services returned.
 fn answer(
-    response: http::Response<Body>,
+    mut response: http::Response<Body>,
     deadline: Option<Instant>,
     limits: Limits,
     span: Span,
     guard: CallGuard,
 ) -> http::Response<AnswerBody> {
-    let (mut parts, body) = response.into_parts();
-    if let Some(status) = Status::of_response(parts.status, &mut parts.headers) {
+    if let Some(status) = Status::of_response(&mut response) {
         record_code(&span, status.code());
         guard.finish();
         return fail(status);
     }
+    let (parts, body) = response.into_parts();
     let body = AnswerBody::new(body, deadline, limits.response_len_max, span, guard);
     let mut response = http::Response::from_parts(parts, body);
     complete(&mut response);
