@@ -14,6 +14,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ],
         &["../proto"],
     )?;
+    shmipc_codegen::configure()
+        .blocking(true)
+        .compile_protos(&["../proto/primes/v1/primes.proto"], &["../proto"])?;
 
     let tonic = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?).join("tonic");
     fs::create_dir_all(&tonic)?;

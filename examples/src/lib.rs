@@ -6,6 +6,7 @@
 //! - `plugin_host` and its plug-in call each other over one session. Their services are in [`plugin`].
 //! - `pipeline` passes large frames on through three processes. Its service is in [`pipeline`].
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
+//! - `blocking` calls and serves without a runtime. Its service is in [`primes`].
 //! - `grpc_gateway` serves the same through shared memory and over HTTP/2.
 //! - `tonic_migration` moves a service of tonic to shared memory.
 
@@ -34,6 +35,11 @@ pub mod pipeline {
 /// `proto/plugin/v1/plugin.proto`.
 pub mod plugin {
     shmipc_rpc::include_proto!("plugin.v1");
+}
+
+/// `proto/primes/v1/primes.proto`.
+pub mod primes {
+    shmipc_rpc::include_proto!("primes.v1");
 }
 
 /// `proto/vault/v1/vault.proto`.

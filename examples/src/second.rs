@@ -80,17 +80,31 @@ impl Second {
 ///
 /// Returns an error if nobody hears it.
 pub fn ready() -> io::Result<impl Future<Output = ()>> {
+    say_ready()?;
+    Ok(told_to_end())
+}
+
+/// Says, in the second process, that it listens.
+///
+/// # Errors
+///
+/// Returns an error if nobody hears it.
+pub fn say_ready() -> io::Result<()> {
     let mut output = io::stdout();
     writeln!(output, "ready")?;
-    output.flush()?;
-    Ok(told_to_end())
+    output.flush()
+}
+
+/// Waits, in the second process, until it is to end.
+pub fn wait_for_end() {
+    // There is nothing to read, and an error is an end, too.
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
 }
 
 fn told_to_end() -> impl Future<Output = ()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {
-        // There is nothing to read, and an error is an end, too.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        wait_for_end();
         let _ = ended.send(());
     });
     async {

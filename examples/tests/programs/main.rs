@@ -1,5 +1,6 @@
 //! The examples, run as the programs that they are.
 
+mod blocking;
 mod digest;
 mod greeter;
 mod grpc_gateway;
