@@ -19,8 +19,8 @@ async fn a_handler_that_blocks_a_thread_of_several_does_not_look_stuck() {
         .expect("a runtime");
     let service = lab(|request| async move {
         if request.get_ref().text == "block" {
-            // As if it computed, for much longer than a ping may take.
-            std::thread::sleep(Duration::from_secs(2));
+            // As if it computed, for much longer than a ping may take; the runtime is told, and leaves its other tasks to others.
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
         }
         Ok(Response::new(request.into_inner()))
     });
