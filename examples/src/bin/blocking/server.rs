@@ -84,7 +84,7 @@ fn smallest_factor(number: u64, go_on: impl Fn() -> bool) -> Option<u64> {
         .peekable();
     while go_on() {
         let mut some = candidates.by_ref().take(TRIED_IN_A_ROW);
-        if let Some(factor) = some.find(|factor| number % factor == 0) {
+        if let Some(factor) = some.find(|factor| number.is_multiple_of(*factor)) {
             return Some(factor);
         }
         if candidates.peek().is_none() {
