@@ -68,7 +68,12 @@ impl Port {
         let mut state = self.state();
         let sent = match &mut state.way {
             Way::Direct(half) if half.is_open() => {
-                half.poll_message(cx, &mut Borrowed(message), buffer)
+                let sent = half.poll_message(cx, &mut Borrowed(message), buffer);
+                if sent.is_pending() {
+                    // The half wakes whoever polled it last, which is somebody else once it is taken away.
+                    state.sender = Some(cx.waker().clone());
+                }
+                sent
             }
             Way::Handed(slot @ None) => {
                 *slot = Some(Borrowed(message).encode_to_grpc());
