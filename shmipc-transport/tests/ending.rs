@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use shmipc_transport::{Config, Flush, Keepalive, SendError, SessionLost};
+use bytes::BufMut;
+use shmipc_transport::{Config, Flush, Keepalive, RecvError, SendError, SessionLost};
 use tokio::time::timeout;
 
 use crate::common::{PATIENCE, Pair, all, assert_echo, echo, send};
@@ -153,4 +154,48 @@ async fn a_peer_that_answers_pings_may_take_its_time() {
     send(&mut accepted, b"done", Flush::End).await;
     assert_eq!(all(stream.recv().await.unwrap().unwrap()), b"done");
     assert!(!pair.client.is_closed() && !pair.server.is_closed());
+}
+
+/// A sender that meets the end of the session first, and is dropped for it, does not change why the stream is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_receiver_of_a_lost_session_is_told_so_whoever_hears_of_it_first() {
+    const LEN: usize = 64 << 10;
+    // Senders wait for memory, which wakes them before their streams are told.
+    let little = Config::builder().memory_max(256 << 10).build().unwrap();
+    for _ in 0..50 {
+        let pair = Pair::with(little.clone(), Config::default()).await;
+        let mut receivers = Vec::new();
+        let mut senders = Vec::new();
+        for _ in 0..100 {
+            let mut stream = pair.client.open_stream().unwrap();
+            send(&mut stream, b"", Flush::More).await;
+            let (mut sender, mut receiver) = stream.split();
+            senders.push(tokio::spawn(async move {
+                loop {
+                    let mut message = sender.buffer(LEN);
+                    message.put_bytes(1, LEN);
+                    if sender.send(message, Flush::More).await.is_err() {
+                        return;
+                    }
+                }
+            }));
+            receivers.push(tokio::spawn(async move { receiver.recv().await }));
+        }
+        while pair.client.stats().segments_under_way < 3 {
+            tokio::task::yield_now().await;
+        }
+        let client = pair.client.clone();
+        let closing = tokio::task::spawn_blocking(move || client.close());
+        closing.await.unwrap();
+        for sender in senders {
+            timeout(PATIENCE, sender).await.expect("an end").unwrap();
+        }
+        for receiver in receivers {
+            let end = timeout(PATIENCE, receiver).await.expect("an end").unwrap();
+            assert!(
+                matches!(end, Err(RecvError::SessionLost(SessionLost::ClosedHere))),
+                "{end:?}"
+            );
+        }
+    }
 }

@@ -213,14 +213,19 @@ impl StreamShared {
         true
     }
 
-    /// Gives the stream up on this side.
+    /// Gives the stream up on this side. If the session is lost already, that is why the stream is over, although it may not have
+    /// been told yet.
     pub(super) fn reset(&self, session: &Shared, code: u32) {
+        let over = match session.lost() {
+            Some(lost) => Over::Lost(lost.clone()),
+            None => Over::Here,
+        };
         let wakers = {
             let mut state = self.state();
             if state.over.is_some() || state.recv_ended && state.send_ended {
                 return;
             }
-            state.over = Some(Over::Here);
+            state.over = Some(over);
             state.drain_wakers(session)
         };
         if let Some(id) = self.id() {
