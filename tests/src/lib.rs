@@ -1,8 +1,10 @@
 //! What the tests of the whole share: an honest echo, a hand-made peer that lies, and counts of what a process holds.
 
 pub mod echo;
+pub mod other;
 pub mod process;
 pub mod service;
+pub mod streams;
 pub mod villain;
 
 use std::{

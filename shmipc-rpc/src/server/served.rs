@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use shmipc_transport::{Peer, Session, SessionLost, WeakSession};
+use shmipc_transport::{Peer, Session, SessionLost, Stats, WeakSession};
 
 use super::{
     drain::{Drain, Draining},
@@ -76,6 +76,14 @@ impl ConnectedPeer {
     /// Cancel safe: it may be called again, and by several tasks at once.
     pub async fn closed(&self) -> SessionLost {
         self.session.closed().await
+    }
+
+    /// Returns what the session has done and holds.
+    ///
+    /// Costs a short lock.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.session.stats()
     }
 
     /// Ends the session. Calls that run fail with [`Code::Unavailable`](crate::Code::Unavailable), on both sides.
