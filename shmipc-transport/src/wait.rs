@@ -29,10 +29,10 @@ const SKIP_MAX: u32 = 512;
 const TRIAL_EVERY: std::ops::RangeInclusive<u32> = 64..=1024;
 
 /// Polls in a row that looked for long in vain, before none does: with many sessions on a thread, each such look costs all of them.
-const LATE_TOLERATED: u32 = 1;
+const VAIN_TOLERATED: u32 = 1;
 
-/// Waits in a row that end in time for one poll, before polls look for long again.
-const PROMPT_MIN: u32 = 8;
+/// The fewest and the most waits between two trials of looking for long.
+const BURST_TRIAL_EVERY: std::ops::RangeInclusive<u32> = 16..=1024;
 
 /// Looks between two readings of the clock.
 pub(crate) const LOOKS_PER_CLOCK: u32 = 32;
@@ -55,6 +55,8 @@ pub(crate) struct Lookout {
     pub(crate) way: Way,
     /// How long to look. `Duration::MAX` means until something comes.
     pub(crate) budget: Duration,
+    /// For how much of that one poll may look, before it lets others run. Zero: one look.
+    pub(crate) burst: Duration,
 }
 
 /// Decides for each wait of a session whether to look, and how.
@@ -76,9 +78,62 @@ pub(crate) struct WaitPolicy {
     in_trial: bool,
     /// How long a wait took that ended while yielding, smoothed over several.
     yielded_for: Duration,
-    /// Polls in a row that looked for [`BURST`] in vain, and waits in a row that ended within it all the same.
-    late: u32,
-    prompt: u32,
+    bursts: Bursts,
+}
+
+/// Decides how long one poll may look, before it lets others run.
+///
+/// Where what is waited for comes later than that, looking for long in each poll only holds up other tasks, and other
+/// sessions of the same thread first of all. Then a poll looks once; but now and then one looks for long, because only that shows
+/// whether it would pay again: without it a wait takes longer, by what it costs to let others run.
+#[derive(Debug)]
+struct Bursts {
+    /// Polls in a row that looked for long in vain.
+    vain: u32,
+    /// Waits until the next trial, and how many there were before the last.
+    until_trial: u32,
+    trial_every: u32,
+}
+
+impl Bursts {
+    fn new() -> Self {
+        Self {
+            vain: 0,
+            until_trial: 0,
+            trial_every: *BURST_TRIAL_EVERY.start(),
+        }
+    }
+
+    /// Begins a wait: how long its first poll may look. Zero: one look.
+    fn begin(&mut self) -> Duration {
+        let usual = self.usual();
+        if usual.is_zero() && self.until_trial == 0 {
+            return BURST;
+        }
+        self.until_trial = self.until_trial.saturating_sub(1);
+        usual
+    }
+
+    /// How long a poll may look that is no trial.
+    fn usual(&self) -> Duration {
+        if self.vain <= VAIN_TOLERATED {
+            BURST
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    fn hit(&mut self) {
+        *self = Self::new();
+    }
+
+    fn missed(&mut self) {
+        self.vain = self.vain.saturating_add(1);
+        if VAIN_TOLERATED < self.vain {
+            self.until_trial = self.trial_every;
+            self.trial_every = (2 * self.trial_every).min(*BURST_TRIAL_EVERY.end());
+        }
+    }
 }
 
 impl WaitPolicy {
@@ -94,35 +149,21 @@ impl WaitPolicy {
             trial_every: *TRIAL_EVERY.start(),
             in_trial: false,
             yielded_for: Duration::ZERO,
-            late: 0,
-            prompt: 0,
+            bursts: Bursts::new(),
         }
     }
 
-    /// How long one poll may look, before it lets others run. Zero: one look.
-    ///
-    /// Where what is waited for comes later than that, looking for long in each poll only holds up other tasks, and other
-    /// sessions of the same thread first of all.
-    pub(crate) fn burst(&self) -> Duration {
-        let pays = self.late <= LATE_TOLERATED || self.wait == Wait::Busy;
-        if pays { BURST } else { Duration::ZERO }
+    /// The answer came while one poll looked for it.
+    pub(crate) fn burst_hit(&mut self) {
+        self.bursts.hit();
     }
 
-    /// A poll has looked for as long as it may, in vain.
-    pub(crate) fn late(&mut self) {
-        self.late = self.late.saturating_add(1);
-        self.prompt = 0;
-    }
-
-    /// What was waited for came after this long.
-    pub(crate) fn came(&mut self, waited: Duration) {
-        if BURST < waited {
-            self.late();
-        } else {
-            self.prompt = self.prompt.saturating_add(1);
-            if self.late <= LATE_TOLERATED || PROMPT_MIN <= self.prompt {
-                self.late = 0;
-            }
+    /// A poll has looked for as long as it may, in vain. Returns how long further polls of the same wait may look.
+    pub(crate) fn burst_missed(&mut self) -> Duration {
+        self.bursts.missed();
+        match self.wait {
+            Wait::Busy => BURST,
+            Wait::Adaptive | Wait::Block => self.bursts.usual(),
         }
     }
 
@@ -133,6 +174,7 @@ impl WaitPolicy {
             Wait::Busy => Some(Lookout {
                 way: Way::Spin,
                 budget: Duration::MAX,
+                burst: BURST,
             }),
             Wait::Adaptive if 0 < self.skip => {
                 self.skip -= 1;
@@ -145,6 +187,7 @@ impl WaitPolicy {
                 Some(Lookout {
                     way: Way::Spin,
                     budget,
+                    burst: BURST,
                 })
             }
             Wait::Adaptive if self.way == Way::Yield && self.until_trial == 0 => {
@@ -152,17 +195,16 @@ impl WaitPolicy {
                 self.in_trial = true;
                 None
             }
-            Wait::Adaptive if self.way == Way::Yield => {
-                self.until_trial -= 1;
+            Wait::Adaptive => {
+                if self.way == Way::Yield {
+                    self.until_trial -= 1;
+                }
                 Some(Lookout {
-                    way: Way::Yield,
+                    way: self.way,
                     budget: self.budget,
+                    burst: self.bursts.begin(),
                 })
             }
-            Wait::Adaptive => Some(Lookout {
-                way: Way::Spin,
-                budget: self.budget,
-            }),
         }
     }
 
@@ -261,6 +303,7 @@ mod tests {
             != Some(Lookout {
                 way: Way::Spin,
                 budget: BURST,
+                burst: BURST,
             })
         {}
         policy.hit(Way::Spin, || BURST);
@@ -268,7 +311,8 @@ mod tests {
             policy.begin(),
             Some(Lookout {
                 way: Way::Spin,
-                budget: BUDGET
+                budget: BUDGET,
+                burst: BURST,
             })
         );
     }
@@ -276,17 +320,30 @@ mod tests {
     #[test]
     fn polls_look_for_long_only_where_that_is_in_time() {
         let mut policy = policy(Wait::Adaptive);
-        (0..LATE_TOLERATED).for_each(|_| policy.late());
-        policy.came(BURST);
-        (0..LATE_TOLERATED).for_each(|_| policy.late());
-        assert_eq!(policy.burst(), BURST, "a hiccup");
-        policy.late();
-        assert_eq!(policy.burst(), Duration::ZERO);
-        (1..PROMPT_MIN).for_each(|_| policy.came(BURST));
-        policy.came(2 * BURST);
-        assert_eq!(policy.burst(), Duration::ZERO, "not in a row");
-        (0..PROMPT_MIN).for_each(|_| policy.came(BURST));
-        assert_eq!(policy.burst(), BURST);
+        let burst = |policy: &mut WaitPolicy| policy.begin().unwrap().burst;
+        policy.burst_missed();
+        assert_eq!(burst(&mut policy), BURST, "a hiccup");
+        policy.burst_hit();
+        policy.burst_missed();
+        assert_eq!(burst(&mut policy), BURST, "another");
+        assert_eq!(policy.burst_missed(), Duration::ZERO);
+        let mut trials = 0;
+        for _ in 0..10_000 {
+            if burst(&mut policy) == BURST {
+                trials += 1;
+                assert_eq!(policy.burst_missed(), Duration::ZERO);
+            }
+        }
+        assert!(
+            (10..=20).contains(&trials),
+            "{trials} trials in 10,000 waits"
+        );
+        // The answer comes in time again. However long a wait without a burst takes, a trial finds out.
+        while burst(&mut policy) != BURST {
+            policy.hit(Way::Spin, || 100 * BURST);
+        }
+        policy.burst_hit();
+        assert!((0..100).all(|_| burst(&mut policy) == BURST));
     }
 
     #[test]
@@ -296,7 +353,8 @@ mod tests {
             policy(Wait::Busy).begin(),
             Some(Lookout {
                 way: Way::Spin,
-                budget: Duration::MAX
+                budget: Duration::MAX,
+                burst: BURST,
             })
         );
     }

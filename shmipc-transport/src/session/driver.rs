@@ -9,7 +9,8 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -50,6 +51,8 @@ pub(super) struct Driver {
 /// A wait during which we look.
 struct Spin {
     way: Way,
+    /// How long one poll may look.
+    burst: Duration,
     began: Instant,
     until: Option<Instant>,
 }
@@ -62,6 +65,25 @@ enum Next {
     AfterOthers,
     /// Look again, after everything else has run, including what waits for the kernel.
     AfterAll,
+}
+
+impl Spin {
+    /// Looks at the ring for as long as one poll may. Returns whether something is there.
+    fn look(&mut self, shared: &Shared, inbound: &mut Inbound, now: Instant) -> bool {
+        if self.burst.is_zero() {
+            if self.way == Way::Yield {
+                thread::yield_now();
+            }
+            return shared.link.is_ready(&inbound.rx);
+        }
+        let arrived = shared.look_until(inbound, self.way, now + self.burst);
+        if arrived {
+            inbound.policy.burst_hit();
+        } else {
+            self.burst = inbound.policy.burst_missed();
+        }
+        arrived
+    }
 }
 
 impl Driver {
@@ -182,32 +204,25 @@ impl Driver {
                 else {
                     return Next::Sleep;
                 };
-                let Lookout { way, budget } = lookout;
+                let Lookout { way, budget, burst } = lookout;
                 none.insert(Spin {
                     way,
+                    burst,
                     began: now,
                     until: now.checked_add(budget),
                 })
             }
         };
-        let Spin { way, until, .. } = *spin;
         if found {
             return Next::AfterOthers;
         }
         // While those who were woken have not run yet, they are what is waited for.
-        let burst = inbound.policy.burst();
-        if burst.is_zero() && way == Way::Yield {
-            std::thread::yield_now();
-        }
-        let arrived = || match burst.is_zero() {
-            true => shared.link.is_ready(&inbound.rx),
-            false => shared.look_until(inbound, way, now + burst),
-        };
-        if is_waited_for && arrived() {
+        if is_waited_for && spin.look(shared, inbound, now) {
             shared.drain(inbound);
             self.found(inbound);
             return Next::AfterOthers;
         }
+        let Spin { way, until, .. } = *spin;
         if until.is_some_and(|until| until <= Instant::now()) {
             inbound.policy.miss(way);
             self.shared.link.counters.spins_missed.add(1);
@@ -219,9 +234,7 @@ impl Driver {
     /// A look has paid: the next one begins a new wait.
     fn found(&mut self, inbound: &mut Inbound) {
         if let Some(Spin { way, began, .. }) = self.spin.take() {
-            let waited = began.elapsed();
-            inbound.policy.hit(way, || waited);
-            inbound.policy.came(waited);
+            inbound.policy.hit(way, || began.elapsed());
             self.shared.link.counters.spins_hit.add(1);
         }
     }

@@ -244,7 +244,8 @@ impl Shared {
 
     /// Looks at the ring for as long as that pays.
     fn spin(&self, inbound: &Inbound, spin: &mut Spin, deadline: Option<Instant>) -> Spun {
-        let Some(Lookout { way, budget }) = spin.lookout else {
+        // A thread holds up nobody: it looks for as long as it may.
+        let Some(Lookout { way, budget, .. }) = spin.lookout else {
             return Spun::Over;
         };
         loop {

@@ -5,7 +5,7 @@ use std::{
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::{
@@ -25,7 +25,7 @@ use crate::{
     error::{PeerMisbehaved, SessionLost},
     link::{Arrival, Control, Link, Rx},
     stream::StreamShared,
-    wait::{BURST, LOOKS_PER_CLOCK, Lookout, WaitPolicy, Way},
+    wait::{LOOKS_PER_CLOCK, Lookout, WaitPolicy, Way},
 };
 
 /// Arrivals taken before whoever drains lets others run.
@@ -337,20 +337,20 @@ impl Shared {
         inbound: &mut Inbound,
         check: &mut impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let Lookout { way, budget } = inbound.policy.begin()?;
-        let began = Instant::now();
-        let burst = inbound.policy.burst().min(budget);
-        if burst.is_zero() {
-            inbound.inherited = Some(Lookout { way, budget });
+        let lookout = inbound.policy.begin()?;
+        if lookout.burst.is_zero() {
+            inbound.inherited = Some(lookout);
             self.hand_over(inbound);
             return None;
         }
-        let until = began + burst;
+        let Lookout { way, budget, burst } = lookout;
+        let began = Instant::now();
+        let until = began + budget.min(burst);
         while self.look_until(inbound, way, until) {
             self.drain(inbound);
             if let Some(arrived) = check() {
                 inbound.policy.hit(way, || began.elapsed());
-                inbound.policy.came(Duration::ZERO);
+                inbound.policy.burst_hit();
                 self.link.counters.spins_hit.add(1);
                 return Some(arrived);
             }
@@ -358,14 +358,16 @@ impl Shared {
                 break; // What arrives is for others, or for nobody.
             }
         }
-        inbound.policy.late();
-        if budget <= BURST {
+        let left = budget.saturating_sub(burst);
+        let burst = inbound.policy.burst_missed();
+        if left.is_zero() {
             inbound.policy.miss(way);
             self.link.counters.spins_missed.add(1);
         } else {
             inbound.inherited = Some(Lookout {
                 way,
-                budget: budget - BURST,
+                budget: left,
+                burst,
             });
             self.hand_over(inbound);
         }
