@@ -1,38 +1,23 @@
-#[cfg(feature = "grpc")]
-use std::time::Duration;
 use std::{
     fmt,
-    future::{Ready, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use shmipc_transport::{Address, Config, Keepalive, Lent, Session, Stats};
-use tower_layer::Layer;
+use shmipc_transport::{Address, Lent, Session, Stats};
 use tower_service::Service;
 
 #[cfg(feature = "grpc")]
-use super::http2::{Http2Channel, Http2Settings};
+use super::http2::Http2Channel;
 use super::{
-    CallService, ServiceConfig,
-    balance::Balanced,
-    connection::{Connection, Target},
-    direct::Direct,
-    in_process::InProcess,
-    managed::{Managed, Ways},
-    member::Member,
+    CallService, ChannelBuilder, connection::Connection, direct::Direct, in_process::InProcess,
+    managed::Managed, member::Member,
 };
-#[cfg(feature = "grpc")]
-use crate::tls::ClientTls;
 use crate::{
-    Body, ConnectError, Endpoint, Request, Server, Status,
-    body::downcast,
-    context::MESSAGE_LEN_MAX_DEFAULT,
-    endpoint,
-    error::BoxError,
-    server::{Router, SessionServices},
+    Body, ConnectError, Endpoint, Request, Status, body::downcast,
+    context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError,
 };
 
 /// A connection to a server that mends itself. Clones share it.
@@ -58,12 +43,12 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Channel {
-    way: Way,
+    pub(super) way: Way,
 }
 
 /// How a channel reaches its server.
 #[derive(Clone)]
-enum Way {
+pub(super) enum Way {
     /// Through a session.
     Direct(Direct),
     /// By rules, or through several sessions.
@@ -76,7 +61,7 @@ enum Way {
 }
 
 /// A [`CallService`] whose type has been forgotten.
-trait ErasedService: Send + Sync {
+pub(super) trait ErasedService: Send + Sync {
     fn call(&self, request: http::Request<Body>) -> Calling;
 }
 
@@ -84,21 +69,6 @@ impl<S: CallService + Sync> ErasedService for S {
     fn call(&self, request: http::Request<Body>) -> Calling {
         Box::pin(CallService::call(self, request))
     }
-}
-
-/// Configures a [`Channel`].
-#[must_use = "a builder does nothing until it connects"]
-#[derive(Clone, Debug)]
-pub struct ChannelBuilder {
-    endpoints: Vec<Endpoint>,
-    sessions: usize,
-    config: Config,
-    keepalive: Option<Keepalive>,
-    services: Option<Arc<SessionServices>>,
-    service_config: Option<ServiceConfig>,
-    wait_for_ready: bool,
-    #[cfg(feature = "grpc")]
-    http2: Http2Settings,
 }
 
 /// The future of [`Channel`] as a service. Dropping it gives the call up.
@@ -157,19 +127,11 @@ impl Channel {
     /// server can be reached through shared memory: from when the last of these has refused to connect, until one of them is back.
     /// List a server's path and its URL, and it is called in the better way wherever the program runs.
     ///
+    /// With the feature `health`, servers can be [asked](ChannelBuilder::health_check) besides whether they serve.
+    ///
     /// A list without any endpoint makes a channel whose calls fail with [`Code::Unavailable`](crate::Code::Unavailable).
     pub fn balanced(endpoints: impl IntoIterator<Item = impl Into<Endpoint>>) -> ChannelBuilder {
-        ChannelBuilder {
-            endpoints: endpoints.into_iter().map(Into::into).collect(),
-            sessions: 1,
-            config: Config::default(),
-            keepalive: None,
-            services: None,
-            service_config: None,
-            wait_for_ready: false,
-            #[cfg(feature = "grpc")]
-            http2: Http2Settings::default(),
-        }
+        ChannelBuilder::new(endpoints.into_iter().map(Into::into).collect())
     }
 
     /// Makes a channel to a service of this process: a generated server, or one wrapped in layers. Nothing is encoded on the way.
@@ -320,190 +282,6 @@ pub(super) fn no_session() -> Status {
     Status::failed_precondition("the channel does not go through a session")
 }
 
-impl ChannelBuilder {
-    /// How the session works: memory, waiting. Default: [`Config::default`].
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Chooses what calls do while the server cannot be reached: wait for it, until their deadline, or fail with
-    /// [`Code::Unavailable`](crate::Code::Unavailable). Default: `false`, they fail.
-    ///
-    /// A request may [choose](crate::Request::set_wait_for_ready) for itself.
-    pub fn wait_for_ready(mut self, wait: bool) -> Self {
-        self.wait_for_ready = wait;
-        self
-    }
-
-    /// Leaves a server that lives and does not answer a ping: calls in flight fail with
-    /// [`Code::Unavailable`](crate::Code::Unavailable), and the next one connects anew. Default: what
-    /// [`config`](Self::config) says, which is not to; a server that has died is noticed without.
-    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
-        self.keepalive = Some(keepalive);
-        self
-    }
-
-    /// Serves the services of `server` to the process that the channel connects to, over the same sessions, for as long as
-    /// the channel or one of its clones exists. The server reaches them [from its handlers](crate::Request::channel), and
-    /// [at other times](crate::Server::on_session).
-    ///
-    /// Its layers, limits and hooks hold as elsewhere; its [`config`](crate::Server::config) does not, because the session is
-    /// the channel's.
-    pub fn serve<L, B>(mut self, server: Server<L>) -> Self
-    where
-        L: Layer<Router>,
-        L::Service:
-            Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<http::Request<Body>>>::Error: Into<BoxError>,
-        <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.services = Some(Arc::new(server.into_services().1));
-        self
-    }
-
-    /// How many sessions there are to each server, from 1. Default: 1.
-    ///
-    /// A session is driven by one task at a time on each side. Several of them use more CPUs where many calls are in flight,
-    /// for a multiple of the memory. Calls are spread as among [several servers](Channel::balanced). Over HTTP/2 there is one
-    /// connection in any case.
-    pub fn sessions(mut self, sessions: usize) -> Self {
-        self.sessions = sessions.max(1);
-        self
-    }
-
-    /// Sets timeouts, limits and retries by method. Default: none.
-    ///
-    /// It holds over HTTP/2 as well. Without one, and with one session, calls take a shorter path.
-    pub fn service_config(mut self, config: ServiceConfig) -> Self {
-        self.service_config = Some(config);
-        self
-    }
-
-    /// How `https` servers are known, and what they are shown. Default: [`ClientTls::new`].
-    #[cfg(feature = "grpc")]
-    pub fn tls(mut self, tls: ClientTls) -> Self {
-        self.http2.tls = tls;
-        self
-    }
-
-    /// How long connecting over HTTP/2 may take, with TLS. Default: 20 s.
-    ///
-    /// For sessions there is [`handshake_timeout`](shmipc_transport::ConfigBuilder::handshake_timeout).
-    #[cfg(feature = "grpc")]
-    pub fn http2_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.http2.connect_timeout = timeout;
-        self
-    }
-
-    /// Connects to the server; if there are several, to all of them, but to those over HTTP/2 only if no other can be reached.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ConnectError`] if this first attempt fails, with all servers. It is not repeated.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: a connection that is only half made is given up.
-    pub async fn connect(self) -> Result<Channel, ConnectError> {
-        let channel = Channel { way: self.way()? };
-        match &channel.way {
-            Way::Direct(direct) => direct.connection.connect().await?,
-            Way::Managed(managed) => managed.connect().await?,
-            #[cfg(feature = "grpc")]
-            Way::Http2(http2) => http2.connect().await?,
-            Way::Service(_) => {}
-        }
-        Ok(channel)
-    }
-
-    /// Makes a channel that connects when it is first called.
-    ///
-    /// If the endpoint is none, all calls fail with [`Code::FailedPrecondition`](crate::Code::FailedPrecondition), and say why.
-    #[must_use]
-    pub fn connect_lazy(self) -> Channel {
-        match self.way() {
-            Ok(way) => Channel { way },
-            Err(error) => {
-                let status = Status::failed_precondition(error.to_string())
-                    .with_source(Arc::new(error) as Arc<_>);
-                Channel::from_service(Nowhere(status))
-            }
-        }
-    }
-
-    /// Returns the way to the endpoints, without going there.
-    fn way(self) -> Result<Way, ConnectError> {
-        let Self {
-            endpoints,
-            sessions,
-            mut config,
-            keepalive,
-            services,
-            service_config,
-            wait_for_ready,
-            #[cfg(feature = "grpc")]
-            http2,
-        } = self;
-        if let Some(keepalive) = keepalive {
-            config = config.with_keepalive(keepalive);
-        }
-        let mut members = Vec::new();
-        for endpoint in &endpoints {
-            let address = match endpoint.way() {
-                endpoint::Way::SharedMemory(address) => address,
-                #[cfg(feature = "grpc")]
-                endpoint::Way::Http2(_) if services.is_some() => {
-                    return Err(ConnectError::OneWay {
-                        endpoint: endpoint.to_string(),
-                    });
-                }
-                #[cfg(feature = "grpc")]
-                endpoint::Way::Http2(address) => {
-                    let settings = Http2Settings {
-                        keepalive,
-                        ..http2.clone()
-                    };
-                    let http2 = Http2Channel::new(address.clone(), settings, wait_for_ready);
-                    members.push(Member::Http2(http2));
-                    continue;
-                }
-                #[cfg(not(feature = "grpc"))]
-                endpoint::Way::Http2(_) => {
-                    return Err(ConnectError::NoHttp2 {
-                        endpoint: endpoint.to_string(),
-                    });
-                }
-                endpoint::Way::Invalid(error) => return Err(error.clone().into()),
-            };
-            let connect = || {
-                let target = Target {
-                    address: address.clone(),
-                    config: config.clone(),
-                    services: services.clone(),
-                };
-                Member::Session(Direct {
-                    connection: Arc::new(Connection::new(target)),
-                    wait_for_ready,
-                })
-            };
-            members.extend(std::iter::repeat_with(connect).take(sessions));
-        }
-        let ways = match <[Member; 1]>::try_from(members) {
-            Ok([member]) if service_config.is_none() => return Ok(member.into()),
-            Ok([member]) => Ways::One(member),
-            Err(members) => Ways::Several(Arc::new(Balanced::new(members))),
-        };
-        Ok(Way::Managed(Managed {
-            ways,
-            config: service_config,
-            wait_for_ready,
-        }))
-    }
-}
-
 impl From<Member> for Way {
     fn from(member: Member) -> Self {
         match member {
@@ -511,24 +289,6 @@ impl From<Member> for Way {
             #[cfg(feature = "grpc")]
             Member::Http2(http2) => Self::Http2(http2),
         }
-    }
-}
-
-/// What a channel leads to whose endpoint is none.
-#[derive(Clone)]
-struct Nowhere(Status);
-
-impl Service<http::Request<Body>> for Nowhere {
-    type Response = http::Response<Body>;
-    type Error = Status;
-    type Future = Ready<Result<http::Response<Body>, Status>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-        ready(Err(self.0.clone()))
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     io, mem,
     pin::pin,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -21,6 +24,8 @@ use crate::{Status, body::session_lost, server::SessionServices};
 pub(super) struct Connection {
     target: Option<Target>,
     state: RwLock<State>,
+    /// How many sessions there have been. Written under the lock of the state, before a session can be seen.
+    generation: AtomicU64,
     /// Wakes those who wait for an attempt to end.
     changed: Notify,
 }
@@ -88,6 +93,7 @@ impl Connection {
         Self {
             target: Some(target),
             state: RwLock::new(State::Idle),
+            generation: AtomicU64::new(0),
             changed: Notify::new(),
         }
     }
@@ -101,6 +107,7 @@ impl Connection {
         Self {
             target: None,
             state: RwLock::new(State::Ready(watched)),
+            generation: AtomicU64::new(1),
             changed: Notify::new(),
         }
     }
@@ -114,9 +121,16 @@ impl Connection {
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
         if let Some(target) = &self.target {
             let session = target.dial().await?;
-            *self.write() = State::Ready(self.watch(session, target));
+            let mut state = self.write();
+            *state = self.ready(session, target);
         }
         Ok(())
+    }
+
+    /// The number of the current session, or the last one, from 1. What is known of one session does not hold for the next.
+    #[cfg(feature = "health")]
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Opens a stream if there is a session.
@@ -245,6 +259,12 @@ impl Connection {
         Step::AwaitAttempt
     }
 
+    /// Takes up a new session. The state must be locked.
+    fn ready(self: &Arc<Self>, session: Session, target: &Target) -> State {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        State::Ready(self.watch(session, target))
+    }
+
     /// Begins to watch a session.
     ///
     /// When the server goes away, the connection's handle is dropped, so that the session ends with the calls that still
@@ -347,7 +367,7 @@ impl Attempt {
             return;
         };
         *state = match result {
-            Ok(session) => State::Ready(self.connection.watch(session, target)),
+            Ok(session) => self.connection.ready(session, target),
             Err(error) => {
                 let until = Instant::now() + backoff.next_delay();
                 State::Failed {

@@ -117,6 +117,41 @@ impl Member {
         }
     }
 
+    /// Returns the number of its connection, if it has one that takes calls. What is known of one does not hold for the next.
+    #[cfg(feature = "health")]
+    pub(super) fn generation(&self) -> Option<u64> {
+        let (is_ready, generation) = match self {
+            Self::Session(Direct { connection, .. }) => {
+                (connection.is_ready(), connection.generation())
+            }
+            #[cfg(feature = "grpc")]
+            Self::Http2(http2) => (http2.is_ready(), http2.generation()),
+        };
+        is_ready.then_some(generation)
+    }
+
+    /// Waits until the connection of that number takes no more calls.
+    #[cfg(feature = "health")]
+    pub(super) async fn left(&self, generation: u64) {
+        /// How often HTTP/2 is looked at, which does not tell when its peer wants no more calls.
+        #[cfg(feature = "grpc")]
+        const INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+        while self.generation() == Some(generation) {
+            match self {
+                Self::Session(Direct { connection, .. }) => match connection.session() {
+                    Some(session) => session.going_away().await,
+                    None => return,
+                },
+                #[cfg(feature = "grpc")]
+                Self::Http2(http2) => tokio::select! {
+                    () = http2.changed() => {}
+                    () = tokio::time::sleep(INTERVAL) => {}
+                },
+            }
+        }
+    }
+
     /// Whether it was tried, and could not be reached. It may be tried again just now.
     pub(super) fn has_failed(&self) -> bool {
         match self {

@@ -5,6 +5,7 @@
 
 pub(crate) mod backoff;
 mod balance;
+mod builder;
 mod call_service;
 mod caller;
 pub(crate) mod channel;
@@ -24,9 +25,10 @@ mod retry;
 #[cfg(feature = "grpc")]
 pub use self::http2::Http2ConnectError;
 pub use self::{
+    builder::ChannelBuilder,
     call_service::CallService,
     caller::Caller,
-    channel::{Channel, ChannelBuilder, ResponseFuture},
+    channel::{Channel, ResponseFuture},
     policy::{
         InvalidServiceConfig, MethodConfig, RetryPolicy, ServiceConfig, ServiceConfigBuilder,
     },

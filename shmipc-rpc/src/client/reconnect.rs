@@ -4,7 +4,10 @@ use std::{
     error::Error,
     fmt, mem,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -30,6 +33,8 @@ pub(crate) trait Dial: Send + Sync + 'static {
 pub(crate) struct Reconnect<D: Dial> {
     dialer: D,
     state: Mutex<State<D>>,
+    /// How many connections there have been. Written under the lock of the state, before a connection can be seen.
+    generation: AtomicU64,
     /// Wakes those who wait for an attempt to end.
     changed: Notify,
 }
@@ -74,6 +79,7 @@ impl<D: Dial> Reconnect<D> {
         Self {
             dialer,
             state: Mutex::new(State::Idle),
+            generation: AtomicU64::new(0),
             changed: Notify::new(),
         }
     }
@@ -85,8 +91,21 @@ impl<D: Dial> Reconnect<D> {
     /// Connects in any case, once.
     pub(crate) async fn connect(&self) -> Result<(), D::Error> {
         let link = self.dialer.dial().await?;
-        *self.state() = State::Ready(link);
+        let mut state = self.state();
+        *state = self.ready(link);
         Ok(())
+    }
+
+    /// The number of the current connection, or the last one, from 1. What is known of one does not hold for the next.
+    #[cfg(feature = "health")]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a connection that takes calls, as far as is known.
+    #[cfg(feature = "health")]
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(&*self.state(), State::Ready(link) if D::is_usable(link))
     }
 
     /// Returns a usable connection; makes one first if need be.
@@ -167,6 +186,12 @@ impl<D: Dial> Reconnect<D> {
         Step::AwaitAttempt
     }
 
+    /// Takes up a new connection. The state must be locked.
+    fn ready(&self, link: D::Link) -> State<D> {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        State::Ready(link)
+    }
+
     fn state(&self) -> MutexGuard<'_, State<D>> {
         // The state is replaced as a whole, so that a panic cannot leave half of one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -184,7 +209,7 @@ impl<D: Dial> Attempt<D> {
             return;
         };
         *state = match result {
-            Ok(link) => State::Ready(link),
+            Ok(link) => self.0.ready(link),
             Err(error) => {
                 let until = Instant::now() + backoff.next_delay();
                 State::Failed {

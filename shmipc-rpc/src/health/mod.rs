@@ -1,7 +1,8 @@
 //! How a server tells whether it can do its work: gRPC's health checking protocol (feature `health`).
 //!
 //! A [`HealthReporter`] is told by the program how its services are, and makes the service that tells others. These are load
-//! balancers, probes of an orchestrator, or a [client](HealthClient) like any other.
+//! balancers, probes of an orchestrator, or a [client](HealthClient) like any other. A channel of this crate watches its servers if it is
+//! [told to](crate::client::ChannelBuilder::health_check).
 //!
 //! # Examples
 //!

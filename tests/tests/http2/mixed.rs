@@ -5,13 +5,14 @@ use std::{io::ErrorKind, net::TcpListener, path::Path, time::Duration};
 use shmipc_rpc::{
     Channel, Code, Endpoint,
     client::{MethodConfig, RetryPolicy, ServiceConfig},
+    health::{HealthReporter, ServingStatus},
 };
 use tests::in_time;
 
 use crate::{
     Running, our_client, our_uid, probe,
     protos::ours::{Question, probe_client::ProbeClient, probe_methods},
-    unix,
+    tonic_server, unix,
 };
 
 async fn start(endpoint: impl Into<Endpoint>) -> Running {
@@ -89,6 +90,97 @@ async fn calls_move_to_http2_while_no_server_is_there_in_shared_memory() {
     let status = status.expect_err("nobody is there");
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "none of 2 servers can be reached");
+}
+
+/// Starts a server that says how it is. At first it serves.
+async fn start_healthy(endpoint: impl Into<Endpoint>) -> (Running, HealthReporter) {
+    let (server, hanging) = probe();
+    let health = HealthReporter::new();
+    let server = server.add_service(health.service()).bind(endpoint).await;
+    let running = Running::start(server.expect("the endpoint is free"), hanging);
+    (running, health)
+}
+
+/// Calls until the calls that are answered are answered through shared memory, or not.
+async fn until_through_memory(client: &ProbeClient, expected: bool) {
+    in_time("the calls move", async {
+        while is_through_memory(client).await != expected {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(is_through_memory(client).await, expected);
+    }
+}
+
+/// Calls until a call is answered.
+async fn until_answered(client: &ProbeClient) {
+    in_time("a call is answered", async {
+        while client.unary(Question::default()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_move_to_http2_while_no_server_in_shared_memory_is_healthy() {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("shm.sock");
+    let (near, near_health) = start_healthy(path.as_path()).await;
+    let (far, far_health) = start_healthy("http://127.0.0.1:0").await;
+    let channel = Channel::balanced(both(&far, &path)).health_check("");
+    let client = ProbeClient::new(channel.connect().await.expect("both are there"));
+    for _ in 0..5 {
+        until_through_memory(&client, true).await;
+        near_health.set_overall(ServingStatus::NotServing);
+        until_through_memory(&client, false).await;
+        near_health.set_overall(ServingStatus::Serving);
+    }
+    until_through_memory(&client, true).await;
+    // The one over HTTP/2 is asked, too.
+    near_health.set_overall(ServingStatus::NotServing);
+    until_through_memory(&client, false).await;
+    far_health.set_overall(ServingStatus::NotServing);
+    let status = in_time("a call fails", async {
+        loop {
+            match client.unary(Question::default()).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.message(), "none of 2 servers is healthy");
+    far_health.set_overall(ServingStatus::Serving);
+    until_answered(&client).await;
+    // Watches that are open do not keep a server from its end.
+    near.ended().await;
+    far.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_server_over_http2_is_asked_and_one_of_tonic_that_cannot_tell_is_healthy() {
+    let (far, health) = start_healthy("http://127.0.0.1:0").await;
+    health.set_overall(ServingStatus::NotServing);
+    let channel = Channel::builder(far.endpoints[0].clone()).health_check("");
+    let client = ProbeClient::new(channel.connect_lazy());
+    let status = in_time("a call", client.unary(Question::default())).await;
+    let status = status.expect_err("it does not serve");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("NOT_SERVING"), "{status}");
+    health.set_overall(ServingStatus::Serving);
+    until_answered(&client).await;
+    far.ended().await;
+
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let (port, _hanging) = tonic_server(&directory.path().join("tonic.sock")).await;
+    let channel = Channel::builder(format!("http://127.0.0.1:{port}")).health_check("");
+    let client = ProbeClient::new(channel.connect_lazy());
+    let answer = in_time("a call", client.unary(Question::default())).await;
+    answer.expect("a server that cannot tell is called");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,18 @@ impl Http2Channel {
         self.connection.has_failed()
     }
 
+    /// The number of the current connection, or the last one, from 1.
+    #[cfg(feature = "health")]
+    pub(super) fn generation(&self) -> u64 {
+        self.connection.generation()
+    }
+
+    /// Whether there is a connection that takes calls, as far as is known.
+    #[cfg(feature = "health")]
+    pub(super) fn is_ready(&self) -> bool {
+        self.connection.is_ready()
+    }
+
     /// Waits for the end of an attempt to connect.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.connection.changed()

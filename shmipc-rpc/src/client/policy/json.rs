@@ -13,8 +13,8 @@ use crate::Code;
 impl ServiceConfig {
     /// Reads a service config in the JSON form that gRPC has for it.
     ///
-    /// `methodConfig` and `retryThrottling` are read. Other members, such as `loadBalancingConfig` and `hedgingPolicy`, mean
-    /// nothing here and are left out. As in gRPC, whoever writes a retry policy vouches for its methods: it applies
+    /// `methodConfig` and `retryThrottling` are read, and with the feature `health` also `healthCheckConfig`. Other members,
+    /// such as `loadBalancingConfig` and `hedgingPolicy`, mean nothing here and are left out. As in gRPC, whoever writes a retry policy vouches for its methods: it applies
     /// [even if they are not idempotent](RetryPolicy::even_if_not_idempotent).
     ///
     /// # Errors
@@ -67,6 +67,13 @@ impl ServiceConfig {
         if let Some(throttling) = root.retry_throttling {
             builder = builder.retry_throttling(throttling.max_tokens, throttling.token_ratio);
         }
+        #[cfg(feature = "health")]
+        if let Some(service) = root
+            .health_check_config
+            .and_then(|config| config.service_name)
+        {
+            builder = builder.health_check(service);
+        }
         builder.build()
     }
 }
@@ -81,6 +88,15 @@ struct Root {
     #[serde(default)]
     method_config: Vec<Entry>,
     retry_throttling: Option<Throttling>,
+    #[cfg(feature = "health")]
+    health_check_config: Option<HealthCheck>,
+}
+
+#[cfg(feature = "health")]
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HealthCheck {
+    service_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -276,6 +292,20 @@ mod tests {
         assert_eq!(*config.of_method("/b.B/Run"), expected);
         let default = MethodConfig::new().wait_for_ready(true);
         assert_eq!(*config.of_method("/b.B/Other"), default);
+    }
+
+    #[cfg(feature = "health")]
+    #[test]
+    fn whose_health_is_watched_is_read() {
+        let read =
+            |json| ServiceConfig::from_json(json).map(|config| config.health_check().cloned());
+        let named = r#"{"healthCheckConfig": {"serviceName": "a.A"}}"#;
+        assert_eq!(read(named), Ok(Some("a.A".into())));
+        let overall = r#"{"healthCheckConfig": {"serviceName": ""}}"#;
+        assert_eq!(read(overall), Ok(Some("".into())));
+        assert_eq!(read(r#"{"healthCheckConfig": {}}"#), Ok(None));
+        assert_eq!(read("{}"), Ok(None));
+        assert!(read(r#"{"healthCheckConfig": {"serviceName": 1}}"#).is_err());
     }
 
     #[test]

@@ -54,6 +54,9 @@ struct Inner {
     services: HashMap<String, MethodConfig, foldhash::fast::RandomState>,
     default: MethodConfig,
     throttle: Option<Throttle>,
+    /// The service whose health decides which servers are called.
+    #[cfg(feature = "health")]
+    health_check: Option<Arc<str>>,
 }
 
 /// Makes a [`ServiceConfig`].
@@ -65,6 +68,8 @@ pub struct ServiceConfigBuilder {
     default: Option<MethodConfig>,
     /// Tokens, and tokens per success.
     throttling: Option<(f64, f64)>,
+    #[cfg(feature = "health")]
+    health_check: Option<Arc<str>>,
     fault: Option<InvalidServiceConfig>,
 }
 
@@ -150,6 +155,12 @@ impl ServiceConfig {
         ServiceConfigBuilder::default()
     }
 
+    /// Returns the service whose health decides which servers are called.
+    #[cfg(feature = "health")]
+    pub(crate) fn health_check(&self) -> Option<&Arc<str>> {
+        self.0.health_check.as_ref()
+    }
+
     /// Returns the entry for the method at `path`.
     pub(crate) fn of_method(&self, path: &str) -> &MethodConfig {
         let Inner {
@@ -228,6 +239,14 @@ impl ServiceConfigBuilder {
         self
     }
 
+    /// Asks the servers how they are, and calls those alone that say that they serve `service`; see
+    /// [`ChannelBuilder::health_check`](crate::client::ChannelBuilder::health_check), which comes before this one. Default: nobody is asked.
+    #[cfg(feature = "health")]
+    pub fn health_check(mut self, service: impl Into<String>) -> Self {
+        self.health_check = Some(service.into().into());
+        self
+    }
+
     /// Makes the config.
     ///
     /// # Errors
@@ -239,6 +258,8 @@ impl ServiceConfigBuilder {
             services,
             default,
             throttling,
+            #[cfg(feature = "health")]
+            health_check,
             fault,
         } = self;
         if let Some(fault) = fault {
@@ -254,6 +275,8 @@ impl ServiceConfigBuilder {
             services,
             default,
             throttle: throttling.transpose()?.map(Throttle::new),
+            #[cfg(feature = "health")]
+            health_check,
         })))
     }
 }
