@@ -383,20 +383,3 @@ async fn a_server_can_be_called_without_a_connection() {
         .expect_err("nobody knows it");
     assert_eq!(status.code(), Code::Unimplemented);
 }
-
-#[test]
-fn types_can_be_shared_between_threads() {
-    fn shared<T: Send + Sync + Clone>() {}
-    fn sent<T: Send>() {}
-    shared::<shmipc_rpc::Channel>();
-    shared::<Caller>();
-    shared::<Status>();
-    shared::<Request<Packet>>();
-    shared::<Response<Packet>>();
-    shared::<shmipc_rpc::Cancellation>();
-    shared::<shmipc_rpc::server::Router>();
-    sent::<Server>();
-    sent::<shmipc_rpc::Body>();
-    sent::<shmipc_rpc::server::ResponseFuture>();
-    sent::<shmipc_rpc::client::ResponseFuture>();
-}

@@ -415,14 +415,39 @@ async fn bytes_of_elsewhere_are_copied() {
 fn what_users_hold_is_send_and_sync() {
     fn assert<T: Send + Sync + 'static>() {}
     assert::<Session>();
+    assert::<shmipc_transport::WeakSession>();
     assert::<Listener>();
+    assert::<shmipc_transport::Leftover>();
+    assert::<shmipc_transport::plain::PlainListener>();
     assert::<Stream>();
     assert::<shmipc_transport::SendHalf>();
     assert::<shmipc_transport::RecvHalf>();
     assert::<shmipc_transport::StreamWatch>();
+    assert::<shmipc_transport::Abandoned>();
     assert::<shmipc_transport::SendBuf>();
     assert::<RecvBuf>();
     assert::<shmipc_transport::Lent>();
+    assert::<shmipc_transport::Address>();
+    assert::<shmipc_transport::Peer>();
+    assert::<shmipc_transport::Stats>();
     assert::<Config>();
+    assert::<shmipc_transport::ConfigBuilder>();
+    assert::<shmipc_transport::Keepalive>();
+    assert::<shmipc_transport::Payloads>();
+    assert::<shmipc_transport::blocking::Listener>();
+    assert::<shmipc_transport::blocking::Stopper>();
+    assert::<shmipc_transport::blocking::Session>();
+    assert::<shmipc_transport::blocking::Stream>();
+    assert::<shmipc_transport::blocking::SendHalf>();
+    assert::<shmipc_transport::blocking::RecvHalf>();
+    assert::<shmipc_transport::AcceptError>();
+    assert::<shmipc_transport::AllocError>();
+    assert::<shmipc_transport::BindError>();
+    assert::<shmipc_transport::ConnectError>();
+    assert::<shmipc_transport::InvalidAddress>();
+    assert::<shmipc_transport::InvalidConfig>();
+    assert::<shmipc_transport::PeerMisbehaved>();
+    assert::<shmipc_transport::RecvError>();
+    assert::<shmipc_transport::SendError>();
     assert::<SessionLost>();
 }

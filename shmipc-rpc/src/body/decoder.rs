@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
+use sync_wrapper::SyncWrapper;
 
 use super::{
     Encoded,
@@ -20,19 +21,27 @@ use crate::{Code, Status, error::BoxError, frame};
 
 /// A body in the framing of gRPC whose type has been forgotten.
 pub(crate) type ForeignBody =
-    Pin<Box<dyn http_body::Body<Data = Bytes, Error = Status> + Send + 'static>>;
+    Pin<Box<dyn http_body::Body<Data = Bytes, Error = Status> + Send + Sync + 'static>>;
 
 pin_project! {
     /// Somebody else's body, with our kind of error.
+    ///
+    /// It may be shared between threads whether the body may be or not, so what it says of itself is asked for in advance.
     pub(super) struct Foreign<B> {
         #[pin]
-        body: B,
+        body: SyncWrapper<B>,
+        is_end_stream: bool,
+        size_hint: SizeHint,
     }
 }
 
-impl<B> Foreign<B> {
+impl<B: http_body::Body> Foreign<B> {
     pub(super) fn new(body: B) -> Self {
-        Self { body }
+        Self {
+            is_end_stream: body.is_end_stream(),
+            size_hint: body.size_hint(),
+            body: SyncWrapper::new(body),
+        }
     }
 }
 
@@ -48,16 +57,20 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(self.project().body.poll_frame(cx));
+        let this = self.project();
+        let mut body = this.body.get_pin_mut();
+        let frame = ready!(body.as_mut().poll_frame(cx));
+        *this.is_end_stream = body.is_end_stream();
+        *this.size_hint = body.size_hint();
         Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_end_stream
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.size_hint
     }
 }
 

@@ -39,9 +39,9 @@ pub(crate) fn repeatable(mut message: Box<dyn EncodeMessage>) -> Box<dyn EncodeM
 }
 
 /// A message that can be stored without naming its type.
-pub(crate) trait EncodeMessage: Encode + Any + Send {}
+pub(crate) trait EncodeMessage: Encode + Any + Send + Sync {}
 
-impl<T: Encode + Any + Send> EncodeMessage for T {}
+impl<T: Encode + Any + Send + Sync> EncodeMessage for T {}
 
 /// A message that was encoded elsewhere, and is passed on as often as wanted.
 #[derive(Debug)]

@@ -59,7 +59,7 @@ pub(crate) trait Messages: Send {
 /// Where the messages of an [`Outflow`] come from.
 pub(crate) trait Source: Send {
     /// What can be encoded.
-    type Message: Encode + Send + 'static;
+    type Message: Encode + Send + Sync + 'static;
 
     /// Polls for the next message.
     fn poll_next(

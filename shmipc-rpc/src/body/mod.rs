@@ -20,6 +20,7 @@ use futures_core::Stream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use shmipc_transport::{Peer, RecvBuf};
+use sync_wrapper::SyncWrapper;
 
 use self::decoder::Foreign;
 pub(crate) use self::{
@@ -53,7 +54,7 @@ enum Payload {
     /// Yet to be encoded.
     Message(Box<dyn EncodeMessage>),
     /// Many of them, yet to come.
-    Messages(Pin<Box<dyn Messages>>),
+    Messages(SyncWrapper<Pin<Box<dyn Messages>>>),
     /// Many of them, yet to be received.
     Receiving(Box<Receiving>),
     /// Received and yet to be decoded.
@@ -104,7 +105,7 @@ impl Body {
             Ok(sink) => Box::pin(FarEnd::from(sink)),
             Err(stream) => Box::pin(Outflow::new(Infallible { stream })),
         };
-        Self::from_payload(Payload::Messages(messages), End::None)
+        Self::from_payload(Payload::Messages(SyncWrapper::new(messages)), End::None)
     }
 
     /// Makes the body of a response with these messages, which is successful unless one of them is a failure.
@@ -117,7 +118,7 @@ impl Body {
             Ok(sink) => Box::pin(FarEnd::from(sink)),
             Err(stream) => Box::pin(Outflow::new(Fallible { stream })),
         };
-        Self::from_payload(Payload::Messages(messages), End::Ok)
+        Self::from_payload(Payload::Messages(SyncWrapper::new(messages)), End::Ok)
     }
 
     /// Makes a body of any other that is in the framing of gRPC, as middleware and HTTP/2 stacks make them.
@@ -139,7 +140,7 @@ impl Body {
     /// The body of a request with these messages, whose type has been forgotten.
     #[cfg(feature = "grpc")]
     pub(crate) fn messages(messages: Pin<Box<dyn Messages>>) -> Self {
-        Self::from_payload(Payload::Messages(messages), End::None)
+        Self::from_payload(Payload::Messages(SyncWrapper::new(messages)), End::None)
     }
 
     pub(crate) fn received_request(message: RecvBuf, context: CallContext) -> Self {
@@ -264,7 +265,7 @@ impl Body {
             )),
             Payload::Received(message) => Streaming::one(decode(message)),
             Payload::Rest(_) => Streaming::one(Err(taken())),
-            Payload::Messages(messages) => Streaming::messages(messages),
+            Payload::Messages(messages) => Streaming::messages(messages.into_inner()),
             Payload::Receiving(receiving) => Streaming::received(receiving),
             Payload::Foreign(body) => Streaming::foreign(Decoder::new(body, message_len_max)),
         };
@@ -284,7 +285,7 @@ impl Body {
                 return ToSend::Many(Box::pin(Outflow::new(NoMessages)), end);
             }
             Payload::Empty => return ToSend::Nothing(no_message()),
-            Payload::Messages(messages) => return ToSend::Many(messages, end),
+            Payload::Messages(messages) => return ToSend::Many(messages.into_inner(), end),
             Payload::Receiving(receiving) => {
                 return ToSend::Many(Box::pin(Outflow::new(*receiving)), end);
             }
@@ -431,6 +432,7 @@ impl http_body::Body for Body {
         match &mut this.payload {
             Payload::Foreign(body) => return body.as_mut().poll_frame(cx),
             Payload::Messages(messages) => {
+                let messages = messages.get_mut();
                 let next = ready!(messages.as_mut().poll_next(cx))
                     .map(|next| next.map(|mut message| message.encode_to_grpc()));
                 // Before the end, they would be lost.

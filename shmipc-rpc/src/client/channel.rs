@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use shmipc_transport::{Address, Lent, Session, Stats};
+use sync_wrapper::SyncWrapper;
 use tower_service::Service;
 
 #[cfg(feature = "grpc")]
@@ -74,7 +75,7 @@ impl<S: CallService + Sync> ErasedService for S {
 /// The future of [`Channel`] as a service. Dropping it gives the call up.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
-    future: Calling,
+    future: SyncWrapper<Calling>,
     /// Whether what goes wrong on the way becomes a response as well.
     never_fails: bool,
 }
@@ -314,11 +315,11 @@ where
     fn call(&mut self, request: http::Request<B>) -> ResponseFuture {
         match downcast(request) {
             Ok(request) => ResponseFuture {
-                future: self.calling(request, false),
+                future: SyncWrapper::new(self.calling(request, false)),
                 never_fails: false,
             },
             Err(request) => ResponseFuture {
-                future: self.calling(request.map(Body::new), true),
+                future: SyncWrapper::new(self.calling(request.map(Body::new), true)),
                 never_fails: true,
             },
         }
@@ -329,7 +330,7 @@ impl Future for ResponseFuture {
     type Output = Result<http::Response<Body>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match (self.future.as_mut().poll(cx), self.never_fails) {
+        match (self.future.get_mut().as_mut().poll(cx), self.never_fails) {
             (Poll::Ready(Err(status)), true) => Poll::Ready(Ok(status.into_http())),
             (polled, _) => polled,
         }

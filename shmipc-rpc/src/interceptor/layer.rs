@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use pin_project_lite::pin_project;
+use sync_wrapper::SyncWrapper;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -182,14 +183,16 @@ where
             // The service that has been made ready is the one to be called.
             let another = self.service.clone();
             let ready = mem::replace(&mut self.service, another);
-            let next = Next(Box::new(|request| Box::pin(call(ready, request))));
+            let next = Next(SyncWrapper::new(Box::new(|request| {
+                Box::pin(call(ready, request))
+            })));
             let interceptor = Arc::clone(&self.layer.interceptor);
             let future = async move {
                 let answer = interceptor.intercept(Call::new(request), next).await?;
                 Ok(answer.into_response())
             };
             Kind::Seen {
-                future: Box::pin(future),
+                future: SyncWrapper::new(Box::pin(future)),
             }
         } else {
             Kind::Passed {
@@ -249,7 +252,7 @@ type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>>
 /// What lies behind an interceptor: further layers, and at the end the server or the handler.
 ///
 /// Dropping it is the end of the call's request.
-pub struct Next(Box<dyn FnOnce(http::Request<Body>) -> Calling + Send>);
+pub struct Next(SyncWrapper<Box<dyn FnOnce(http::Request<Body>) -> Calling + Send>>);
 
 impl Next {
     /// Lets the call go on, and returns the head of the answer.
@@ -263,7 +266,7 @@ impl Next {
     /// A future that is dropped gives the call up.
     pub async fn run(self, call: Call) -> Result<Answer, Status> {
         let (request, limit) = call.into_request();
-        let calling = (self.0)(request);
+        let calling = self.0.into_inner()(request);
         let response = match limit {
             None => calling.await?,
             Some(limit) => limited(limit, calling).await?,
@@ -303,7 +306,7 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<F> {
-        Seen { future: Calling },
+        Seen { future: SyncWrapper<Calling> },
         Passed { #[pin] future: F },
     }
 }
@@ -319,7 +322,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProjection::Seen { future } => future.as_mut().poll(cx),
+            KindProjection::Seen { future } => future.get_mut().as_mut().poll(cx),
             KindProjection::Passed { future } => Poll::Ready(match ready!(future.poll(cx)) {
                 Ok(response) => Ok(response.map(Body::new)),
                 Err(error) => Err(Status::from_error(error.into())),

@@ -9,6 +9,8 @@ use std::{
 };
 
 use shmipc_transport::{Config, Listener};
+#[cfg(feature = "grpc")]
+use sync_wrapper::SyncWrapper;
 
 #[cfg(feature = "grpc")]
 use super::{
@@ -51,7 +53,7 @@ pub(super) struct Services {
     pub(super) config: Config,
     pub(super) takes_over: bool,
     #[cfg(feature = "grpc")]
-    pub(super) respond: Box<dyn Respond>,
+    pub(super) respond: SyncWrapper<Box<dyn Respond>>,
     #[cfg(feature = "grpc")]
     pub(super) tls: Option<ServerTls>,
     #[cfg(feature = "grpc")]
@@ -161,7 +163,9 @@ impl BoundServer {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let Self {
-            sockets, services, ..
+            sockets,
+            mut services,
+            ..
         } = self;
         let drain = services.sessions.drain();
         let mut serving: Vec<Serving> = sockets
@@ -206,7 +210,7 @@ impl BoundServer {
 
 impl Services {
     /// Serves what comes to a socket, until the server has drained.
-    fn serve(&self, socket: Socket) -> Serving {
+    fn serve(&mut self, socket: Socket) -> Serving {
         match socket {
             Socket::SharedMemory(listener) => {
                 Box::pin(serve::serve(listener, Arc::clone(&self.sessions)))
@@ -214,7 +218,7 @@ impl Services {
             #[cfg(feature = "grpc")]
             Socket::Http2(listener) => {
                 let (services, limits, keepalive) = (
-                    self.respond.boxed_clone(),
+                    self.respond.get_mut().boxed_clone(),
                     self.sessions.limits(),
                     self.keepalive,
                 );

@@ -387,7 +387,7 @@ where
             config,
             takes_over,
             #[cfg(feature = "grpc")]
-            respond: Box::new(service),
+            respond: sync_wrapper::SyncWrapper::new(Box::new(service)),
             #[cfg(feature = "grpc")]
             tls,
             #[cfg(feature = "grpc")]

@@ -10,6 +10,7 @@ use std::{
 
 use http::{Extensions, HeaderMap};
 use pin_project_lite::pin_project;
+use sync_wrapper::SyncWrapper;
 
 use super::MessageLimits;
 use crate::{
@@ -33,16 +34,16 @@ pub trait NamedService {
 
 /// The future of a generated server: resolves to the response, which may say that the call failed.
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture(
-    Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>,
-);
+pub struct ResponseFuture(SyncWrapper<Responses>);
+
+type Responses = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl ResponseFuture {
     /// Makes it of any future.
     pub fn new(
         future: impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + 'static,
     ) -> Self {
-        Self(Box::pin(future))
+        Self(SyncWrapper::new(Box::pin(future)))
     }
 
     pub(super) fn failed(status: Status) -> Self {
@@ -54,7 +55,7 @@ impl Future for ResponseFuture {
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        self.0.get_mut().as_mut().poll(cx)
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use futures_core::Stream;
 use http::HeaderMap;
+use sync_wrapper::SyncWrapper;
 use tokio::time::Sleep;
 
 use crate::{
@@ -53,7 +54,7 @@ enum Source<T> {
     /// A body of somebody else's.
     Foreign(Box<Decoder>),
     /// This process; they were never encoded.
-    Messages(Pin<Box<dyn Messages>>),
+    Messages(SyncWrapper<Pin<Box<dyn Messages>>>),
     /// There is one, and here it is.
     One(Box<Result<T, Status>>),
     /// It is over.
@@ -99,7 +100,7 @@ impl<T> Streaming<T> {
     }
 
     pub(crate) fn messages(messages: Pin<Box<dyn Messages>>) -> Self {
-        Self::new(Source::Messages(messages))
+        Self::new(Source::Messages(SyncWrapper::new(messages)))
     }
 }
 
@@ -160,7 +161,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
                 ready!(decoder.poll_message(cx)).map(|next| next.and_then(decode))
             }
             Source::Messages(messages) => {
-                ready!(messages.as_mut().poll_next(cx)).map(|next| next.and_then(typed))
+                ready!(messages.get_mut().as_mut().poll_next(cx)).map(|next| next.and_then(typed))
             }
             Source::One(_) => match mem::replace(&mut self.source, Source::Over) {
                 Source::One(message) => Some(*message),
@@ -184,7 +185,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
         match &mut self.source {
             Source::Received(receiving) => receiving.take_trailers(),
             Source::Foreign(decoder) => decoder.take_trailers(),
-            Source::Messages(messages) => messages.as_mut().take_trailers(),
+            Source::Messages(messages) => messages.get_mut().as_mut().take_trailers(),
             Source::One(_) | Source::Over => None,
         }
     }
