@@ -21,7 +21,7 @@ mod tests {
             outbox::{Kind, Part, RecordHead, Segment},
             wire::{
                 HEADER_LEN, Message, Outbox, Region, Transmit,
-                negotiation::{DoorbellKind, Request, Response, Terms},
+                negotiation::{DoorbellKind, Offer, Request, Response, Terms},
             },
         },
     };
@@ -83,7 +83,7 @@ mod tests {
     }
 
     fn request() -> Message<u32> {
-        Message::Negotiation(Request::outbox(DoorbellKind::EventFd).encode())
+        Message::Negotiation(Request::new(&Offer::outbox(DoorbellKind::EventFd)).encode())
     }
 
     fn response() -> Message<u32> {
@@ -162,7 +162,10 @@ mod tests {
     fn negotiation_seeds() -> Seeds {
         let refusal = Refusal::new(RefusalCode::Unauthorized, "no");
         vec![
-            ("request", Request::outbox(DoorbellKind::Socket).encode()),
+            (
+                "request",
+                Request::new(&Offer::outbox(DoorbellKind::Socket)).encode(),
+            ),
             (
                 "response",
                 Response::outbox(terms(DoorbellKind::EventFd)).encode(),

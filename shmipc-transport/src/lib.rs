@@ -63,6 +63,7 @@ pub use config::{Config, ConfigBuilder, InvalidConfig, Keepalive, Payloads, Wait
 pub use core::{
     mem::OutOfRegion,
     outbox::{HeadOverrun, InvalidGeometry, InvalidRecord, ReturnsOverrun},
+    shmipc::InvalidShmipc,
     wire::InvalidMessage,
 };
 pub use error::*;

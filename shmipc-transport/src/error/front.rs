@@ -255,6 +255,10 @@ pub enum HandshakeStep {
     Outbox,
     /// The peer's word that it has mapped our outbox.
     Ready,
+    /// The client's regions, with shmipc's own protocol.
+    Regions,
+    /// The server's word that it has mapped our regions, with shmipc's own protocol.
+    Mapped,
 }
 
 impl fmt::Display for HandshakeStep {
@@ -264,6 +268,8 @@ impl fmt::Display for HandshakeStep {
             Self::Negotiation => "while its half of the negotiation was awaited",
             Self::Outbox => "while its outbox was awaited",
             Self::Ready => "while it was to map our outbox",
+            Self::Regions => "while its regions were awaited",
+            Self::Mapped => "while it was to map our regions",
         })
     }
 }

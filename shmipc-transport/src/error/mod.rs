@@ -9,6 +9,7 @@ pub use front::*;
 use crate::core::{
     mem::OutOfRegion,
     outbox::{HeadOverrun, InvalidGeometry, InvalidRecord, ReturnsOverrun},
+    shmipc::InvalidShmipc,
     wire::InvalidMessage,
 };
 
@@ -171,6 +172,9 @@ pub enum PeerMisbehaved {
         /// What it answered.
         nonce: u64,
     },
+    /// The memory that it shares by shmipc's own protocol is not what it should be.
+    #[error("its shared memory is invalid")]
+    Shmipc(#[from] InvalidShmipc),
     /// It sent something on the socket that makes no sense there.
     #[error("it sent an invalid message on the socket")]
     Socket(#[from] InvalidMessage),

@@ -23,9 +23,14 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use crate::{
+    core::outbox::Windows,
+    core::shmipc::{
+        frames::Frame,
+        terms::{Terms as ShmipcTerms, Wakes},
+    },
     core::wire::{
         InvalidMessage, Message, Outbox, Transmit,
-        negotiation::{Answer, DoorbellKind, Request, Response, Terms},
+        negotiation::{Accepts, Answer, Choice, DoorbellKind, Offer, Request, Response, Terms},
     },
     error::{HandshakeStep, PeerMisbehaved, Refusal, RefusalCode},
 };
@@ -37,12 +42,56 @@ pub(crate) struct Handshake<Fd> {
     state: State,
     /// The kind of doorbell that we insist on; once both have negotiated, the one that was agreed on.
     doorbell: DoorbellKind,
+    /// What the client has asked for.
+    offer: Offer,
+    /// What the server would agree to.
+    terms: ServerTerms,
     /// Whether the peer has said that memory may be passed on to it.
     forwards: bool,
     timeout: Duration,
     deadline: Duration,
     transmits: VecDeque<Transmit<Fd>>,
     events: VecDeque<Event<Fd>>,
+}
+
+/// The links that a server accepts, and on which terms.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ServerTerms {
+    /// The kind of doorbell that it insists on, if it accepts our own link.
+    pub(crate) outbox: Option<DoorbellKind>,
+    /// What it grants at most of shmipc's, if it accepts that.
+    pub(crate) shmipc: Option<ShmipcGrant>,
+    /// Whether clients may begin with versions 2 and 3.
+    pub(crate) legacy: bool,
+}
+
+impl ServerTerms {
+    /// Nothing but our own link.
+    pub(crate) const fn outbox(doorbell: DoorbellKind) -> Self {
+        Self {
+            outbox: Some(doorbell),
+            shmipc: None,
+            legacy: false,
+        }
+    }
+}
+
+/// What a server grants those who ask for shmipc's own link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ShmipcGrant {
+    /// Whether it may be woken by an eventfd of this client's.
+    pub(crate) eventfd: bool,
+    /// How much it is ready to receive on a stream, from clients that know our records.
+    pub(crate) windows: Windows,
+}
+
+/// How it goes on with shmipc's own link, by another state machine.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Shmipc {
+    /// In version 4, on the terms of the peer (its windows) and those that were agreed on.
+    Negotiated(ShmipcTerms),
+    /// In version 2 or 3: a client begins with this.
+    Legacy(Frame),
 }
 
 /// What the caller has to do, or to know.
@@ -54,6 +103,8 @@ pub(crate) enum Event<Fd> {
     MapOutbox(Outbox<Fd>),
     /// The session may begin, once all that [`Handshake::poll_transmit`] returns has been sent.
     Established,
+    /// It goes on with shmipc's own link, once all that [`Handshake::poll_transmit`] returns has been sent.
+    Shmipc(Shmipc),
     /// It came to nothing. A refusal may be left for [`Handshake::poll_transmit`] to hand out.
     Failed(Failure),
 }
@@ -91,6 +142,7 @@ enum State {
     Creating,
     /// Both outboxes are on their way.
     Exchanging(Exchange),
+    /// This, or what it goes on with.
     Established,
     Failed,
 }
@@ -121,29 +173,37 @@ enum Theirs {
 
 impl<Fd> Handshake<Fd> {
     /// Begins as the side that connected. There is something to transmit at once.
-    pub(crate) fn client(now: Duration, timeout: Duration, doorbell: DoorbellKind) -> Self {
+    pub(crate) fn client(now: Duration, timeout: Duration, offer: Offer) -> Self {
         let begin = State::AwaitingResponse;
-        let mut handshake = Self::new(Role::Client, begin, now, timeout, doorbell);
-        handshake.transmit(Message::Negotiation(Request::outbox(doorbell).encode()));
+        let mut handshake = Self::new(Role::Client, begin, now, timeout);
+        handshake.offer = offer;
+        handshake.doorbell = offer.outbox.unwrap_or(DoorbellKind::EventFd);
+        handshake.transmit(Message::Negotiation(Request::new(&offer).encode()));
         handshake
     }
 
     /// Begins as the side that accepted.
-    pub(crate) fn server(now: Duration, timeout: Duration, doorbell: DoorbellKind) -> Self {
-        Self::new(Role::Server, State::AwaitingRequest, now, timeout, doorbell)
+    pub(crate) fn server(now: Duration, timeout: Duration, terms: ServerTerms) -> Self {
+        let mut handshake = Self::new(Role::Server, State::AwaitingRequest, now, timeout);
+        handshake.doorbell = terms.outbox.unwrap_or(DoorbellKind::EventFd);
+        handshake.terms = terms;
+        handshake
     }
 
-    fn new(
-        role: Role,
-        state: State,
-        now: Duration,
-        timeout: Duration,
-        doorbell: DoorbellKind,
-    ) -> Self {
+    fn new(role: Role, state: State, now: Duration, timeout: Duration) -> Self {
         Self {
             role,
             state,
-            doorbell,
+            doorbell: DoorbellKind::EventFd,
+            offer: Offer {
+                outbox: None,
+                shmipc: None,
+            },
+            terms: ServerTerms {
+                outbox: None,
+                shmipc: None,
+                legacy: false,
+            },
             forwards: false,
             timeout,
             deadline: now.saturating_add(timeout),
@@ -160,6 +220,9 @@ impl<Fd> Handshake<Fd> {
         match (self.state, message) {
             (State::Established | State::Failed, _) => {}
             (State::AwaitingRequest, Message::Negotiation(json)) => self.handle_request(&json),
+            (State::AwaitingRequest, Message::Legacy(first)) if self.terms.legacy => {
+                self.switch(Shmipc::Legacy(first));
+            }
             (State::AwaitingResponse, Message::Negotiation(json)) => self.handle_response(&json),
             (
                 State::Exchanging(
@@ -192,7 +255,9 @@ impl<Fd> Handshake<Fd> {
                         "during the negotiation"
                     }
                     HandshakeStep::Outbox => "before the outbox",
-                    HandshakeStep::Ready => "after the outbox",
+                    HandshakeStep::Ready | HandshakeStep::Regions | HandshakeStep::Mapped => {
+                        "after the outbox"
+                    }
                 };
                 self.peer_misbehaved(
                     InvalidMessage::OutOfTurn {
@@ -321,7 +386,11 @@ impl<Fd> Handshake<Fd> {
                 let Terms { doorbell, forwards } = request.terms();
                 self.doorbell = self.doorbell.max(doorbell);
                 self.forwards = forwards;
-                request.judge()
+                let accepts = Accepts {
+                    outbox: self.terms.outbox.is_some(),
+                    shmipc: self.terms.shmipc.is_some(),
+                };
+                request.judge(accepts)
             }
             Err(error) => Err(Refusal::new(
                 RefusalCode::JsonParseError,
@@ -329,22 +398,46 @@ impl<Fd> Handshake<Fd> {
             )),
         };
         match verdict {
-            Ok(()) => self.create(),
+            Ok(Choice::Outbox) => self.create(),
+            Ok(Choice::Shmipc(asked)) => self.grant(asked),
             Err(refusal) => self.decline(refusal),
         }
     }
 
     fn handle_response(&mut self, json: &[u8]) {
-        match Response::decode(json).map(Response::answer) {
+        match Response::decode(json).map(|response| response.answer(&self.offer)) {
             Ok(Answer::Outbox(Terms { doorbell, forwards })) => {
                 self.doorbell = self.doorbell.max(doorbell);
                 self.forwards = forwards;
                 self.create();
             }
+            Ok(Answer::Shmipc(terms)) => self.switch(Shmipc::Negotiated(terms)),
             Ok(Answer::Refused(refusal)) => self.fail(Failure::Refused(refusal)),
             Ok(Answer::Other { protocol }) => self.fail(Failure::NotSupported { protocol }),
             Err(invalid) => self.peer_misbehaved(invalid.into()),
         }
+    }
+
+    /// Agrees to shmipc's own link, with as much of what the client asks for as this server grants.
+    fn grant(&mut self, asked: ShmipcTerms) {
+        let Some(grant) = self.terms.shmipc else {
+            return;
+        };
+        let wakes = match asked.wakes {
+            Wakes::EventFd if !grant.eventfd => Wakes::Socket,
+            wakes => wakes,
+        };
+        let ours = ShmipcTerms {
+            wakes,
+            windows: asked.windows.map(|_| grant.windows),
+        };
+        self.transmit(Message::Negotiation(Response::shmipc(&ours).encode()));
+        self.switch(Shmipc::Negotiated(ShmipcTerms { wakes, ..asked }));
+    }
+
+    fn switch(&mut self, shmipc: Shmipc) {
+        self.state = State::Established;
+        self.events.push_back(Event::Shmipc(shmipc));
     }
 
     fn create(&mut self) {
@@ -400,16 +493,12 @@ pub fn fuzz_handshake(data: &[u8]) {
     let Some((side, mut data)) = data.split_first() else {
         return;
     };
-    let begin = if side % 2 == 0 {
-        Handshake::server
+    let (now, timeout) = (Duration::ZERO, Duration::from_secs(1));
+    let mut handshake = if side % 2 == 0 {
+        Handshake::server(now, timeout, ServerTerms::outbox(DoorbellKind::EventFd))
     } else {
-        Handshake::client
+        Handshake::client(now, timeout, Offer::outbox(DoorbellKind::EventFd))
     };
-    let mut handshake = begin(
-        Duration::ZERO,
-        Duration::from_secs(1),
-        DoorbellKind::EventFd,
-    );
     let mut deframer = crate::core::wire::Deframer::new();
     while let Some((fds, rest)) = data.split_first() {
         let (bytes, rest) = rest.split_at(deframer.wanted().min(rest.len()));
@@ -430,7 +519,7 @@ pub fn fuzz_handshake(data: &[u8]) {
             match event {
                 Event::CreateOutbox(_) => handshake.outbox_created(ours),
                 Event::MapOutbox(_) => handshake.peer_mapped(),
-                Event::Established | Event::Failed(_) => return,
+                Event::Established | Event::Shmipc(_) | Event::Failed(_) => return,
             }
         }
     }

@@ -59,6 +59,7 @@ impl Side {
                     self.handshake.peer_mapped();
                 }
                 Some(Event::Established) => self.finish(Ok(())),
+                Some(Event::Shmipc(shmipc)) => panic!("nobody asked for {shmipc:?}"),
                 Some(Event::Failed(failure)) => self.finish(Err(failure)),
             }
         }
@@ -88,8 +89,11 @@ impl Pair {
         let now = Duration::from_secs(1000);
         Self {
             now,
-            client: Side::new(Handshake::client(now, TIMEOUT, client), 10),
-            server: Side::new(Handshake::server(now, TIMEOUT, server), 20),
+            client: Side::new(Handshake::client(now, TIMEOUT, Offer::outbox(client)), 10),
+            server: Side::new(
+                Handshake::server(now, TIMEOUT, ServerTerms::outbox(server)),
+                20,
+            ),
         }
     }
 
@@ -457,9 +461,10 @@ fn what_the_caller_finds_out_ends_it() {
 
 /// One thing that a peer might say, valid more often than not.
 fn any_saying() -> impl Strategy<Value = (u8, Vec<u8>)> {
-    let request = Message::<u32>::Negotiation(Request::outbox(DoorbellKind::EventFd).encode())
-        .encode()
-        .bytes;
+    let request =
+        Message::<u32>::Negotiation(Request::new(&Offer::outbox(DoorbellKind::EventFd)).encode())
+            .encode()
+            .bytes;
     let terms = Terms {
         doorbell: DoorbellKind::EventFd,
         forwards: true,

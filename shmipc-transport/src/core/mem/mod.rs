@@ -3,7 +3,8 @@
 //! # Who may write what
 //!
 //! A mapping is either *ours* ([`OwnedRegion`]: mapped writable here, sealed so that the peer can only ever map it
-//! read-only) or the *peer's* ([`PeerRegion`]: mapped read-only here). The kernel enforces both.
+//! read-only) or the *peer's* ([`PeerRegion`]: mapped read-only here). The kernel enforces both. Only shmipc's own protocol
+//! has regions that both sides write ([`SharedRegion`]).
 //!
 //! # Torn payloads
 //!
@@ -25,5 +26,5 @@ mod ring;
 pub(crate) use block::Block;
 pub(crate) use heap::{Exhausted, Heap, HeapFigures, RetiredRegion};
 pub use region::OutOfRegion;
-pub(crate) use region::{Origin, OwnedRegion, PeerRegion, RegionName, Trust};
+pub(crate) use region::{Origin, OwnedRegion, PeerRegion, RegionName, SharedRegion, Trust};
 pub(crate) use ring::{OwnRing, PeerRing};

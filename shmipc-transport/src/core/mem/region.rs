@@ -56,6 +56,8 @@ struct Mapping {
 pub(crate) enum Origin {
     /// Our own.
     Ours,
+    /// Whoever made it, both sides write it.
+    Shared,
     /// The peer's. With its memory file, where that may be passed on to others.
     Peer(Option<OwnedFd>),
     /// Somebody else's, passed on by the peer, who learns by the closing of this anchor that it is mapped no longer (O23).
@@ -266,7 +268,7 @@ impl PeerRegion {
     pub(crate) fn file(&self) -> Option<&OwnedFd> {
         match &self.0.mapping.origin {
             Origin::Peer(file) => file.as_ref(),
-            Origin::Ours | Origin::Forwarded { .. } => None,
+            Origin::Ours | Origin::Shared | Origin::Forwarded { .. } => None,
         }
     }
 
@@ -363,7 +365,7 @@ impl PeerRegion {
             start,
             len: index(len),
             _release: release,
-            _region: self,
+            _region: self.0,
         }))
     }
 }
@@ -371,6 +373,95 @@ impl PeerRegion {
 impl fmt::Debug for PeerRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerRegion")
+            .field("len", &self.len())
+            .finish()
+    }
+}
+
+/// A region that both processes write. Nothing that is read from it is believed, and nothing of it is ever borrowed but its words.
+///
+/// Only the link that speaks shmipc's own protocol has such regions.
+#[derive(Clone)]
+pub(crate) struct SharedRegion(View);
+
+#[allow(dead_code, reason = "sessions begin to use it with the next change")]
+impl SharedRegion {
+    /// Takes a writable, shared mapping of a file that cannot shrink, or whose owner could end this process anyway.
+    pub(crate) fn new(map: MmapRaw) -> Self {
+        Self(View::new(map, Origin::Shared))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The word at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not inside or not aligned: offsets are those of a geometry that was verified against this region.
+    pub(crate) fn word(&self, offset: u32) -> &AtomicU32 {
+        self.0.word(offset).expect(VERIFIED)
+    }
+
+    /// Copies `source` to `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    pub(crate) fn copy_in(&self, offset: u32, source: &[u8]) {
+        let target = self.0.range(offset, u32_len(source.len())).expect(VERIFIED);
+        // SAFETY: in bounds and mapped writable (`range`, and the mapping's kind); disjoint, because no reference into
+        // a shared region exists but to its words and to what was lent, which lies in slices that are not written.
+        unsafe { ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) };
+    }
+
+    /// Copies `len` bytes at `offset` to the end of `target`.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    pub(crate) fn append_to(&self, offset: u32, len: u32, target: &mut Vec<u8>) {
+        let source = self.0.range(offset, len).expect(VERIFIED);
+        target.reserve(index(len));
+        let end = target.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: in bounds (`range`), and `reserve` made room for `len` bytes, which are private and so disjoint. A peer
+        // that writes meanwhile makes the copy arbitrary: see "Torn payloads" in `mem`.
+        unsafe { ptr::copy_nonoverlapping(source, end, index(len)) };
+        // SAFETY: the line above has initialised the next `len` bytes.
+        unsafe { target.set_len(target.len() + index(len)) };
+    }
+
+    /// Lends the bytes at `offset` in place; `release` is dropped with the last of the returned `Bytes`.
+    ///
+    /// Sound while nobody writes to the range until `release` is dropped. On this side the slice's claim sees to that; on the
+    /// other nothing can, and `_trust` shows that somebody has decided to rely on it.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    pub(crate) fn lend<R: Send + 'static>(
+        &self,
+        offset: u32,
+        len: u32,
+        release: R,
+        _trust: Trust,
+    ) -> Bytes {
+        let start = SendPtr(self.0.range(offset, len).expect(VERIFIED));
+        Bytes::from_owner(Lent {
+            start,
+            len: index(len),
+            _release: release,
+            _region: self.0.clone(),
+        })
+    }
+}
+
+const VERIFIED: &str = "offsets come from a geometry that was verified against this region";
+
+impl fmt::Debug for SharedRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRegion")
             .field("len", &self.len())
             .finish()
     }
@@ -408,7 +499,7 @@ struct Lent<R> {
     start: SendPtr,
     len: usize,
     _release: R,
-    _region: PeerRegion,
+    _region: View,
 }
 
 impl<R> AsRef<[u8]> for Lent<R> {

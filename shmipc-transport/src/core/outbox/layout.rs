@@ -97,6 +97,13 @@ pub(crate) struct Windows {
     pub(crate) bytes: u32,
 }
 
+impl Windows {
+    /// Whether anything can be sent at all.
+    pub(crate) const fn are_valid(&self) -> bool {
+        self.streams_max != 0 && self.messages != 0 && self.bytes != 0
+    }
+}
+
 /// An outbox's layout, known to fit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Geometry {
@@ -219,7 +226,7 @@ impl Geometry {
             messages: load(&claimed.window_messages),
             bytes: load(&claimed.window_bytes),
         };
-        if windows.streams_max == 0 || windows.messages == 0 || windows.bytes == 0 {
+        if !windows.are_valid() {
             return Err(InvalidGeometry::Window);
         }
         Ok((

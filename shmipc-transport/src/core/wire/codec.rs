@@ -13,12 +13,28 @@ impl<'a> Reader<'a> {
         Self { rest: body }
     }
 
+    pub(crate) fn u16(&mut self) -> Result<u16, InvalidMessage> {
+        self.array().map(u16::from_be_bytes)
+    }
+
     pub(crate) fn u32(&mut self) -> Result<u32, InvalidMessage> {
         self.array().map(u32::from_be_bytes)
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, InvalidMessage> {
         self.array().map(u64::from_be_bytes)
+    }
+
+    /// The next `len` bytes.
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], InvalidMessage> {
+        let (head, rest) =
+            self.rest
+                .split_at_checked(len)
+                .ok_or_else(|| InvalidMessage::TooShort {
+                    missing: len - self.rest.len(),
+                })?;
+        self.rest = rest;
+        Ok(head)
     }
 
     /// Everything that was not read yet.

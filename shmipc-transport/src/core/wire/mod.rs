@@ -13,6 +13,7 @@
 //! | 32 | outbox | u64 length, u64 memory_max, u32 layout | memory, doorbell | once each way, after the negotiation |
 //! | 33 | ready | empty | none | once each way, after the peer's outbox was mapped |
 //! | 34 | region | u32 id, u64 length | memory | any number of times after that |
+//! | 0, 4 | legacy: what clients of shmipc's versions 2 and 3 begin with | see [`frames`](crate::core::shmipc::frames) | none | first, instead of all this |
 //! | 35 | forwarded region | u32 id, u64 length | memory, anchor | likewise, if both have agreed on it |
 //!
 //! Nothing here knows what a descriptor is: they are values of a type `Fd`, numbers in the tests.
@@ -21,7 +22,10 @@ mod codec;
 pub(crate) mod negotiation;
 
 pub(crate) use self::codec::Reader;
-use crate::core::num::RegionId;
+use crate::core::{
+    num::RegionId,
+    shmipc::frames::{self, Frame},
+};
 
 /// Every message begins with this many bytes (H1).
 pub(crate) const HEADER_LEN: usize = 8;
@@ -34,7 +38,8 @@ pub(crate) const FDS_MAX: usize = 2;
 /// Ours has about 150; the limit only bounds what an unknown peer can make us hold.
 pub(crate) const NEGOTIATION_LEN_MAX: usize = 64 * 1024;
 
-const MAGIC: u16 = 0x7758;
+/// The second field of every header.
+pub(crate) const MAGIC: u16 = 0x7758;
 
 /// The version byte. Since version 4 of the shmipc protocol it is 0: what is spoken is in the negotiation.
 const VERSION: u8 = 0;
@@ -95,6 +100,9 @@ pub enum InvalidMessage {
     /// The peer lays its outbox out in a way that this version does not know.
     #[error("outbox of layout {0}, which this version does not know")]
     Layout(u32),
+    /// A path or name in a message of shmipc's own protocol is empty, longer than 4 KiB, or contains a NUL byte.
+    #[error("a path that cannot be one")]
+    Path,
     /// A message that is well-formed, but not allowed at this point of the conversation.
     #[error("{message} message {when}")]
     OutOfTurn {
@@ -116,6 +124,8 @@ pub(crate) enum Message<Fd> {
     Ready,
     /// "My memory has grown by this", or "this was lent to me, and I pass it on".
     Region(Region<Fd>),
+    /// What a client of shmipc's versions 2 and 3 begins with, which knows nothing of all this.
+    Legacy(Frame),
 }
 
 /// An outbox as its owner describes it.
@@ -160,6 +170,7 @@ impl<Fd> Message<Fd> {
             Self::Ready => Kind::Ready.name(),
             Self::Region(Region { anchor: None, .. }) => Kind::Region.name(),
             Self::Region(Region { .. }) => Kind::Forwarded.name(),
+            Self::Legacy(frame) => frame.name(),
         }
     }
 
@@ -185,6 +196,10 @@ impl<Fd> Message<Fd> {
                     ],
                 ),
                 fds: vec![memory, doorbell],
+            },
+            Self::Legacy(frame) => Transmit {
+                bytes: frame.encode(2),
+                fds: Vec::new(),
             },
             Self::Ready => Transmit {
                 bytes: frame(Kind::Ready, &[]),
@@ -229,7 +244,7 @@ impl<Fd> Message<Fd> {
                     doorbell,
                 })
             }
-            Kind::Ready => {
+            Kind::Ready | Kind::Legacy => {
                 let [] = kind.expect_fds(fds)?;
                 Self::Ready
             }
@@ -327,6 +342,10 @@ impl<Fd> Deframer<Fd> {
             bytes,
             fds,
         } = std::mem::replace(self, Self::new());
+        if header.kind == Kind::Legacy {
+            let [] = header.kind.expect_fds(fds)?;
+            return frames::decode(header.bytes, bytes).map(|frame| Some(Message::Legacy(frame)));
+        }
         Message::decode(header.kind, &bytes, fds).map(Some)
     }
 }
@@ -335,6 +354,8 @@ impl<Fd> Deframer<Fd> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 enum Kind {
+    /// Type 0 or 4.
+    Legacy = 0,
     Negotiation = 10,
     Outbox = 32,
     Ready = 33,
@@ -345,6 +366,7 @@ enum Kind {
 impl Kind {
     const fn from_wire(number: u8) -> Result<Self, InvalidMessage> {
         match number {
+            0 | 4 => Ok(Self::Legacy),
             10 => Ok(Self::Negotiation),
             32 => Ok(Self::Outbox),
             33 => Ok(Self::Ready),
@@ -356,6 +378,7 @@ impl Kind {
 
     const fn name(self) -> &'static str {
         match self {
+            Self::Legacy => "legacy",
             Self::Negotiation => "negotiation",
             Self::Outbox => "outbox",
             Self::Ready => "ready",
@@ -369,7 +392,7 @@ impl Kind {
         match self {
             Self::Negotiation => NEGOTIATION_LEN_MAX,
             // The exact length is the decoder's to check.
-            Self::Outbox | Self::Ready | Self::Region | Self::Forwarded => 64,
+            Self::Legacy | Self::Outbox | Self::Ready | Self::Region | Self::Forwarded => 64,
         }
     }
 
@@ -386,6 +409,7 @@ impl Kind {
 /// A header that has been checked.
 #[derive(Clone, Copy, Debug)]
 struct Header {
+    bytes: [u8; HEADER_LEN],
     kind: Kind,
     /// Length of what follows the header, in bytes.
     body_len: usize,
@@ -399,6 +423,14 @@ impl Header {
             return Err(InvalidMessage::Magic(magic));
         }
         let kind = Kind::from_wire(kind)?;
+        if kind == Kind::Legacy {
+            let body_len = frames::body_len(bytes)?;
+            return Ok(Self {
+                bytes,
+                kind,
+                body_len,
+            });
+        }
         if version != VERSION {
             return Err(InvalidMessage::Version(version));
         }
@@ -407,7 +439,11 @@ impl Header {
             .ok()
             .and_then(|len| len.checked_sub(HEADER_LEN));
         match body_len {
-            Some(body_len) if body_len <= kind.body_len_max() => Ok(Self { kind, body_len }),
+            Some(body_len) if body_len <= kind.body_len_max() => Ok(Self {
+                bytes,
+                kind,
+                body_len,
+            }),
             _ => Err(InvalidMessage::Length {
                 message: kind.name(),
                 len,

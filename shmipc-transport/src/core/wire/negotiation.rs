@@ -7,14 +7,18 @@
 //!  "selected_features":["outbox_v1","forwarded_regions_v1"],"settings":{}}
 //! ```
 //!
-//! A link is a feature of protocol version 4. A peer that knows only shmipc's own link reads and answers these messages
-//! too; it does not list ours, and both sides learn so before anything else was said. As in shmipc, unknown keys are
-//! ignored, `null` is not the same as absent, and the keys without a default must be there.
+//! Our link is a feature of protocol version 4, whose own link is shmipc's. A peer that knows only that one reads and answers
+//! these messages too; it does not list ours, and both sides learn so before anything else was said. What is agreed on for
+//! shmipc's link is in [`core::shmipc`](crate::core::shmipc::terms). As in shmipc, unknown keys are ignored, `null` is not the same
+//! as absent, and the keys without a default must be there.
 
 use serde::{Deserialize, Serialize};
 
 use super::InvalidMessage;
-use crate::error::{Refusal, RefusalCode};
+use crate::{
+    core::shmipc::terms::{Settings, Terms as ShmipcTerms},
+    error::{Refusal, RefusalCode},
+};
 
 /// The protocol version that features belong to.
 const PROTOCOL: u8 = 4;
@@ -78,6 +82,40 @@ fn has(features: &[String], name: &str) -> bool {
     features.iter().any(|feature| feature == name)
 }
 
+/// The links that a client asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Offer {
+    /// Our own, and the doorbell that the client insists on.
+    pub(crate) outbox: Option<DoorbellKind>,
+    /// shmipc's.
+    pub(crate) shmipc: Option<ShmipcTerms>,
+}
+
+impl Offer {
+    /// Nothing but our own link.
+    pub(crate) const fn outbox(doorbell: DoorbellKind) -> Self {
+        Self {
+            outbox: Some(doorbell),
+            shmipc: None,
+        }
+    }
+}
+
+/// The links that a server accepts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Accepts {
+    pub(crate) outbox: bool,
+    pub(crate) shmipc: bool,
+}
+
+/// The link that a server chooses for a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Choice {
+    Outbox,
+    /// shmipc's, for which the client asks this.
+    Shmipc(ShmipcTerms),
+}
+
 /// What a client says first (H7).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Request {
@@ -104,10 +142,6 @@ pub(crate) struct Response {
     error: Option<ErrorObject>,
 }
 
-/// Settings of features. Ours has none that are negotiated; those of others are skipped.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-struct Settings {}
-
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct ErrorObject {
     code: String,
@@ -116,17 +150,25 @@ struct ErrorObject {
 
 impl Request {
     /// What this crate asks for.
-    pub(crate) fn outbox(doorbell: DoorbellKind) -> Self {
-        let terms = Terms {
+    pub(crate) fn new(offer: &Offer) -> Self {
+        let outbox = offer.outbox.map(|doorbell| Terms {
             doorbell,
             forwards: true,
-        };
+        });
+        let mut features = outbox.map(Terms::features).unwrap_or_default();
+        let shmipc = offer.shmipc.as_ref();
+        features.extend(
+            shmipc
+                .into_iter()
+                .flat_map(ShmipcTerms::features)
+                .map(str::to_owned),
+        );
         Self {
             supports_protocols: vec![PROTOCOL],
             sdk_name: SDK_NAME.to_owned(),
             sdk_version: SDK_VERSION.to_owned(),
-            supports_features: terms.features(),
-            settings: Settings {},
+            supports_features: features,
+            settings: shmipc.map(ShmipcTerms::settings).unwrap_or_default(),
         }
     }
 
@@ -143,21 +185,25 @@ impl Request {
         encode(self)
     }
 
-    /// Says whether we can serve this client, or why not.
-    pub(crate) fn judge(&self) -> Result<(), Refusal> {
+    /// Chooses a link for this client, or says why there is none.
+    pub(crate) fn judge(&self, accepts: Accepts) -> Result<Choice, Refusal> {
         if !self.supports_protocols.contains(&PROTOCOL) {
             return Err(Refusal::new(
                 RefusalCode::VersionNotSupported,
                 "protocol version is not supported",
             ));
         }
-        if !has(&self.supports_features, OUTBOX) {
-            return Err(Refusal::new(
-                RefusalCode::FeatureNotSupported,
-                "only the feature outbox_v1 is supported",
-            ));
+        if accepts.outbox && has(&self.supports_features, OUTBOX) {
+            return Ok(Choice::Outbox);
         }
-        Ok(())
+        if accepts.shmipc {
+            let terms = ShmipcTerms::requested(&self.supports_features, &self.settings);
+            return Ok(Choice::Shmipc(terms));
+        }
+        Err(Refusal::new(
+            RefusalCode::FeatureNotSupported,
+            "only the feature outbox_v1 is supported",
+        ))
     }
 }
 
@@ -166,6 +212,8 @@ impl Request {
 pub(crate) enum Answer {
     /// The outbox link it is, on these terms.
     Outbox(Terms),
+    /// shmipc's own link it is, on these terms.
+    Shmipc(ShmipcTerms),
     /// The server said no.
     Refused(Refusal),
     /// The server said yes, but to something else.
@@ -181,6 +229,16 @@ impl Response {
         Self {
             selected_protocol: PROTOCOL,
             selected_features: terms.features(),
+            ..Self::empty()
+        }
+    }
+
+    /// Agrees to shmipc's own link.
+    pub(crate) fn shmipc(terms: &ShmipcTerms) -> Self {
+        Self {
+            selected_protocol: PROTOCOL,
+            selected_features: terms.features().map(str::to_owned).collect(),
+            settings: terms.settings(),
             ..Self::empty()
         }
     }
@@ -202,7 +260,7 @@ impl Response {
             sdk_name: SDK_NAME.to_owned(),
             sdk_version: SDK_VERSION.to_owned(),
             selected_features: Vec::new(),
-            settings: Settings {},
+            settings: Settings::default(),
             error: None,
         }
     }
@@ -215,18 +273,22 @@ impl Response {
         encode(self)
     }
 
-    /// Says what the server decided.
-    pub(crate) fn answer(self) -> Answer {
+    /// Says what the server decided for a client that made this offer.
+    pub(crate) fn answer(self, offer: &Offer) -> Answer {
         if let Some(ErrorObject { code, message }) = self.error {
             return Answer::Refused(Refusal::from_wire(&code, &message));
         }
-        if self.selected_protocol == PROTOCOL && has(&self.selected_features, OUTBOX) {
-            Answer::Outbox(Terms::of_features(&self.selected_features))
-        } else {
-            Answer::Other {
-                protocol: self.selected_protocol,
-            }
+        let protocol = self.selected_protocol;
+        if protocol != PROTOCOL {
+            return Answer::Other { protocol };
         }
+        if offer.outbox.is_some() && has(&self.selected_features, OUTBOX) {
+            return Answer::Outbox(Terms::of_features(&self.selected_features));
+        }
+        let asked = offer.shmipc.as_ref();
+        asked
+            .and_then(|asked| ShmipcTerms::selected(asked, &self.selected_features, &self.settings))
+            .map_or(Answer::Other { protocol }, Answer::Shmipc)
     }
 }
 
@@ -252,12 +314,16 @@ fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 #[cfg(any(test, fuzzing))]
 pub fn fuzz_negotiation(data: &[u8]) {
     if let Ok(request) = Request::decode(data) {
-        let _ = request.judge();
+        let accepts = Accepts {
+            outbox: true,
+            shmipc: true,
+        };
+        let _ = request.judge(accepts);
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
     if let Ok(response) = Response::decode(data) {
         assert_eq!(Response::decode(&response.encode()), Ok(response.clone()));
-        response.answer();
+        response.answer(&Offer::outbox(DoorbellKind::EventFd));
     }
 }
 
@@ -270,19 +336,25 @@ mod tests {
         forwards: false,
     };
 
-    fn request(json: &str) -> Result<(), Refusal> {
-        Request::decode(json.as_bytes()).unwrap().judge()
+    const OURS: Accepts = Accepts {
+        outbox: true,
+        shmipc: false,
+    };
+    const OFFER: Offer = Offer::outbox(DoorbellKind::EventFd);
+
+    fn request(json: &str) -> Result<Choice, Refusal> {
+        Request::decode(json.as_bytes()).unwrap().judge(OURS)
     }
 
     fn answer(json: &str) -> Answer {
-        Response::decode(json.as_bytes()).unwrap().answer()
+        Response::decode(json.as_bytes()).unwrap().answer(&OFFER)
     }
 
     #[test]
     fn our_messages_have_this_form() {
         let version = SDK_VERSION;
         assert_eq!(
-            String::from_utf8(Request::outbox(DoorbellKind::EventFd).encode()).unwrap(),
+            String::from_utf8(Request::new(&OFFER).encode()).unwrap(),
             format!(
                 r#"{{"supports_protocols":[4],"sdk_name":"shmipc-transport","sdk_version":"{version}","#,
             ) + r#""supports_features":["outbox_v1","forwarded_regions_v1"],"settings":{}}"#
@@ -305,16 +377,17 @@ mod tests {
     #[test]
     fn we_agree_with_ourselves() {
         for kind in [DoorbellKind::EventFd, DoorbellKind::Socket] {
-            let request = Request::decode(&Request::outbox(kind).encode()).unwrap();
+            let request = Request::decode(&Request::new(&Offer::outbox(kind)).encode()).unwrap();
             let terms = Terms {
                 doorbell: kind,
                 forwards: true,
             };
-            assert_eq!((request.judge(), request.terms()), (Ok(()), terms));
+            assert_eq!(request.judge(OURS), Ok(Choice::Outbox));
+            assert_eq!(request.terms(), terms);
             for forwards in [true, false] {
                 let terms = Terms { forwards, ..terms };
                 let response = Response::decode(&Response::outbox(terms).encode()).unwrap();
-                assert_eq!(response.answer(), Answer::Outbox(terms));
+                assert_eq!(response.answer(&OFFER), Answer::Outbox(terms));
             }
         }
     }
@@ -332,7 +405,7 @@ mod tests {
             assert_eq!(
                 Response::decode(&Response::refusal(&refusal).encode())
                     .unwrap()
-                    .answer(),
+                    .answer(&OFFER),
                 Answer::Refused(refusal)
             );
         }
@@ -343,7 +416,7 @@ mod tests {
         let json = r#"{"new":null,"supports_protocols":[3,4,5],"sdk_name":"x","sdk_version":"9",
             "supports_features":["eventfd_wakeup","outbox_v2","outbox_v1"],
             "settings":{"event_queue_polling":{"polling_interval_us":5},"outbox_v1":[1]}}"#;
-        assert_eq!(request(json), Ok(()));
+        assert_eq!(request(json), Ok(Choice::Outbox));
         let json = r#"{"selected_protocol":4,"sdk_name":"x","sdk_version":"9","error":null,"hint":[{}],
             "selected_features":["new","outbox_v1"],"settings":{"new":1}}"#;
         assert_eq!(answer(json), Answer::Outbox(PLAIN));

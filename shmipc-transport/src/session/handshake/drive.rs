@@ -13,8 +13,8 @@ use super::{Attach, AttachError};
 use crate::{
     Config, Peer,
     core::{
-        handshake::{Event, Handshake},
-        wire::Transmit,
+        handshake::{Event, Failure, Handshake, ServerTerms, Shmipc},
+        wire::{Transmit, negotiation::Offer},
     },
     error::{ConnectError, HandshakeError, Refusal, RefusalCode},
     sys::{
@@ -77,7 +77,11 @@ impl<T> Drive<T> {
             return Err(ConnectError::ServerNotAuthorized(peer));
         }
         let doorbell = attach.doorbell(&peer);
-        let handshake = Handshake::client(Duration::ZERO, config.handshake_timeout(), doorbell);
+        let handshake = Handshake::client(
+            Duration::ZERO,
+            config.handshake_timeout(),
+            Offer::outbox(doorbell),
+        );
         Ok(Self::new(handshake, clock, socket, peer, None))
     }
 
@@ -92,7 +96,11 @@ impl<T> Drive<T> {
             source,
         })?;
         let doorbell = attach.doorbell(&peer);
-        let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), doorbell);
+        let mut handshake = Handshake::server(
+            Duration::ZERO,
+            config.handshake_timeout(),
+            ServerTerms::outbox(doorbell),
+        );
         if !config.authorize().allows(&peer) {
             let message = format!("user {} is not admitted", peer.uid());
             handshake.decline(Refusal::new(RefusalCode::Unauthorized, &message));
@@ -136,6 +144,14 @@ impl<T> Drive<T> {
                     }
                 }
                 Some(Event::Failed(failure)) => return Err(failure.into()),
+                // Neither asked for nor accepted here.
+                Some(Event::Shmipc(shmipc)) => {
+                    let protocol = match shmipc {
+                        Shmipc::Negotiated(_) => 4,
+                        Shmipc::Legacy(_) => 3,
+                    };
+                    return Err(Failure::NotSupported { protocol }.into());
+                }
                 Some(Event::Established) => {
                     let attached = self.attached.take();
                     return Ok(Advance::Done(

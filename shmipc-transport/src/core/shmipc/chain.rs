@@ -1,0 +1,123 @@
+//! Messages as chains of slices: written by the sender, walked once by the receiver.
+
+use super::{
+    InvalidShmipc, Memory, Pool, Slice,
+    buffers::{HAS_NEXT, IN_USE, field},
+};
+use crate::core::sync::Ordering;
+
+/// A part of a message that has arrived: a slice, and the range of its data that counts.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) slice: Slice,
+    /// Where the range lies in the region.
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+/// A message that has arrived. All of its slices are held by this side.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    pub(crate) pieces: Vec<Piece>,
+}
+
+impl Chain {
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.pieces.iter().map(|piece| u64::from(piece.len)).sum()
+    }
+}
+
+impl<M: Memory> Pool<M> {
+    /// Links slices, each with the bytes that were written to it, and lets go of them. Returns what the element has to say: where
+    /// the first one lies.
+    ///
+    /// Slices that were not written must have been [put](Pool::put) back before (H11).
+    ///
+    /// # Panics
+    ///
+    /// If there are none.
+    pub(crate) fn link(&self, slices: Vec<(Slice, u32)>) -> u32 {
+        let first = slices
+            .first()
+            .expect("a message has at least one slice")
+            .0
+            .at();
+        let mut next = None;
+        for (slice, size) in slices.into_iter().rev() {
+            let at = slice.at();
+            let put = |field: u32, value: u32| {
+                // Relaxed: the element is published with release, and read with acquire.
+                self.memory()
+                    .word(at + field)
+                    .store(value, Ordering::Relaxed);
+            };
+            put(field::SLICE_SIZE, size);
+            put(field::SLICE_START, 0);
+            put(field::SLICE_NEXT, next.unwrap_or(0));
+            put(
+                field::SLICE_FLAGS,
+                if next.is_some() {
+                    HAS_NEXT | IN_USE
+                } else {
+                    IN_USE
+                },
+            );
+            self.release(&slice);
+            next = Some(at);
+        }
+        first
+    }
+
+    /// Takes over the chain that begins at `first`. Slices without data are put back on the way.
+    ///
+    /// The walk is bounded: each slice is claimed, and none can be claimed twice.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if anything in it is not what it should be. The session ends, and with it the region.
+    pub(crate) fn follow(&self, first: u32) -> Result<Chain, InvalidShmipc> {
+        let mut chain = Chain::default();
+        let mut next = Some(first);
+        while let Some(at) = next {
+            let slice = self.adopt(at)?;
+            // Each word once. Relaxed: ordered by the acquire with which the element was found.
+            let word = |field: u32| self.memory().word(at + field).load(Ordering::Relaxed);
+            let (capacity, size, start) = (
+                word(field::SLICE_CAPACITY),
+                word(field::SLICE_SIZE),
+                word(field::SLICE_START),
+            );
+            next = (word(field::SLICE_FLAGS) & HAS_NEXT != 0).then(|| word(field::SLICE_NEXT));
+            let room = slice.capacity().checked_sub(start);
+            if capacity != slice.capacity() || room.is_none_or(|room| room < size) {
+                return Err(InvalidShmipc::SliceHeader {
+                    offset: at,
+                    capacity,
+                    size,
+                    start,
+                });
+            }
+            if size == 0 {
+                self.put(slice)?;
+                continue;
+            }
+            chain.pieces.push(Piece {
+                offset: slice.data() + start,
+                len: size,
+                slice,
+            });
+        }
+        Ok(chain)
+    }
+
+    /// Puts all slices of a chain back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Pool::put).
+    pub(crate) fn put_chain(&self, chain: Chain) -> Result<(), InvalidShmipc> {
+        let mut pieces = chain.pieces.into_iter();
+        pieces.try_for_each(|piece| self.put(piece.slice))
+    }
+}

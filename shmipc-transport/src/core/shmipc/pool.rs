@@ -1,0 +1,376 @@
+//! The slices of a buffer region: taking them out of the free lists, putting them back, and knowing which are ours.
+//!
+//! # The free lists
+//!
+//! A list is first in, first out. Taking moves `head` to the successor of the first slice by compare-and-swap; putting back swaps
+//! `tail` for the slice and *then* links the former tail to it. So the last slice is never handed out, and between the two steps of
+//! putting back the list is cut in two. That algorithm is the protocol's, and so are its hazards; here they are contained:
+//!
+//! - *ABA* (H1): between reading the head's successor and swapping the head, the whole list may have gone round. What is taken is
+//!   checked afterwards against the claims; a slice that this side holds already ends the session, instead of being written twice. The
+//!   window is kept short, and a successor that is no slice of the list is never installed.
+//! - *A cut list* (H2), *a count that lies* (H3): attempts are bounded, and failing is only a lack of memory.
+//! - *Forged words* (H24, V4): every offset is checked to be a slice of its list before it is followed.
+
+use super::{
+    Geometry, InvalidShmipc, Memory,
+    buffers::{HAS_NEXT, IN_USE, LIST_LEN, List, SLICE_LEN, field},
+};
+use crate::core::{
+    num::{index, u32_len},
+    sync::{AtomicU32, Ordering},
+};
+
+/// How often taking a slice is tried while others interfere: as often as other implementations do.
+const TAKES_MAX: u32 = if cfg!(shmipc_loom) { 2 } else { 200 };
+
+/// How often putting a slice back is tried. Each failure is somebody else's success, so an honest peer never gets there.
+const PUTS_MAX: u32 = if cfg!(shmipc_loom) { 8 } else { 100_000 };
+
+/// Which of the two words of a list's balance is ours (H9).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    /// We made the region.
+    Creator,
+    /// We mapped it.
+    Mapper,
+}
+
+/// A slice that this side holds. Whoever has it may read and write its data, and must put it back or send it.
+#[derive(Debug, Eq, PartialEq)]
+#[must_use = "a slice that is neither put back nor sent is lost"]
+pub(crate) struct Slice {
+    /// Where its header lies.
+    at: u32,
+    list: usize,
+    /// Its number among all.
+    number: u32,
+    capacity: u32,
+}
+
+impl Slice {
+    /// Where its header lies in the region.
+    pub(crate) fn at(&self) -> u32 {
+        self.at
+    }
+
+    /// Where its data lies in the region.
+    pub(crate) fn data(&self) -> u32 {
+        self.at + SLICE_LEN
+    }
+
+    /// Bytes of data that it can hold.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+}
+
+/// The slices of a region.
+#[derive(Debug)]
+pub(crate) struct Pool<M> {
+    memory: M,
+    geometry: Geometry,
+    side: Side,
+    /// One bit per slice: set while this side holds it.
+    claims: Box<[AtomicU32]>,
+}
+
+impl<M: Memory> Pool<M> {
+    /// Lays out a region that is zero.
+    pub(crate) fn create(memory: M, geometry: Geometry) -> Self {
+        geometry.write(&memory);
+        Self::new(memory, geometry, Side::Creator)
+    }
+
+    /// Takes over a region that the peer has laid out.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if the layout is impossible.
+    pub(crate) fn open(memory: M) -> Result<Self, InvalidShmipc> {
+        let geometry = Geometry::read(&memory)?;
+        Ok(Self::new(memory, geometry, Side::Mapper))
+    }
+
+    fn new(memory: M, geometry: Geometry, side: Side) -> Self {
+        let words = geometry.slices().div_ceil(32);
+        Self {
+            claims: (0..words).map(|_| AtomicU32::new(0)).collect(),
+            memory,
+            geometry,
+            side,
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Slices of a list that seem to be free for taking. A hint: the word is the peer's as well (H3).
+    pub(crate) fn available(&self, list: usize) -> u32 {
+        let List { header, count, .. } = self.geometry.lists()[list];
+        let size = self
+            .memory
+            .word(header + field::SIZE)
+            .load(Ordering::Relaxed);
+        // Signed, and never more than there are.
+        i32::try_from(size.min(count))
+            .map_or(0, |size| (size - 1).max(0))
+            .cast_unsigned()
+    }
+
+    /// Slices that this side holds at the moment.
+    pub(crate) fn held(&self) -> u32 {
+        let count = |word: &AtomicU32| word.load(Ordering::Relaxed).count_ones();
+        self.claims.iter().map(count).sum()
+    }
+
+    /// Takes a slice out of a list; `None` if there is none to be had.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if the list is forged, or handed out what this side holds.
+    pub(crate) fn take(&self, list: usize) -> Result<Option<Slice>, InvalidShmipc> {
+        let header = self.geometry.lists()[list].header;
+        let size = self.memory.word(header + field::SIZE);
+        // What is left must be at least one.
+        if size.fetch_sub(1, Ordering::AcqRel).cast_signed() <= 1 {
+            size.fetch_add(1, Ordering::AcqRel);
+            return Ok(None);
+        }
+        let taken = self.unlink_first(list);
+        match taken {
+            Ok(Some(_)) => self.balance(list).fetch_add(1, Ordering::Relaxed),
+            _ => size.fetch_add(1, Ordering::AcqRel),
+        };
+        taken
+    }
+
+    fn unlink_first(&self, number: usize) -> Result<Option<Slice>, InvalidShmipc> {
+        let list = &self.geometry.lists()[number];
+        let head = self.memory.word(list.header + field::HEAD);
+        for attempt in 0..TAKES_MAX {
+            let first = head.load(Ordering::Acquire);
+            let Some(slice) = list.slice(first) else {
+                return Err(InvalidShmipc::ListCursor {
+                    list: u32_len(number),
+                    offset: first,
+                });
+            };
+            let at = list.first + first;
+            // Acquire: pairs with the release in `link_last`, so that the successor is there when the flag is (H4).
+            let flags = self
+                .memory
+                .word(at + field::SLICE_FLAGS)
+                .load(Ordering::Acquire);
+            let next = self
+                .memory
+                .word(at + field::SLICE_NEXT)
+                .load(Ordering::Acquire);
+            // Without a successor, it is the last, or somebody is about to link one. If it is in use, or its successor no
+            // slice of this list, somebody has taken it in the meantime and made it part of a chain.
+            let is_free = flags & (HAS_NEXT | IN_USE) == HAS_NEXT;
+            if !is_free || list.slice(next).is_none() || next == first {
+                relax(attempt);
+                continue;
+            }
+            if head
+                .compare_exchange(first, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
+                continue;
+            }
+            let slice = Slice {
+                at,
+                list: number,
+                number: slice,
+                capacity: list.capacity,
+            };
+            self.claim(slice.number, at)?;
+            self.memory
+                .word(at + field::SLICE_FLAGS)
+                .store(IN_USE, Ordering::Release);
+            return Ok(Some(slice));
+        }
+        Ok(None)
+    }
+
+    /// Puts a slice back.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if the list is forged. The slice is lost then, and so is the session.
+    pub(crate) fn put(&self, slice: Slice) -> Result<(), InvalidShmipc> {
+        let list = &self.geometry.lists()[slice.list];
+        let word = |at: u32| self.memory.word(slice.at + at);
+        word(field::SLICE_SIZE).store(0, Ordering::Relaxed);
+        word(field::SLICE_START).store(0, Ordering::Relaxed);
+        word(field::SLICE_NEXT).store(0, Ordering::Relaxed);
+        // Release: whoever takes the slice, some time, finds the words above reset.
+        word(field::SLICE_FLAGS).store(0, Ordering::Release);
+        // Before anybody can take it.
+        self.release(&slice);
+        self.link_last(&slice)?;
+        self.memory
+            .word(list.header + field::SIZE)
+            .fetch_add(1, Ordering::AcqRel);
+        self.balance(slice.list).fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn link_last(&self, slice: &Slice) -> Result<(), InvalidShmipc> {
+        let list = &self.geometry.lists()[slice.list];
+        let relative = slice.at - list.first;
+        let tail = self.memory.word(list.header + field::TAIL);
+        let mut last = tail.load(Ordering::Acquire);
+        for _ in 0..PUTS_MAX {
+            if list.slice(last).is_none() || last == relative {
+                return Err(InvalidShmipc::ListCursor {
+                    list: u32_len(slice.list),
+                    offset: last,
+                });
+            }
+            match tail.compare_exchange(last, relative, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    let former = list.first + last;
+                    self.memory
+                        .word(former + field::SLICE_NEXT)
+                        .store(relative, Ordering::Release);
+                    // Release: pairs with the acquire in `unlink_first`.
+                    self.memory
+                        .word(former + field::SLICE_FLAGS)
+                        .store(HAS_NEXT, Ordering::Release);
+                    return Ok(());
+                }
+                Err(moved) => last = moved,
+            }
+        }
+        Err(InvalidShmipc::ListRestless {
+            list: u32_len(slice.list),
+        })
+    }
+
+    /// Takes over the slice at `at`, which has arrived in a chain.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if no slice lies there, or this side holds it already: then the chain is cyclic, crosses another, or
+    /// claims what is ours (H21, H22, V5, V6).
+    pub(super) fn adopt(&self, at: u32) -> Result<Slice, InvalidShmipc> {
+        let located = self.geometry.locate(at);
+        let (list, number) = located.ok_or(InvalidShmipc::SliceOffset { offset: at })?;
+        self.claim(number, at)?;
+        Ok(Slice {
+            at,
+            list,
+            number,
+            capacity: self.geometry.lists()[list].capacity,
+        })
+    }
+
+    /// Lets go of a slice that is about to be sent: from then on it is the peer's.
+    pub(super) fn release(&self, slice: &Slice) {
+        let (word, bit) = self.claim_of(slice.number);
+        // Relaxed: the bit depends on nothing but itself; who may come next learns of the slice through a free list or a queue.
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
+
+    fn claim(&self, number: u32, at: u32) -> Result<(), InvalidShmipc> {
+        let (word, bit) = self.claim_of(number);
+        // Relaxed: as in `release`.
+        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            Ok(())
+        } else {
+            Err(InvalidShmipc::SliceHeld { offset: at })
+        }
+    }
+
+    fn claim_of(&self, number: u32) -> (&AtomicU32, u32) {
+        (&self.claims[index(number / 32)], 1 << (number % 32))
+    }
+
+    fn balance(&self, list: usize) -> &AtomicU32 {
+        let field = match self.side {
+            Side::Creator => field::CREATORS,
+            Side::Mapper => field::MAPPERS,
+        };
+        self.memory.word(self.geometry.lists()[list].header + field)
+    }
+
+    /// Takes slices that together hold `len` bytes, if they are to be had: one that is large enough, or several large ones.
+    ///
+    /// Nothing is taken for a message that does not fit (H77).
+    ///
+    /// # Errors
+    ///
+    /// As for [`take`](Self::take).
+    pub(crate) fn take_for(&self, len: u32) -> Result<Option<Vec<Slice>>, InvalidShmipc> {
+        let lists = self.geometry.lists();
+        for &list in self.geometry.by_capacity() {
+            if len <= lists[list].capacity
+                && let Some(slice) = self.take(list)?
+            {
+                return Ok(Some(vec![slice]));
+            }
+        }
+        let free = |(number, list): (usize, &List)| {
+            u64::from(self.available(number)) * u64::from(list.capacity)
+        };
+        if lists.iter().enumerate().map(free).sum::<u64>() < u64::from(len) {
+            return Ok(None);
+        }
+        let mut slices = Vec::new();
+        let mut left = len;
+        while left != 0 {
+            match self.take_most(left)? {
+                Some(slice) => {
+                    left = left.saturating_sub(slice.capacity);
+                    slices.push(slice);
+                }
+                None => {
+                    slices.into_iter().try_for_each(|slice| self.put(slice))?;
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(slices))
+    }
+
+    /// Takes the smallest slice that holds all of `len` bytes, or else the largest there is.
+    fn take_most(&self, len: u32) -> Result<Option<Slice>, InvalidShmipc> {
+        let lists = self.geometry.lists();
+        let by_capacity = self.geometry.by_capacity();
+        let fitting = by_capacity
+            .iter()
+            .filter(|&&list| len <= lists[list].capacity);
+        let others = by_capacity
+            .iter()
+            .rev()
+            .filter(|&&list| lists[list].capacity < len);
+        for &list in fitting.chain(others) {
+            if let Some(slice) = self.take(list)? {
+                return Ok(Some(slice));
+            }
+        }
+        Ok(None)
+    }
+}
+
+const _: () = assert!(LIST_LEN.is_multiple_of(4) && SLICE_LEN.is_multiple_of(4));
+
+fn relax(attempt: u32) {
+    #[cfg(shmipc_loom)]
+    loom::thread::yield_now();
+    // Whoever cut the list may need this processor to go on.
+    #[cfg(not(shmipc_loom))]
+    if attempt % 16 == 15 {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+    let _ = attempt;
+}

@@ -1,0 +1,441 @@
+//! The queues of elements: one in each direction, each with one producing and one consuming process.
+//!
+//! # 64-bit counters
+//!
+//! `head` and `tail` are 64-bit counters, which the layout of versions 2 and 3 puts at multiples of four on amd64 (H6). No atomic type
+//! of the language may lie there. So here a counter is what the layout guarantees on either: two aligned 32-bit words. It is *read* by
+//! its low word alone: two counters are never further apart than the queue is long, so the wrapping difference of the low halves says
+//! all. It is *written* by the one process that owns it, which keeps the whole number in private memory: first the low word, then, once
+//! in 2³² elements, the high one. A peer that reads all 64 bits in between sees a counter that is 2³² too small, which for it means "empty"
+//! or "full", as it was a moment before; it looks again when it is woken, which happens afterwards. Nothing is ever torn, no
+//! instruction is split over cache lines by us, and no assembly is needed. Both layouts are served by the same code.
+//!
+//! # Who is woken
+//!
+//! Each queue has a *working flag*: 1 says that its consumer is looking, or has been woken and will. A producer publishes, and then
+//! swaps 0 for 1; if that succeeds, it must wake the consumer. A consumer stores 0, and then looks once more before it sleeps.
+//! It may hold the flag at 1 for as long as it likes to look, and then nobody makes a system call for its sake.
+
+use std::mem::offset_of;
+
+use super::{InvalidShmipc, Memory, field_at};
+use crate::core::sync::{Ordering, fence};
+
+/// The head of a queue in versions 2 and 3 on amd64.
+#[repr(C)]
+struct LegacyHeader {
+    cap: u32,
+    /// Elements consumed, counted without end: low word first, as both supported architectures have it.
+    head: [u32; 2],
+    /// Elements produced.
+    tail: [u32; 2],
+    working: u32,
+}
+
+/// The head of a queue in version 4, and in all versions on arm64.
+#[repr(C)]
+struct AlignedHeader {
+    cap: u32,
+    working: u32,
+    head: [u32; 2],
+    tail: [u32; 2],
+}
+
+/// An element of a queue.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Element {
+    pub(crate) stream: u32,
+    /// Where the first slice of the message lies.
+    pub(crate) offset: u32,
+    /// The [`state`] of the stream in the lowest byte.
+    pub(crate) status: u32,
+}
+
+/// What the lowest byte of an element's status says.
+pub(crate) mod state {
+    /// The stream is open, and here is a message.
+    pub(crate) const OPEN: u32 = 0;
+    /// The sender has closed the stream.
+    pub(crate) const CLOSED: u32 = 1;
+}
+
+const HEADER_LEN: u32 = 24;
+const ELEMENT_LEN: u32 = 12;
+
+const _: () = {
+    assert!(cfg!(target_endian = "little"));
+    assert!(size_of::<LegacyHeader>() == HEADER_LEN as usize);
+    assert!(offset_of!(LegacyHeader, cap) == 0);
+    assert!(offset_of!(LegacyHeader, head) == 4);
+    assert!(offset_of!(LegacyHeader, tail) == 12);
+    assert!(offset_of!(LegacyHeader, working) == 20);
+    assert!(size_of::<AlignedHeader>() == HEADER_LEN as usize);
+    assert!(offset_of!(AlignedHeader, cap) == 0);
+    assert!(offset_of!(AlignedHeader, working) == 4);
+    assert!(offset_of!(AlignedHeader, head) == 8);
+    assert!(offset_of!(AlignedHeader, tail) == 16);
+    assert!(size_of::<Element>() == ELEMENT_LEN as usize);
+    assert!(offset_of!(Element, offset) == 4);
+    assert!(offset_of!(Element, status) == 8);
+};
+
+/// Where the words of a queue's head lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum QueueLayout {
+    /// Counters at 4 and 12: versions 2 and 3 on amd64.
+    Legacy,
+    /// Counters at 8 and 16: version 4, and all versions on arm64.
+    Aligned,
+}
+
+impl QueueLayout {
+    /// The layout of a protocol version on this architecture.
+    pub(crate) const fn of(version: u8) -> Self {
+        if version < 4 && cfg!(target_arch = "x86_64") {
+            Self::Legacy
+        } else {
+            Self::Aligned
+        }
+    }
+
+    const fn head(self) -> u32 {
+        match self {
+            Self::Legacy => field_at(offset_of!(LegacyHeader, head)),
+            Self::Aligned => field_at(offset_of!(AlignedHeader, head)),
+        }
+    }
+
+    const fn tail(self) -> u32 {
+        match self {
+            Self::Legacy => field_at(offset_of!(LegacyHeader, tail)),
+            Self::Aligned => field_at(offset_of!(AlignedHeader, tail)),
+        }
+    }
+
+    const fn working(self) -> u32 {
+        match self {
+            Self::Legacy => field_at(offset_of!(LegacyHeader, working)),
+            Self::Aligned => field_at(offset_of!(AlignedHeader, working)),
+        }
+    }
+}
+
+/// How long queues are that we make.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct QueuePlan {
+    cap: u32,
+}
+
+impl QueuePlan {
+    /// The most elements of a queue: 12 MiB each way.
+    pub(crate) const CAP_MAX: u32 = 1 << 20;
+
+    /// Queues of at least `cap` elements: a multiple of 16, so that no counter lies across two cache lines (H6).
+    ///
+    /// # Panics
+    ///
+    /// If that is none, or more than [`CAP_MAX`](Self::CAP_MAX).
+    pub(crate) const fn new(cap: u32) -> Self {
+        assert!(
+            0 < cap && cap <= Self::CAP_MAX,
+            "the configuration was checked"
+        );
+        Self {
+            cap: cap.next_multiple_of(16),
+        }
+    }
+
+    /// The length of the region.
+    pub(crate) const fn len(self) -> u32 {
+        2 * (HEADER_LEN + ELEMENT_LEN * self.cap)
+    }
+}
+
+/// Both queues of a region.
+#[derive(Debug)]
+pub(crate) struct Queues<M> {
+    pub(crate) to_server: Ends<M>,
+    pub(crate) to_client: Ends<M>,
+}
+
+/// One queue, of which this side takes one end.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends<M> {
+    memory: M,
+    base: u32,
+    cap: u32,
+    layout: QueueLayout,
+}
+
+impl<M: Memory + Clone> Queues<M> {
+    /// Lays out a region that is zero.
+    pub(crate) fn create(memory: M, plan: QueuePlan, layout: QueueLayout) -> Self {
+        assert_eq!(
+            memory.len(),
+            plan.len(),
+            "the region was made for this plan"
+        );
+        let half = plan.len() / 2;
+        for base in [0, half] {
+            memory.word(base).store(plan.cap, Ordering::Release);
+        }
+        let ends = |base| Ends {
+            memory: memory.clone(),
+            base,
+            cap: plan.cap,
+            layout,
+        };
+        Self {
+            to_server: ends(0),
+            to_client: ends(half),
+        }
+    }
+
+    /// Takes over a region that the peer has laid out. The only look at the capacities.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if they do not fit (H20, V1).
+    pub(crate) fn open(memory: M, layout: QueueLayout) -> Result<Self, InvalidShmipc> {
+        let len = memory.len();
+        if len < 2 * HEADER_LEN || !len.is_multiple_of(8) {
+            return Err(InvalidShmipc::QueueRegion {
+                len: u64::from(len),
+            });
+        }
+        let room = len / 2;
+        let ends = |base: u32| {
+            let cap = memory.word(base).load(Ordering::Acquire);
+            let needed = u64::from(HEADER_LEN) + u64::from(ELEMENT_LEN) * u64::from(cap);
+            if cap == 0 || u64::from(room) < needed {
+                return Err(InvalidShmipc::QueueCapacity { cap, room });
+            }
+            Ok(Ends {
+                memory: memory.clone(),
+                base,
+                cap,
+                layout,
+            })
+        };
+        Ok(Self {
+            to_server: ends(0)?,
+            to_client: ends(room)?,
+        })
+    }
+}
+
+impl<M: Memory> Ends<M> {
+    fn load(&self, at: u32) -> u32 {
+        self.memory.word(self.base + at).load(Ordering::Acquire)
+    }
+
+    /// Announces one of our own counters, which has just moved from `before` to `now`.
+    fn announce(&self, at: u32, before: u64, now: u64) {
+        let [low, high] = halves(now);
+        // Release: what was written to elements, or read from them, comes before.
+        self.memory
+            .word(self.base + at)
+            .store(low, Ordering::Release);
+        if halves(before)[1] != high {
+            self.memory
+                .word(self.base + at + 4)
+                .store(high, Ordering::Release);
+        }
+    }
+
+    fn element(&self, counter: u64) -> u32 {
+        let slot = counter % u64::from(self.cap);
+        self.base + HEADER_LEN + ELEMENT_LEN * halves(slot)[0]
+    }
+
+    /// How far `tail` is ahead of `head`, by their low halves (H20, V2).
+    fn distance(&self, head: u32, tail: u32) -> Result<u32, InvalidShmipc> {
+        let distance = tail.wrapping_sub(head);
+        if self.cap < distance {
+            return Err(InvalidShmipc::QueueCursors {
+                head,
+                tail,
+                cap: self.cap,
+            });
+        }
+        Ok(distance)
+    }
+
+    /// A counter of our own, as the region has it when we begin.
+    fn begin(&self, at: u32) -> u64 {
+        u64::from(self.load(at)) | u64::from(self.load(at + 4)) << 32
+    }
+
+    /// Becomes the side that produces.
+    pub(crate) fn into_producer(self) -> Producer<M> {
+        Producer {
+            tail: self.begin(self.layout.tail()),
+            head: self.load(self.layout.head()),
+            ends: self,
+        }
+    }
+
+    /// Becomes the side that consumes.
+    pub(crate) fn into_consumer(self) -> Consumer<M> {
+        Consumer {
+            head: self.begin(self.layout.head()),
+            ends: self,
+        }
+    }
+}
+
+/// The end of a queue at which elements are put in.
+#[derive(Debug)]
+pub(crate) struct Producer<M> {
+    ends: Ends<M>,
+    /// Elements that we have published.
+    tail: u64,
+    /// The low half of what the peer had consumed when we last looked.
+    head: u32,
+}
+
+impl<M: Memory> Producer<M> {
+    /// Whether there is room for one more element.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if the peer has consumed what was never there.
+    pub(crate) fn has_room(&mut self) -> Result<bool, InvalidShmipc> {
+        let tail = halves(self.tail)[0];
+        if tail.wrapping_sub(self.head) < self.ends.cap {
+            return Ok(true);
+        }
+        self.refresh()?;
+        Ok(tail.wrapping_sub(self.head) < self.ends.cap)
+    }
+
+    /// Looks at how far the consumer is. Returns how many elements it has not consumed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`has_room`](Self::has_room).
+    pub(crate) fn refresh(&mut self) -> Result<u32, InvalidShmipc> {
+        let head = self.ends.load(self.ends.layout.head());
+        let waiting = self.ends.distance(head, halves(self.tail)[0])?;
+        self.head = head;
+        Ok(waiting)
+    }
+
+    /// Publishes an element, for which there is [room](Self::has_room).
+    pub(crate) fn put(&mut self, element: Element) {
+        let at = self.ends.element(self.tail);
+        let words = [element.stream, element.offset, element.status];
+        for (word, at) in words.into_iter().zip((at..).step_by(4)) {
+            self.ends.memory.word(at).store(word, Ordering::Relaxed);
+        }
+        let before = self.tail;
+        self.tail += 1;
+        self.ends
+            .announce(self.ends.layout.tail(), before, self.tail);
+    }
+
+    /// Elements published so far.
+    pub(crate) fn published(&self) -> u64 {
+        self.tail
+    }
+
+    /// Whether the consumer must be woken for what was published.
+    pub(crate) fn must_wake(&self) -> bool {
+        let working = self
+            .ends
+            .memory
+            .word(self.ends.base + self.ends.layout.working());
+        // SeqCst pairs with the fence in `Consumer::arm`: either it sees our element, or we see its 0 (C7).
+        fence(Ordering::SeqCst);
+        working
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Whether the consumer sleeps, or is about to.
+    pub(crate) fn is_consumer_idle(&self) -> bool {
+        self.ends.load(self.ends.layout.working()) == 0
+    }
+}
+
+/// The end of a queue at which elements are taken out.
+#[derive(Debug)]
+pub(crate) struct Consumer<M> {
+    ends: Ends<M>,
+    /// Elements that we have consumed.
+    head: u64,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// Whether an element is waiting. One load.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ends.load(self.ends.layout.tail()) != halves(self.head)[0]
+    }
+
+    /// How many elements are waiting.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidShmipc`] if they are more than fit.
+    pub(crate) fn waiting(&self) -> Result<u32, InvalidShmipc> {
+        let tail = self.ends.load(self.ends.layout.tail());
+        self.ends.distance(halves(self.head)[0], tail)
+    }
+
+    /// Takes the next element.
+    ///
+    /// # Errors
+    ///
+    /// As for [`waiting`](Self::waiting).
+    pub(crate) fn take(&mut self) -> Result<Option<Element>, InvalidShmipc> {
+        if self.waiting()? == 0 {
+            return Ok(None);
+        }
+        let at = self.ends.element(self.head);
+        let [stream, offset, status] =
+            [0, 4, 8].map(|field| self.ends.memory.word(at + field).load(Ordering::Relaxed));
+        let before = self.head;
+        self.head += 1;
+        self.ends
+            .announce(self.ends.layout.head(), before, self.head);
+        Ok(Some(Element {
+            stream,
+            offset,
+            status,
+        }))
+    }
+
+    /// Elements consumed so far.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.head
+    }
+
+    /// Says that we are about to sleep. Returns whether nothing has arrived; otherwise [`disarm`](Self::disarm), and go on.
+    pub(crate) fn arm(&self) -> bool {
+        self.set_working(0);
+        // SeqCst pairs with the fence in `Producer::must_wake`.
+        fence(Ordering::SeqCst);
+        !self.is_ready()
+    }
+
+    /// Says that we are looking, so that nobody needs to wake us.
+    pub(crate) fn disarm(&self) {
+        self.set_working(1);
+    }
+
+    fn set_working(&self, working: u32) {
+        let at = self.ends.base + self.ends.layout.working();
+        // A swap, not a store: where a producer's swap comes in between, one of the two sees the other's.
+        self.ends.memory.word(at).swap(working, Ordering::AcqRel);
+    }
+}
+
+/// The low and the high half of a counter.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each half is what is wanted"
+)]
+const fn halves(counter: u64) -> [u32; 2] {
+    [counter as u32, (counter >> 32) as u32]
+}

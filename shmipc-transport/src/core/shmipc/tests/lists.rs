@@ -1,0 +1,156 @@
+//! Free lists under two sides.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::{
+    shmipc::Slice,
+    sync::{model, thread},
+};
+
+/// What is free, from the first to the last, as the links say.
+fn free(memory: &TestMemory) -> Vec<u32> {
+    let (mut at, tail) = (memory.get(16), memory.get(20));
+    let mut found = vec![at];
+    while memory.get(44 + at + 16) & 1 != 0 {
+        at = memory.get(44 + at + 12);
+        assert!(!found.contains(&at), "the list is a ring");
+        found.push(at);
+    }
+    assert_eq!(at, tail, "the last is where the list says");
+    found
+}
+
+/// One list of `count` slices of 4 bytes.
+fn list_of(count: u32) -> (TestMemory, Pool<TestMemory>, Pool<TestMemory>) {
+    pools(44 + 24 * count, &[(4, 100)])
+}
+
+#[test]
+fn what_is_taken_is_taken_once_and_the_last_never() {
+    model(|| {
+        let (memory, one, other) = list_of(3);
+        let taker = thread::spawn(move || other.take(0).unwrap().map(|slice| slice.at()));
+        let ours = one.take(0).unwrap().map(|slice| slice.at());
+        let theirs = taker.join().unwrap();
+        assert!(ours != theirs || ours.is_none());
+        assert_eq!(memory.get(8), 1, "one is left");
+        assert_eq!(free(&memory), [48]);
+    });
+}
+
+#[test]
+fn taking_and_putting_back_at_once_keeps_the_list_whole() {
+    model(|| {
+        let (memory, one, other) = list_of(3);
+        let slice = other.take(0).unwrap().unwrap();
+        let at = slice.at();
+        let putter = thread::spawn(move || other.put(slice).unwrap());
+        let taken = one.take(0).unwrap();
+        putter.join().unwrap();
+        let taken = taken.map(|slice| slice.at() - 44);
+        let mut all = free(&memory);
+        all.extend(taken);
+        all.sort_unstable();
+        assert_eq!(all, [0, 24, 48]);
+        assert_eq!(memory.get(8), if taken.is_some() { 2 } else { 3 });
+        assert_eq!(at, 44);
+    });
+}
+
+#[test]
+fn two_may_put_back_at_once() {
+    model(|| {
+        let (memory, one, other) = list_of(4);
+        let slices = [one.take(0).unwrap().unwrap(), one.take(0).unwrap().unwrap()];
+        let [first, second] = slices;
+        // The other side has received it.
+        one.release(&second);
+        let second = other.adopt(second.at()).unwrap();
+        let putter = thread::spawn(move || other.put(second).unwrap());
+        one.put(first).unwrap();
+        putter.join().unwrap();
+        assert_eq!(free(&memory).len(), 4);
+        assert_eq!(memory.get(8), 4);
+    });
+}
+
+#[test]
+#[cfg(not(shmipc_loom))]
+fn a_slice_is_put_back_where_it_came_from() {
+    let (_, creator, mapper) = pools(1 << 16, &[(16, 30), (256, 30), (4096, 40)]);
+    for len in [1, 16, 17, 256, 257, 4096, 5000] {
+        let message = vec![7; len];
+        let offset = send(&creator, &message).unwrap();
+        assert_eq!(receive(&mapper, offset), message);
+    }
+    for list in 0..3 {
+        let count = creator.geometry().lists()[list].count;
+        assert_eq!(creator.available(list), count - 1);
+    }
+    assert_eq!((creator.held(), mapper.held()), (0, 0));
+}
+
+#[test]
+#[cfg(not(shmipc_loom))]
+fn an_exhausted_list_is_passed_over_for_the_next_larger() {
+    let (_, creator, _) = pools(296, SMALL);
+    let mut slices: Vec<Slice> = Vec::new();
+    while let Some(taken) = creator.take_for(10).unwrap() {
+        slices.extend(taken);
+    }
+    let capacities: Vec<_> = slices.iter().map(Slice::capacity).collect();
+    assert_eq!(capacities, [16, 16, 32]);
+    slices
+        .into_iter()
+        .for_each(|slice| creator.put(slice).unwrap());
+    assert_eq!(creator.held(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(shmipc_loom) { 0 } else { 256 }, ..Default::default() })]
+
+    /// The oracle is a queue of messages, and the sum of what they need.
+    #[test]
+    fn messages_arrive_as_they_were_sent(ops: Vec<Option<u8>>) {
+        let (_, creator, mapper) = pools(4096, &[(16, 30), (64, 30), (256, 40)]);
+        let mut oracle = VecDeque::new();
+        for (seed, op) in (0u8..=255).cycle().zip(ops) {
+            match op {
+                Some(len) => {
+                    let message: Vec<u8> = (0..=len).map(|i| i.wrapping_mul(seed)).collect();
+                    match send(&creator, &message) {
+                        Some(offset) => oracle.push_back((offset, message)),
+                        None => prop_assert!(!oracle.is_empty(), "an empty region takes any message of 256 bytes"),
+                    }
+                }
+                None => if let Some((offset, message)) = oracle.pop_front() {
+                    prop_assert_eq!(receive(&mapper, offset), message);
+                },
+            }
+            prop_assert_eq!((creator.held(), mapper.held()), (0, 0));
+        }
+        for (offset, message) in oracle {
+            prop_assert_eq!(receive(&mapper, offset), message);
+        }
+        for list in 0..3 {
+            prop_assert_eq!(creator.available(list), creator.geometry().lists()[list].count - 1);
+        }
+    }
+
+    /// Whatever regions are described, what is found lies inside.
+    #[test]
+    fn any_region_is_refused_or_fits(words: Vec<u32>, len in 2u32..4096) {
+        let memory = TestMemory::new(len * 4);
+        for (at, word) in (0..len * 4).step_by(4).zip(words) {
+            memory.set(at, word % 512);
+        }
+        if let Ok(pool) = Pool::open(memory) {
+            for list in pool.geometry().lists() {
+                prop_assert!(list.first + list.count * (list.capacity + 20) <= len * 4);
+            }
+        }
+    }
+}
