@@ -93,6 +93,7 @@ fn of_servers() -> Vec<String> {
         server::Streamed,
         interceptor::Answer,
         interceptor::Call,
+        interceptor::End,
         interceptor::Intercepted<Lab, interceptor::OnRequest<Hook>>,
         interceptor::InterceptedFuture<server::ResponseFuture>,
         interceptor::InterceptorLayer<interceptor::OnRequest<Hook>>,

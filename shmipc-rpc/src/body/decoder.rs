@@ -212,7 +212,7 @@ impl Source for Decoder {
 }
 
 /// Reads the trailers of a response: metadata, or the failure that they tell of.
-fn read_trailers(mut trailers: HeaderMap) -> Result<Option<Box<HeaderMap>>, Status> {
+pub(super) fn read_trailers(mut trailers: HeaderMap) -> Result<Option<Box<HeaderMap>>, Status> {
     if let Some(status) = Status::from_headers(&trailers).filter(|status| status.code() != Code::Ok)
     {
         return Err(status);

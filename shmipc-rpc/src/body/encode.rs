@@ -132,6 +132,28 @@ impl<B: Buf> Encode for Encoded<B> {
     }
 }
 
+impl Encode for Box<dyn EncodeMessage> {
+    fn encoded_len(&self) -> usize {
+        (**self).encoded_len()
+    }
+
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
+        (**self).encode_to_slice(out);
+    }
+
+    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
+        (**self).encode_to_buffer(out);
+    }
+
+    fn encode_to_grpc(&mut self) -> Bytes {
+        (**self).encode_to_grpc()
+    }
+
+    fn take_encoded(&mut self) -> Option<Bytes> {
+        (**self).take_encoded()
+    }
+}
+
 impl Encode for Repeatable {
     fn encoded_len(&self) -> usize {
         self.0.len()

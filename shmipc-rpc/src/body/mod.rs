@@ -3,22 +3,16 @@
 mod decoder;
 mod encode;
 mod ending;
+mod frames;
 pub(crate) mod grpc;
 mod messages;
 mod receiving;
 
-use std::{
-    any::Any,
-    fmt, mem,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Instant,
-};
+use std::{any::Any, fmt, mem, pin::Pin, time::Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_core::Stream;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
 use shmipc_transport::{Peer, RecvBuf};
 use sync_wrapper::SyncWrapper;
 
@@ -31,7 +25,7 @@ pub(crate) use self::{
 };
 use crate::{
     Cancellation, RequestSink, ResponseSink, Status, Streaming, context::CallContext,
-    error::BoxError, frame, stream::FarEnd,
+    error::BoxError, frame, interceptor::Watchers, stream::FarEnd,
 };
 
 /// The body of a call's `http::Request` and `http::Response`.
@@ -45,6 +39,8 @@ use crate::{
 pub struct Body {
     payload: Payload,
     end: End,
+    /// Who wants to see how the response ends, while that is not known.
+    watchers: Option<Box<Watchers>>,
     context: CallContext,
 }
 
@@ -74,9 +70,6 @@ enum End {
     /// Trailers with status 0 and metadata.
     Trailers(Box<HeaderMap>),
 }
-
-/// A received message of at most this length is taken out in one frame with its prefix.
-const ONE_FRAME_LEN_MAX: usize = 4096;
 
 impl Body {
     /// Makes a body without a message.
@@ -147,6 +140,7 @@ impl Body {
         Self {
             payload: Payload::Received(message),
             end: End::None,
+            watchers: None,
             context,
         }
     }
@@ -156,6 +150,7 @@ impl Body {
         Self {
             payload: Payload::Receiving(Box::new(receiving)),
             end: End::None,
+            watchers: None,
             context,
         }
     }
@@ -243,7 +238,7 @@ impl Body {
                 let mut messages = body.into_streaming(message_len_max);
                 let message = messages.message().await?.ok_or_else(no_message)?;
                 if messages.message().await?.is_some() {
-                    return Err(more_messages());
+                    return Err(messages.fail(more_messages()));
                 }
                 let trailers = messages.trailers().await?;
                 Ok((message, (!trailers.is_empty()).then(|| Box::new(trailers))))
@@ -269,97 +264,35 @@ impl Body {
             Payload::Receiving(receiving) => Streaming::received(receiving),
             Payload::Foreign(body) => Streaming::foreign(Decoder::new(body, message_len_max)),
         };
-        streaming.with_trailers(trailers)
+        streaming.with_end(trailers, self.watchers)
     }
 
     /// Takes what is to be sent, and the trailing metadata.
     pub(crate) fn take_to_send(&mut self, message_len_max: usize) -> ToSend {
         let is_response = !matches!(self.end, End::None);
         let end = mem::replace(&mut self.end, End::None).into_metadata();
+        let watchers = &mut self.watchers;
         let message: Box<dyn EncodeMessage> = match mem::replace(&mut self.payload, Payload::Empty)
         {
             Payload::Message(message) => message,
             Payload::Received(message) => Box::new(Encoded(message)),
             Payload::Rest(_) => return ToSend::Nothing(taken()),
             Payload::Empty if is_response => {
-                return ToSend::Many(Box::pin(Outflow::new(NoMessages)), end);
+                return ToSend::Many(Box::pin(Outflow::new(NoMessages)), end, None);
             }
             Payload::Empty => return ToSend::Nothing(no_message()),
-            Payload::Messages(messages) => return ToSend::Many(messages.into_inner(), end),
+            Payload::Messages(messages) => {
+                return ToSend::Many(messages.into_inner(), end, watchers.take());
+            }
             Payload::Receiving(receiving) => {
-                return ToSend::Many(Box::pin(Outflow::new(*receiving)), end);
+                return ToSend::Many(Box::pin(Outflow::new(*receiving)), end, watchers.take());
             }
             Payload::Foreign(body) => {
                 let decoder = Decoder::new(body, message_len_max);
-                return ToSend::Many(Box::pin(Outflow::new(decoder)), end);
+                return ToSend::Many(Box::pin(Outflow::new(decoder)), end, watchers.take());
             }
         };
         ToSend::One(message, end)
-    }
-
-    /// Makes a frame of the next of many messages, or of what comes after them.
-    fn next_frame(
-        &mut self,
-        next: Option<Result<Bytes, Status>>,
-        trailers: Option<Box<HeaderMap>>,
-    ) -> Option<Result<Frame<Bytes>, Status>> {
-        let is_response = !matches!(self.end, End::None);
-        match next {
-            Some(Ok(message)) => Some(Ok(Frame::data(message))),
-            Some(Err(status)) => {
-                self.payload = Payload::Empty;
-                self.end = End::None;
-                // Failures are ordinary trailers in HTTP, but a request has none.
-                Some(if is_response {
-                    Ok(Frame::trailers(status.to_headers()))
-                } else {
-                    Err(status)
-                })
-            }
-            None => {
-                self.payload = Payload::Empty;
-                let mut metadata = HeaderMap::new();
-                let end = mem::replace(&mut self.end, End::None);
-                crate::metadata::merge(&mut metadata, end.into_metadata());
-                crate::metadata::merge(&mut metadata, trailers);
-                is_response.then(|| Ok(Frame::trailers(ok_trailers(metadata))))
-            }
-        }
-    }
-
-    /// Polls for a frame, and fails instead of returning a message of more than `message_len_max` bytes.
-    ///
-    /// What somebody else has framed is passed on as it is.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn poll_limited_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        message_len_max: usize,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        use http_body::Body as _;
-
-        let (known_len, in_messages) = match &self.payload {
-            Payload::Message(message) => (message.encoded_len(), true),
-            Payload::Received(message) => (message.remaining(), true),
-            Payload::Messages(_) | Payload::Receiving(_) => (0, true),
-            Payload::Empty | Payload::Rest(_) | Payload::Foreign(_) => (0, false),
-        };
-        let (len, polled) = if message_len_max < known_len {
-            (known_len, None)
-        } else {
-            let polled = ready!(Pin::new(&mut *self).poll_frame(cx));
-            let data = polled
-                .as_ref()
-                .and_then(|frame| frame.as_ref().ok()?.data_ref());
-            let len = data.map_or(0, |data| data.len().saturating_sub(grpc::PREFIX_LEN));
-            (if in_messages { len } else { 0 }, polled)
-        };
-        if message_len_max < len {
-            self.payload = Payload::Empty;
-            self.end = End::None;
-            return Poll::Ready(Some(Err(frame::message_too_large(len, message_len_max))));
-        }
-        Poll::Ready(polled)
     }
 
     /// Sets the metadata that comes after the last message of a response.
@@ -371,6 +304,7 @@ impl Body {
         Self {
             payload,
             end,
+            watchers: None,
             context: CallContext::default(),
         }
     }
@@ -383,8 +317,12 @@ pub(crate) type Decoded<T> = Result<(T, Option<Box<HeaderMap>>), Status>;
 pub(crate) enum ToSend {
     /// One message, that is there.
     One(Box<dyn EncodeMessage>, Option<Box<HeaderMap>>),
-    /// Messages that are yet to come; how many, nobody knows.
-    Many(Pin<Box<dyn Messages>>, Option<Box<HeaderMap>>),
+    /// Messages that are yet to come; how many, nobody knows. And who wants to see their end.
+    Many(
+        Pin<Box<dyn Messages>>,
+        Option<Box<HeaderMap>>,
+        Option<Box<Watchers>>,
+    ),
     /// No message, for this reason.
     Nothing(Status),
 }
@@ -418,102 +356,6 @@ impl fmt::Debug for Body {
         };
         body.finish_non_exhaustive()
     }
-}
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        match &mut this.payload {
-            Payload::Foreign(body) => return body.as_mut().poll_frame(cx),
-            Payload::Messages(messages) => {
-                let messages = messages.get_mut();
-                let next = ready!(messages.as_mut().poll_next(cx))
-                    .map(|next| next.map(|mut message| message.encode_to_grpc()));
-                // Before the end, they would be lost.
-                let is_over = next.is_none();
-                let trailers = is_over.then(|| messages.as_mut().take_trailers()).flatten();
-                return Poll::Ready(this.next_frame(next, trailers));
-            }
-            Payload::Receiving(receiving) => {
-                let next = ready!(receiving.poll_message(cx))
-                    .map(|next| next.map(|message| Encoded(message).encode_to_grpc()));
-                let trailers = next.is_none().then(|| receiving.take_trailers()).flatten();
-                return Poll::Ready(this.next_frame(next, trailers));
-            }
-            Payload::Empty | Payload::Message(_) | Payload::Received(_) | Payload::Rest(_) => {}
-        }
-        let frame = match mem::replace(&mut this.payload, Payload::Empty) {
-            Payload::Message(mut message) => Frame::data(message.encode_to_grpc()),
-            Payload::Received(message) => {
-                let (first, rest) = first_frame(message);
-                this.payload = rest;
-                Frame::data(first)
-            }
-            Payload::Rest(mut message) => {
-                let len = message.chunk().len();
-                let piece = message.copy_to_bytes(len);
-                if message.has_remaining() {
-                    this.payload = Payload::Rest(message);
-                }
-                Frame::data(piece)
-            }
-            Payload::Empty | Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => {
-                match mem::replace(&mut this.end, End::None) {
-                    End::None => return Poll::Ready(None),
-                    End::Ok => Frame::trailers(ok_trailers(HeaderMap::new())),
-                    End::Trailers(metadata) => Frame::trailers(ok_trailers(*metadata)),
-                }
-            }
-        };
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.payload {
-            Payload::Empty => matches!(self.end, End::None),
-            Payload::Foreign(body) => body.is_end_stream(),
-            _ => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let len = match &self.payload {
-            Payload::Empty => 0,
-            Payload::Message(message) => grpc::PREFIX_LEN + message.encoded_len(),
-            Payload::Received(message) => grpc::PREFIX_LEN + message.remaining(),
-            Payload::Rest(message) => message.remaining(),
-            Payload::Foreign(body) => return body.size_hint(),
-            Payload::Messages(_) | Payload::Receiving(_) => return SizeHint::default(),
-        };
-        SizeHint::with_exact(len as u64)
-    }
-}
-
-/// Returns the prefix of a received message, and with it the message if it is short.
-fn first_frame(mut message: RecvBuf) -> (Bytes, Payload) {
-    let len = message.remaining();
-    let with_message = len <= ONE_FRAME_LEN_MAX;
-    let mut first = BytesMut::with_capacity(grpc::PREFIX_LEN + if with_message { len } else { 0 });
-    first.put_slice(&grpc::prefix(len));
-    let rest = if with_message {
-        first.put(&mut message);
-        Payload::Empty
-    } else {
-        Payload::Rest(message)
-    };
-    (first.freeze(), rest)
-}
-
-/// Adds the status of success to trailing metadata.
-fn ok_trailers(mut metadata: HeaderMap) -> HeaderMap {
-    metadata.insert("grpc-status", http::HeaderValue::from_static("0"));
-    metadata
 }
 
 fn taken() -> Status {

@@ -251,7 +251,8 @@ impl<S: CallService> Caller<S> {
         method: &Method,
         mut request: Request<Body>,
     ) -> Result<Answer, Status> {
-        let ToSend::Many(messages, _) = request.get_mut().take_to_send(self.limits.request_len_max)
+        let ToSend::Many(messages, ..) =
+            request.get_mut().take_to_send(self.limits.request_len_max)
         else {
             return Err(Status::internal("the requests are none"));
         };

@@ -197,10 +197,12 @@ impl Direct {
                 self.one(parts.uri.path(), &parts.headers, &mut *message, terms)
                     .await
             }
-            ToSend::Many(messages, _) => match self.open(&parts.uri, &parts.headers, terms).await {
-                Ok(opened) => Self::many(opened, messages, terms).await,
-                Err(status) => Err(status),
-            },
+            ToSend::Many(messages, ..) => {
+                match self.open(&parts.uri, &parts.headers, terms).await {
+                    Ok(opened) => Self::many(opened, messages, terms).await,
+                    Err(status) => Err(status),
+                }
+            }
             ToSend::Nothing(status) => Err(status),
         };
         Ok(match outcome? {

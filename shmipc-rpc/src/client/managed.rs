@@ -204,7 +204,7 @@ impl Managed {
         };
         let outcome = match body.take_to_send(context.request_len_max) {
             ToSend::One(message, _) => self.one(ask, &mut *repeatable(message)).await,
-            ToSend::Many(messages, _) => self.many(&parts.uri, ask, messages).await,
+            ToSend::Many(messages, ..) => self.many(&parts.uri, ask, messages).await,
             ToSend::Nothing(status) => Err(status),
         };
         Ok(match outcome? {

@@ -18,6 +18,7 @@ use crate::{
     Status,
     body::{Encode, Encoded},
     deadline::{self, Elapsed},
+    interceptor::{Ended, Watchers},
 };
 
 /// Sends the frames of one half of a call. What opens the half travels with the first of them.
@@ -31,6 +32,8 @@ pub(crate) struct HalfSender {
     opening: Option<Opening>,
     /// What the server says after the last message, if all goes well.
     trailers: HeaderMap,
+    /// Who wants to see how the half ends.
+    watchers: Option<Box<Watchers>>,
     message_len_max: usize,
     is_server: bool,
 }
@@ -66,6 +69,23 @@ pub(crate) enum Ending {
     Failed(Status),
 }
 
+/// An end that is yet to be shown to those who want to see it. If it is dropped, they see that it is cut off.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    watchers: Box<Watchers>,
+    ended: Ended,
+}
+
+impl Unsettled {
+    /// Shows them the end. Runs code of the application. Returns what they have made of it.
+    pub(crate) fn settle(self) -> Ending {
+        match self.watchers.run(self.ended) {
+            Ok(metadata) => Ending::Done(metadata),
+            Err(status) => Ending::Failed(status),
+        }
+    }
+}
+
 /// The type of a message that there is not.
 type NoMessage = Encoded<&'static [u8]>;
 
@@ -98,6 +118,7 @@ impl HalfSender {
                 deadline,
             }),
             trailers: HeaderMap::new(),
+            watchers: None,
             message_len_max,
             is_server: false,
         }
@@ -114,9 +135,32 @@ impl HalfSender {
             stream,
             opening: Some(Opening::Response { metadata }),
             trailers,
+            watchers: None,
             message_len_max,
             is_server: true,
         }
+    }
+
+    /// Sets who wants to see how the half ends.
+    pub(crate) fn with_watchers(mut self, watchers: Option<Box<Watchers>>) -> Self {
+        self.watchers = watchers;
+        self
+    }
+
+    /// Takes who wants to see how the half ends, and the end, which is `ending` until they have seen it.
+    pub(crate) fn unsettled(&mut self, ending: &mut Ending) -> Option<Unsettled> {
+        let watchers = self.watchers.take()?;
+        let ended = match mem::replace(ending, Ending::Done(None)) {
+            Ending::Done(more) => {
+                crate::metadata::merge(&mut self.trailers, more);
+                Ok(Some(Box::new(mem::take(&mut self.trailers))))
+            }
+            Ending::Failed(status) => {
+                self.trailers.clear();
+                Err(status)
+            }
+        };
+        Some(Unsettled { watchers, ended })
     }
 
     /// How long a message may be.
@@ -184,6 +228,18 @@ impl HalfSender {
         ending: &mut Ending,
         buffer: &mut Option<SendBuf>,
     ) -> Poll<Result<(), HalfError>> {
+        if self.watchers.is_some() {
+            if let Some(unsent) = &message
+                && self.message_len_max < unsent.encoded_len()
+            {
+                let (len, max) = (unsent.encoded_len(), self.message_len_max);
+                *ending = Ending::Failed(FrameTooLarge::Message { len, max }.into());
+                message = None;
+            }
+            if let Some(unsettled) = self.unsettled(ending) {
+                *ending = unsettled.settle();
+            }
+        }
         if !self.is_server {
             // A caller has no way to say that it failed but to give the call up, which is not done here.
             if let Ending::Failed(_) = ending {

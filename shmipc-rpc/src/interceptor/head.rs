@@ -6,6 +6,7 @@ use std::{
 use http::{Extensions, HeaderMap};
 use shmipc_transport::Peer;
 
+use super::end::{End, Watchers};
 use crate::{Body, Cancellation, Response, Status, context::CallContext, deadline, metadata};
 
 /// The head of a call: which method it is for, and what travels with the request. The messages are on board, but out of
@@ -134,6 +135,8 @@ impl fmt::Debug for Call {
 /// The head of an answer that is not, or not yet, a failure. The messages are on board, but out of sight.
 pub struct Answer {
     response: http::Response<Body>,
+    /// When the caller stops waiting.
+    deadline: Option<Instant>,
 }
 
 impl Answer {
@@ -149,15 +152,48 @@ impl Answer {
         *response.version_mut() = http::Version::HTTP_2;
         *response.headers_mut() = parts.metadata;
         *response.extensions_mut() = parts.extensions;
-        Self { response }
+        Self {
+            response,
+            deadline: None,
+        }
     }
 
     /// Takes the head off a response, which may say that the call failed.
-    pub(super) fn read(mut response: http::Response<Body>) -> Result<Self, Status> {
+    pub(super) fn read(
+        mut response: http::Response<Body>,
+        deadline: Option<Instant>,
+    ) -> Result<Self, Status> {
         match Status::of_response(&mut response) {
             Some(status) => Err(status),
-            None => Ok(Self { response }),
+            None => Ok(Self { response, deadline }),
         }
+    }
+
+    /// Makes an answer without messages, that went well.
+    pub(super) fn empty(trailers: Option<Box<HeaderMap>>) -> Self {
+        let mut response = http::Response::new(Body::empty_response(trailers));
+        *response.version_mut() = http::Version::HTTP_2;
+        Self {
+            response,
+            deadline: None,
+        }
+    }
+
+    /// Shows the end of the answer to those who have been waiting for it.
+    pub(super) fn watch(&mut self, watchers: Box<Watchers>) {
+        self.response.body_mut().watch(watchers);
+    }
+
+    /// Has `see` called with how the answer ends, once and whatever happens: behind the last message, or instead of it. It may change
+    /// the metadata and the status there.
+    ///
+    /// If the end is known, `see` is called at once. So it is for the response of a handler with one message, and on the calling
+    /// side for an answer that has arrived as a whole. A server calls it before it sends the end. An answer that is
+    /// dropped before its end is [cut off](End::is_cut_off).
+    ///
+    /// For an interceptor that wants to know how all calls end, [`Next::on_end`](super::Next::on_end) is easier.
+    pub fn on_end(&mut self, see: impl FnOnce(&mut End) + Send + 'static) {
+        self.response.body_mut().on_end(self.deadline, see);
     }
 
     pub(super) fn into_response(self) -> http::Response<Body> {

@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use super::{
     Interceptor,
+    end::{Callback, End, Watchers, show_end},
     head::{Answer, Call, split},
 };
 use crate::{
@@ -183,9 +184,10 @@ where
             // The service that has been made ready is the one to be called.
             let another = self.service.clone();
             let ready = mem::replace(&mut self.service, another);
-            let next = Next(SyncWrapper::new(Box::new(|request| {
-                Box::pin(call(ready, request))
-            })));
+            let next = Next {
+                call: SyncWrapper::new(Box::new(|request| Box::pin(call(ready, request)))),
+                callbacks: Vec::new(),
+            };
             let interceptor = Arc::clone(&self.layer.interceptor);
             let future = async move {
                 let answer = interceptor.intercept(Call::new(request), next).await?;
@@ -252,9 +254,36 @@ type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>>
 /// What lies behind an interceptor: further layers, and at the end the server or the handler.
 ///
 /// Dropping it is the end of the call's request.
-pub struct Next(SyncWrapper<Box<dyn FnOnce(http::Request<Body>) -> Calling + Send>>);
+pub struct Next {
+    call: SyncWrapper<Box<dyn FnOnce(http::Request<Body>) -> Calling + Send>>,
+    callbacks: Vec<SyncWrapper<Callback>>,
+}
 
 impl Next {
+    /// Has `see` called with how the call ends, once and whatever happens: with the failure that [`run`](Self::run) returns, with
+    /// what comes after the last message, or because nobody [waits for it](End::is_cut_off) any longer, before the answer
+    /// or after it has begun. It may change the metadata and the status there.
+    ///
+    /// A server calls it before it sends the end; what has one message is at its end with its head. If the call does not go on,
+    /// `see` is not called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use shmipc_rpc::interceptor::{Call, InterceptorLayer, Next};
+    ///
+    /// let counted = InterceptorLayer::new(async |call: Call, next: Next| {
+    ///     let method = call.path().to_owned();
+    ///     let next = next.on_end(move |end| println!("{method}: {}", end.code().name()));
+    ///     next.run(call).await
+    /// });
+    /// ```
+    #[must_use]
+    pub fn on_end(mut self, see: impl FnOnce(&mut End) + Send + 'static) -> Self {
+        self.callbacks.push(SyncWrapper::new(Box::new(see)));
+        self
+    }
+
     /// Lets the call go on, and returns the head of the answer.
     ///
     /// # Errors
@@ -265,13 +294,29 @@ impl Next {
     ///
     /// A future that is dropped gives the call up.
     pub async fn run(self, call: Call) -> Result<Answer, Status> {
+        let Self {
+            call: next,
+            callbacks,
+        } = self;
+        let deadline = call.deadline();
+        // They see it, too, if this future is dropped.
+        let mut watchers =
+            (!callbacks.is_empty()).then(|| Box::new(Watchers::new(callbacks, deadline)));
         let (request, limit) = call.into_request();
-        let calling = self.0.into_inner()(request);
-        let response = match limit {
-            None => calling.await?,
-            Some(limit) => limited(limit, calling).await?,
+        let calling = next.into_inner()(request);
+        let called = match limit {
+            None => calling.await,
+            Some(limit) => limited(limit, calling).await,
         };
-        Answer::read(response)
+        match called.and_then(|response| Answer::read(response, deadline)) {
+            Ok(mut answer) => {
+                if let Some(watchers) = watchers {
+                    answer.watch(watchers);
+                }
+                Ok(answer)
+            }
+            Err(status) => show_end(&mut watchers, Err(status)).map(Answer::empty),
+        }
     }
 }
 

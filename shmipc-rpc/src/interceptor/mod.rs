@@ -4,10 +4,15 @@
 //! of the answer. It may wait, for a token to be fetched for example. Messages pass it untouched and typed, whether
 //! there is one or a stream of them.
 //!
+//! How a call ends is often known only after the last message. [`Next::on_end`] and [`Answer::on_end`] have a function called then,
+//! once and whatever happens, also if nobody waits for the end any longer. It sees the status and the trailing metadata, and may
+//! change both.
+//!
 //! An [`InterceptorLayer`] is an ordinary tower layer. It fits around a [`Channel`](crate::Channel), around one generated
 //! server, or around [all services](crate::Server::layer) of a server; and it can be limited to some
 //! [services](InterceptorLayer::for_service) or [methods](InterceptorLayer::for_method). A call that an interceptor sees
-//! costs three boxes more than one that it does not see; where there is no interceptor, there is no cost.
+//! costs three boxes more than one that it does not see, and up to three more if it is to tell its end; where there is no interceptor,
+//! there is no cost.
 //!
 //! # Examples
 //!
@@ -61,11 +66,33 @@
 //!
 //! let server = Server::builder().layer(InterceptorLayer::new(OnlyUser(1000)));
 //! ```
+//!
+//! On either side: how long calls take to their very end, and how they end, is counted; calls that are given up are counted, too.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//!
+//! use shmipc_rpc::{Code, Server, interceptor::{Call, InterceptorLayer, Next}};
+//!
+//! fn count(method: &str, code: Code, took: Duration) {
+//!     // …
+//! }
+//!
+//! let metrics = InterceptorLayer::new(async |call: Call, next: Next| {
+//!     let (method, began) = (call.path().to_owned(), Instant::now());
+//!     let next = next.on_end(move |end| count(&method, end.code(), began.elapsed()));
+//!     next.run(call).await
+//! });
+//! let server = Server::builder().layer(metrics);
+//! ```
 
+mod end;
 mod head;
 mod layer;
 
+pub(crate) use self::end::{Ended, Watchers, show_end};
 pub use self::{
+    end::End,
     head::{Answer, Call},
     layer::{Intercepted, InterceptedFuture, InterceptorLayer, Next, OnRequest},
 };

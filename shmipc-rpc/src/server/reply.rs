@@ -47,10 +47,11 @@ impl Outcome {
                 message,
                 trailers,
             }),
-            ToSend::Many(messages, trailers) => Self::Stream(StreamReply {
+            ToSend::Many(messages, trailers, watchers) => Self::Stream(StreamReply {
                 metadata,
                 messages,
                 trailers,
+                watchers,
             }),
             ToSend::Nothing(status) => Self::Reply(Reply::Failed(status)),
         }

@@ -17,6 +17,7 @@ use crate::{
     body::{Encoded, Messages},
     deadline::{self, Elapsed},
     frame::{Ending, HalfSender},
+    interceptor::Watchers,
 };
 
 /// What a handler returned whose messages are yet to come.
@@ -24,6 +25,7 @@ pub(super) struct StreamReply {
     pub(super) metadata: HeaderMap,
     pub(super) messages: Pin<Box<dyn Messages>>,
     pub(super) trailers: Option<Box<HeaderMap>>,
+    pub(super) watchers: Option<Box<Watchers>>,
 }
 
 /// The same, once it is known where to.
@@ -57,12 +59,10 @@ impl StreamReply {
         Sending {
             messages: self.messages,
             watch: stream.watch(),
-            out: Some(HalfSender::server(
-                stream,
-                self.metadata,
-                trailers,
-                message_len_max,
-            )),
+            out: Some(
+                HalfSender::server(stream, self.metadata, trailers, message_len_max)
+                    .with_watchers(self.watchers),
+            ),
             deadline,
         }
     }

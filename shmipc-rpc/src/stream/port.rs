@@ -122,6 +122,19 @@ impl Port {
         if let Some(half) = out.take() {
             state.way = Way::Direct(Box::new(half));
         }
+        if let State {
+            way: Way::Direct(half),
+            ending: Some(ending),
+            ..
+        } = &mut *state
+            && let Some(unsettled) = half.unsettled(ending)
+        {
+            // This runs code of the application.
+            drop(state);
+            let ending = unsettled.settle();
+            state = self.state();
+            state.ending = Some(ending);
+        }
         let State {
             way,
             ending,

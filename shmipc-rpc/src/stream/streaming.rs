@@ -16,6 +16,8 @@ use crate::{
     Status,
     body::{Decoder, Messages, Receiving, decode, typed},
     deadline,
+    interceptor::{Watchers, show_end},
+    metadata,
 };
 
 /// The messages of a request or response, as they arrive.
@@ -43,6 +45,8 @@ use crate::{
 pub struct Streaming<T> {
     source: Source<T>,
     trailers: Option<Box<HeaderMap>>,
+    /// Who wants to see how it ends.
+    watchers: Option<Box<Watchers>>,
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -66,6 +70,7 @@ impl<T> Streaming<T> {
         Self {
             source,
             trailers: None,
+            watchers: None,
             deadline: None,
             timer: None,
         }
@@ -77,10 +82,20 @@ impl<T> Streaming<T> {
         self
     }
 
-    /// Sets metadata that comes after the last message, in case that the source has none.
+    /// Sets metadata that comes after the last message, before that which the source has.
     pub(crate) fn with_trailers(mut self, trailers: Option<Box<HeaderMap>>) -> Self {
         self.trailers = trailers;
         self
+    }
+
+    /// As [`with_trailers`](Self::with_trailers), and sets who wants to see the end.
+    pub(crate) fn with_end(
+        mut self,
+        trailers: Option<Box<HeaderMap>>,
+        watchers: Option<Box<Watchers>>,
+    ) -> Self {
+        self.watchers = watchers;
+        self.with_trailers(trailers)
     }
 
     pub(crate) fn over() -> Self {
@@ -148,8 +163,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
         };
         let timer = || Box::pin(tokio::time::sleep_until(deadline.into()));
         ready!(self.timer.get_or_insert_with(timer).as_mut().poll(cx));
-        self.source = Source::Over;
-        Poll::Ready(Some(Err(deadline::exceeded())))
+        Poll::Ready(self.end(Err(deadline::exceeded())))
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
@@ -169,16 +183,41 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
             },
             Source::Over => None,
         };
-        match &next {
-            Some(Ok(_)) => {}
+        Poll::Ready(match next {
+            Some(Ok(message)) => Some(Ok(message)),
             None => {
-                self.trailers = self.take_trailers().or(self.trailers.take());
-                self.source = Source::Over;
+                if let Some(more) = self.take_trailers() {
+                    metadata::merge(self.trailers.get_or_insert_default(), Some(more));
+                }
+                self.end(Ok(()))
             }
             // What could not be decoded ends the stream as well.
-            Some(Err(_)) => self.source = Source::Over,
+            Some(Err(status)) => self.end(Err(status)),
+        })
+    }
+
+    /// Fails the call for what its messages are. Returns how.
+    pub(crate) fn fail(&mut self, status: Status) -> Status {
+        match self.end(Err(status.clone())) {
+            Some(Err(changed)) => changed,
+            Some(Ok(_)) | None => status,
         }
-        Poll::Ready(next)
+    }
+
+    /// Ends the stream, and shows that to those who want to see it.
+    fn end(&mut self, result: Result<(), Status>) -> Option<Result<T, Status>> {
+        self.source = Source::Over;
+        if self.watchers.is_none() {
+            return result.err().map(Err);
+        }
+        let ended = result.map(|()| self.trailers.take());
+        match show_end(&mut self.watchers, ended) {
+            Ok(trailers) => {
+                self.trailers = trailers;
+                None
+            }
+            Err(status) => Some(Err(status)),
+        }
     }
 
     fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {

@@ -111,12 +111,19 @@ impl http_body::Body for AnswerBody {
         if self.body.is_none() {
             return Poll::Ready(None);
         }
-        let trailers = match ready!(self.poll_body(cx)) {
+        let ended = match ready!(self.poll_body(cx)) {
             Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-            Err(Ok(trailers)) => trailers,
-            Err(Err(status)) => status.to_headers(),
+            Err(ended) => ended,
         };
-        let body = self.body.take();
+        let mut body = self.body.take();
+        let trailers = match (ended, &mut body) {
+            (Ok(trailers), _) => trailers,
+            (Err(status), None) => status.to_headers(),
+            (Err(status), Some(body)) => match body.fail(status) {
+                Ok(metadata) => metadata.map(|map| *map).unwrap_or_default(),
+                Err(status) => status.to_headers(),
+            },
+        };
         // What a destructor of the application panics about does not matter any more.
         let _ = guarded(|| drop(body));
         if let Some(guard) = self.guard.take() {

@@ -1,0 +1,211 @@
+//! A body as HTTP sees it: frames in the framing of gRPC, and trailers.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use shmipc_transport::RecvBuf;
+
+use super::{Body, Encode, Encoded, End, Payload, decoder::read_trailers, grpc};
+#[cfg(feature = "grpc")]
+use crate::frame;
+use crate::{Status, interceptor::Ended};
+
+/// A received message of at most this length is taken out in one frame with its prefix.
+const ONE_FRAME_LEN_MAX: usize = 4096;
+
+impl Body {
+    /// Makes a frame of the next of many messages, or of what comes after them.
+    fn next_frame(
+        &mut self,
+        next: Option<Result<Bytes, Status>>,
+        trailers: Option<Box<HeaderMap>>,
+    ) -> Option<Result<Frame<Bytes>, Status>> {
+        let is_response = !matches!(self.end, End::None);
+        let ended = match next {
+            Some(Ok(message)) => return Some(Ok(Frame::data(message))),
+            Some(Err(status)) => Err(status),
+            None => {
+                let end = mem::replace(&mut self.end, End::None);
+                let mut metadata = end.into_metadata();
+                if trailers.is_some() {
+                    crate::metadata::merge(metadata.get_or_insert_default(), trailers);
+                }
+                Ok(metadata)
+            }
+        };
+        match self.finish(ended) {
+            // Failures are ordinary trailers in HTTP, but a request has none.
+            Err(status) if !is_response => Some(Err(status)),
+            ended => is_response.then(|| Ok(last_frame(ended))),
+        }
+    }
+
+    /// Shows the end of somebody else's body to those who want to see it.
+    fn watched_frame(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, Status>>,
+    ) -> Option<Result<Frame<Bytes>, Status>> {
+        let (ended, has_trailers) = match frame.map(|frame| frame.map(Frame::into_trailers)) {
+            Some(Ok(Err(data))) => return Some(Ok(data)),
+            Some(Ok(Ok(trailers))) => (read_trailers(trailers), true),
+            Some(Err(status)) => (Err(status), false),
+            None => (Ok(None), false),
+        };
+        let has_failed = ended.is_err();
+        match self.finish(ended) {
+            // Whoever made the body has chosen how to say it.
+            Err(status) if has_failed && !has_trailers => Some(Err(status)),
+            Ok(None) if !has_failed && !has_trailers => None,
+            ended => Some(Ok(last_frame(ended))),
+        }
+    }
+
+    /// Polls for a frame, and fails instead of returning a message of more than `message_len_max` bytes.
+    ///
+    /// What somebody else has framed is passed on as it is.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn poll_limited_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        message_len_max: usize,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        use http_body::Body as _;
+
+        let (known_len, in_messages) = match &self.payload {
+            Payload::Message(message) => (message.encoded_len(), true),
+            Payload::Received(message) => (message.remaining(), true),
+            Payload::Messages(_) | Payload::Receiving(_) => (0, true),
+            Payload::Empty | Payload::Rest(_) | Payload::Foreign(_) => (0, false),
+        };
+        let (len, polled) = if message_len_max < known_len {
+            (known_len, None)
+        } else {
+            let polled = ready!(Pin::new(&mut *self).poll_frame(cx));
+            let data = polled
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref());
+            let len = data.map_or(0, |data| data.len().saturating_sub(grpc::PREFIX_LEN));
+            (if in_messages { len } else { 0 }, polled)
+        };
+        if message_len_max < len {
+            let ended = self.finish(Err(frame::message_too_large(len, message_len_max)));
+            return Poll::Ready(Some(ended.map(|metadata| last_frame(Ok(metadata)))));
+        }
+        Poll::Ready(polled)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        match &mut this.payload {
+            Payload::Foreign(body) => {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                return Poll::Ready(match this.watchers {
+                    None => frame,
+                    Some(_) => this.watched_frame(frame),
+                });
+            }
+            Payload::Messages(messages) => {
+                let messages = messages.get_mut();
+                let next = ready!(messages.as_mut().poll_next(cx))
+                    .map(|next| next.map(|mut message| message.encode_to_grpc()));
+                // Before the end, they would be lost.
+                let is_over = next.is_none();
+                let trailers = is_over.then(|| messages.as_mut().take_trailers()).flatten();
+                return Poll::Ready(this.next_frame(next, trailers));
+            }
+            Payload::Receiving(receiving) => {
+                let next = ready!(receiving.poll_message(cx))
+                    .map(|next| next.map(|message| Encoded(message).encode_to_grpc()));
+                let trailers = next.is_none().then(|| receiving.take_trailers()).flatten();
+                return Poll::Ready(this.next_frame(next, trailers));
+            }
+            Payload::Empty | Payload::Message(_) | Payload::Received(_) | Payload::Rest(_) => {}
+        }
+        let frame = match mem::replace(&mut this.payload, Payload::Empty) {
+            Payload::Message(mut message) => Frame::data(message.encode_to_grpc()),
+            Payload::Received(message) => {
+                let (first, rest) = first_frame(message);
+                this.payload = rest;
+                Frame::data(first)
+            }
+            Payload::Rest(mut message) => {
+                let len = message.chunk().len();
+                let piece = message.copy_to_bytes(len);
+                if message.has_remaining() {
+                    this.payload = Payload::Rest(message);
+                }
+                Frame::data(piece)
+            }
+            Payload::Empty | Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => {
+                match mem::replace(&mut this.end, End::None) {
+                    End::None => return Poll::Ready(None),
+                    End::Ok => last_frame(Ok(None)),
+                    End::Trailers(metadata) => last_frame(Ok(Some(metadata))),
+                }
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Empty => matches!(self.end, End::None),
+            // Whoever wants to see the end would not, if it was not polled for.
+            Payload::Foreign(body) => self.watchers.is_none() && body.is_end_stream(),
+            _ => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let len = match &self.payload {
+            Payload::Empty => 0,
+            Payload::Message(message) => grpc::PREFIX_LEN + message.encoded_len(),
+            Payload::Received(message) => grpc::PREFIX_LEN + message.remaining(),
+            Payload::Rest(message) => message.remaining(),
+            Payload::Foreign(body) => return body.size_hint(),
+            Payload::Messages(_) | Payload::Receiving(_) => return SizeHint::default(),
+        };
+        SizeHint::with_exact(len as u64)
+    }
+}
+
+/// Returns the prefix of a received message, and with it the message if it is short.
+fn first_frame(mut message: RecvBuf) -> (Bytes, Payload) {
+    let len = message.remaining();
+    let with_message = len <= ONE_FRAME_LEN_MAX;
+    let mut first = BytesMut::with_capacity(grpc::PREFIX_LEN + if with_message { len } else { 0 });
+    first.put_slice(&grpc::prefix(len));
+    let rest = if with_message {
+        first.put(&mut message);
+        Payload::Empty
+    } else {
+        Payload::Rest(message)
+    };
+    (first.freeze(), rest)
+}
+
+/// Makes the trailers of a response.
+fn last_frame(ended: Ended) -> Frame<Bytes> {
+    Frame::trailers(match ended {
+        Ok(metadata) => {
+            let mut trailers = metadata.map(|map| *map).unwrap_or_default();
+            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+            trailers
+        }
+        Err(status) => status.to_headers(),
+    })
+}
