@@ -5,7 +5,6 @@ use std::{
 };
 
 use shmipc_transport::{Abandoned, StreamWatch};
-#[cfg(feature = "grpc")]
 use tokio::sync::watch;
 
 /// Tells a handler when its caller no longer waits.
@@ -42,16 +41,13 @@ enum Watch {
     #[default]
     Nothing,
     Stream(StreamWatch),
-    #[cfg(feature = "grpc")]
     Guard(watch::Receiver<Option<CancelReason>>),
 }
 
 /// Tells handlers that a call is over, when it is dropped.
-#[cfg(feature = "grpc")]
 #[derive(Debug)]
 pub(crate) struct CallGuard(watch::Sender<Option<CancelReason>>);
 
-#[cfg(feature = "grpc")]
 impl CallGuard {
     /// Returns a guard, and what it tells.
     pub(crate) fn new(deadline: Option<Instant>) -> (Self, Cancellation) {
@@ -66,7 +62,6 @@ impl CallGuard {
     }
 }
 
-#[cfg(feature = "grpc")]
 impl Drop for CallGuard {
     fn drop(&mut self) {
         // Who gave the call up, the other side or the connection, cannot be told.
@@ -100,7 +95,7 @@ impl Cancellation {
 
     /// Waits until the caller no longer waits, and returns why.
     ///
-    /// Never returns for a call that came from this process, without a connection, and has no deadline.
+    /// Never returns for a call that was made of a service itself, without a [`Channel`](crate::Channel), and has no deadline.
     ///
     /// # Cancel safety
     ///
@@ -109,7 +104,6 @@ impl Cancellation {
         let over = async {
             match &self.watch {
                 Watch::Stream(watch) => reason(&watch.abandoned().await),
-                #[cfg(feature = "grpc")]
                 Watch::Guard(guard) => over(guard.clone()).await,
                 Watch::Nothing => pending().await,
             }
@@ -130,7 +124,6 @@ impl Cancellation {
                 let mut context = Context::from_waker(Waker::noop());
                 watch.poll_abandoned(&mut context).is_ready()
             }
-            #[cfg(feature = "grpc")]
             Watch::Guard(guard) => guard.borrow().is_some(),
             Watch::Nothing => false,
         };
@@ -162,7 +155,6 @@ fn reason(abandoned: &Abandoned) -> CancelReason {
 }
 
 /// Waits for a guard to tell.
-#[cfg(feature = "grpc")]
 async fn over(mut guard: watch::Receiver<Option<CancelReason>>) -> CancelReason {
     match guard.wait_for(Option::is_some).await {
         Ok(reason) => (*reason).unwrap_or(CancelReason::Finished),

@@ -7,6 +7,7 @@ mod frames;
 pub(crate) mod grpc;
 mod messages;
 mod receiving;
+mod waited;
 
 use std::{any::Any, fmt, mem, pin::Pin, time::Instant};
 

@@ -140,8 +140,8 @@ impl Channel {
     /// For tests, and for programs that may or may not have a service of their own.
     ///
     /// Deadlines and cancellation work as they do between processes: the handler's future is dropped, and calls that it makes
-    /// inherit its deadline. A request has no [`peer`](crate::Request::peer). A task that a handler has left behind learns
-    /// when it sends that nobody receives any more, but not while it waits for requests.
+    /// inherit its deadline; a task that the handler has left behind learns by [`Cancellation`](crate::Cancellation), and when it
+    /// sends or waits for requests. A request has no [`peer`](crate::Request::peer).
     pub fn in_process(service: impl CallService + Sync) -> Self {
         Self::from_service(InProcess(service))
     }

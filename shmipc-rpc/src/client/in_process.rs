@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 use super::CallService;
 use crate::{
     Body, Status,
+    cancel::CallGuard,
     deadline::{self, Elapsed, Scope},
 };
 
@@ -27,15 +28,28 @@ impl<S: CallService> tower_service::Service<http::Request<Body>> for InProcess<S
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let deadline = request.body().deadline();
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let mut context = Body::take_context(&mut request);
+        let deadline = context.deadline();
+        // Dropped with this future, or with what it returns.
+        let (guard, cancellation) = CallGuard::new(deadline);
+        context.cancellation = cancellation.clone();
+        // Layers may exchange the body.
+        request.extensions_mut().insert(context.clone());
+        let request = request.map(|body| body.while_waited(&cancellation).with_context(context));
         let call = Scoped {
             call: self.0.call(request),
             deadline,
         };
         Box::pin(async move {
             let called = deadline::within(deadline, pin!(call)).await;
-            called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
+            let mut response = called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
+            response.body_mut().on_end(deadline, move |end| {
+                if !end.is_cut_off() {
+                    guard.finish();
+                }
+            });
+            Ok(response)
         })
     }
 }

@@ -19,36 +19,34 @@ mod tonic_service;
 macro_rules! run_all_cases_over {
     ($($link:ident,)*) => {
         $(mod $link {
-            crate::tests_of_cases! { $link }
-            crate::tests_of_cases! { $link: cancel_after_first_response, timeout_on_sleeping_server, }
+            crate::tests_of_cases! {
+                $link:
+                empty_unary,
+                large_unary,
+                client_streaming,
+                server_streaming,
+                ping_pong,
+                empty_stream,
+                half_duplex,
+                custom_metadata_of_a_unary_call,
+                custom_metadata_of_a_full_duplex_call,
+                status_code_and_message_of_a_unary_call,
+                status_code_and_message_of_a_full_duplex_call,
+                special_status_message,
+                unimplemented_method,
+                unimplemented_service,
+                cancel_after_begin,
+                cancel_after_first_response,
+                timeout_on_sleeping_server,
+                concurrent_large_unary,
+                rpc_soak,
+            }
         })*
     };
 }
 
-/// Makes one test for one link of each case that works within a process, too, or of those that are named.
+/// Makes one test for one link of each of these cases.
 macro_rules! tests_of_cases {
-    ($link:ident) => {
-        crate::tests_of_cases! {
-            $link:
-            empty_unary,
-            large_unary,
-            client_streaming,
-            server_streaming,
-            ping_pong,
-            empty_stream,
-            half_duplex,
-            custom_metadata_of_a_unary_call,
-            custom_metadata_of_a_full_duplex_call,
-            status_code_and_message_of_a_unary_call,
-            status_code_and_message_of_a_full_duplex_call,
-            special_status_message,
-            unimplemented_method,
-            unimplemented_service,
-            cancel_after_begin,
-            concurrent_large_unary,
-            rpc_soak,
-        }
-    };
     ($link:ident: $($case:ident,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,15 +64,10 @@ run_all_cases_over! {
     shared_memory_behind_a_layer,
     http2,
     http2_over_a_unix_socket,
+    in_process,
     tonic_client,
     tonic_server,
     tonic_on_both_sides,
     tonic_client_over_http2,
     tonic_server_over_http2,
-}
-
-/// Without the cases in which the server learns that a call is over from its requests alone: within a process, a task that a handler has
-/// left behind goes on to wait for them.
-mod in_process {
-    crate::tests_of_cases! { in_process }
 }

@@ -1,0 +1,282 @@
+//! Calls within a process: what becomes of a handler, and of what it has left behind, when its caller goes.
+
+mod common;
+
+use std::{future::pending, time::Duration};
+
+use shmipc_rpc::{
+    CancelReason, Cancellation, Channel, Code, Request, Response, Sender, Status, Streaming,
+    client::Caller,
+};
+use tokio::sync::mpsc;
+
+use crate::common::{
+    Packet, in_time, lab, packet,
+    streams::{CHAT, LIST, RECORD, iter, numbered, queue, streams},
+};
+
+/// What a task that a handler has left behind has learned.
+#[derive(Debug)]
+enum Learned {
+    /// From the handle that tells of the caller.
+    Cancelled(CancelReason),
+    /// From requests that it waits for.
+    Requests(Result<Option<Packet>, Status>),
+    /// From sending.
+    Sent(Status),
+}
+
+type Notes = mpsc::UnboundedSender<Learned>;
+
+fn watch(cancellation: Cancellation, notes: Notes) {
+    tokio::spawn(async move {
+        let reason = cancellation.cancelled().await;
+        assert!(cancellation.is_cancelled());
+        notes.send(Learned::Cancelled(reason))
+    });
+}
+
+/// Notes how requests end, of which the first is taken.
+fn drain(mut requests: Streaming<Packet>, notes: Notes) {
+    tokio::spawn(async move {
+        let mut next = requests.message().await;
+        if let Ok(Some(_)) = next {
+            next = requests.message().await;
+        }
+        notes.send(Learned::Requests(next))
+    });
+}
+
+fn send_on(mut sender: Sender<Packet>, notes: Notes) {
+    tokio::spawn(async move {
+        let mut number = 0;
+        loop {
+            if let Err(status) = sender.send(&numbered(number)).await {
+                break notes.send(Learned::Sent(status));
+            }
+            number += 1;
+        }
+    });
+}
+
+/// A channel to a service whose handlers leave tasks behind.
+fn leaving() -> (Caller, mpsc::UnboundedReceiver<Learned>) {
+    let (notes, learned) = mpsc::unbounded_channel();
+    let (list, record, chat) = (notes.clone(), notes.clone(), notes);
+    let service = streams()
+        .list(move |request| {
+            let notes = list.clone();
+            async move {
+                let (sender, responses) = Sender::for_responses();
+                watch(request.cancellation(), notes.clone());
+                send_on(sender, notes);
+                Ok(Response::new(responses))
+            }
+        })
+        .record(move |request| {
+            let notes = record.clone();
+            async move {
+                watch(request.cancellation(), notes.clone());
+                let answers = request.metadata().contains_key("x-answer");
+                drain(request.into_inner(), notes);
+                if !answers {
+                    pending::<()>().await;
+                }
+                Ok(Response::new(packet("enough")))
+            }
+        })
+        .chat(move |request| {
+            let notes = chat.clone();
+            async move {
+                watch(request.cancellation(), notes.clone());
+                drain(request.into_inner(), notes.clone());
+                let (sender, responses) = Sender::for_responses();
+                send_on(sender, notes);
+                Ok(Response::new(responses))
+            }
+        });
+    (Caller::new(Channel::in_process(service)), learned)
+}
+
+/// Takes what so many tasks have learned: the reason, and the codes of the others.
+async fn all(
+    learned: &mut mpsc::UnboundedReceiver<Learned>,
+    count: usize,
+) -> (Vec<CancelReason>, Vec<Code>) {
+    let (mut reasons, mut codes) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        match in_time(learned.recv()).await.expect("a task goes on") {
+            Learned::Cancelled(reason) => reasons.push(reason),
+            Learned::Requests(next) => {
+                codes.push(next.expect_err("they break off").code());
+            }
+            Learned::Sent(status) => codes.push(status.code()),
+        }
+    }
+    (reasons, codes)
+}
+
+#[tokio::test]
+async fn a_dropped_stream_of_responses_tells_all_tasks() {
+    let (caller, mut learned) = leaving();
+    let mut responses =
+        in_time(caller.server_streaming::<_, Packet>(&LIST, Request::new(packet(""))))
+            .await
+            .expect("it begins")
+            .into_inner();
+    let first = in_time(responses.message()).await.expect("it goes on");
+    assert_eq!(first, Some(numbered(0)));
+    drop(responses);
+    assert_eq!(
+        all(&mut learned, 2).await,
+        (vec![CancelReason::ByCaller], vec![Code::Cancelled])
+    );
+
+    let (sender, requests) = queue();
+    let mut responses =
+        in_time(caller.bidi_streaming::<_, _, Packet>(&CHAT, Request::new(requests)))
+            .await
+            .expect("it begins")
+            .into_inner();
+    sender.send(numbered(0)).await.expect("it is polled");
+    let first = in_time(responses.message()).await.expect("it goes on");
+    assert_eq!(first, Some(numbered(0)));
+    drop(responses);
+    // The other end of the requests is open.
+    assert_eq!(
+        all(&mut learned, 3).await,
+        (vec![CancelReason::ByCaller], vec![Code::Cancelled; 2])
+    );
+    in_time(sender.closed()).await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_tells_a_task_that_waits_for_requests() {
+    let (caller, mut learned) = leaving();
+    let (sender, requests) = queue::<Packet>();
+    let mut call = Box::pin(async move {
+        caller
+            .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests))
+            .await
+    });
+    tokio::select! {
+        biased;
+        _ = &mut call => panic!("it does not answer"),
+        sent = sender.send(numbered(0)) => sent.expect("it is polled"),
+    }
+    drop(call);
+    assert_eq!(
+        all(&mut learned, 2).await,
+        (vec![CancelReason::ByCaller], vec![Code::Cancelled])
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_was_answered_has_no_more_requests() {
+    let (caller, mut learned) = leaving();
+    let (sender, requests) = queue::<Packet>();
+    let mut request = Request::new(requests);
+    request
+        .metadata_mut()
+        .insert("x-answer", http::HeaderValue::from_static("1"));
+    let response = in_time(caller.client_streaming::<_, _, Packet>(&RECORD, request)).await;
+    assert_eq!(response.expect("it answers").into_inner(), packet("enough"));
+    assert_eq!(
+        all(&mut learned, 2).await,
+        (vec![CancelReason::Finished], vec![Code::Cancelled])
+    );
+    in_time(sender.closed()).await;
+}
+
+#[tokio::test]
+async fn the_deadline_tells_tasks_although_the_caller_does_not_look() {
+    let (caller, mut learned) = leaving();
+    let (_sender, requests) = queue::<Packet>();
+    let mut request = Request::new(requests);
+    request.set_timeout(Duration::from_millis(20));
+    let mut responses = in_time(caller.bidi_streaming::<_, _, Packet>(&CHAT, request))
+        .await
+        .expect("it begins")
+        .into_inner();
+    // One task waits for room to send, which only the caller could make.
+    assert_eq!(
+        all(&mut learned, 2).await,
+        (vec![CancelReason::DeadlineExceeded], vec![Code::Cancelled])
+    );
+    let end = async {
+        loop {
+            match responses.message().await {
+                Ok(Some(_)) => {}
+                end => break end,
+            }
+        }
+    };
+    let status = in_time(end).await.expect_err("it is late");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(all(&mut learned, 1).await.1, [Code::Cancelled]);
+}
+
+#[tokio::test]
+async fn requests_that_are_always_there_end_with_the_call() {
+    let (caller, mut learned) = {
+        let (notes, learned) = mpsc::unbounded_channel();
+        let service = streams().chat(move |request| {
+            let notes = notes.clone();
+            async move {
+                let mut requests = request.into_inner();
+                tokio::spawn(async move {
+                    let end = loop {
+                        match requests.message().await {
+                            Ok(Some(_)) => tokio::task::yield_now().await,
+                            end => break end,
+                        }
+                    };
+                    notes.send(Learned::Requests(end))
+                });
+                Ok(Response::new(
+                    common::streams::queue::<Result<Packet, Status>>().1,
+                ))
+            }
+        });
+        (Caller::new(Channel::in_process(service)), learned)
+    };
+    let requests = iter((0..).map(numbered));
+    let responses = in_time(caller.bidi_streaming::<_, _, Packet>(&CHAT, Request::new(requests)))
+        .await
+        .expect("it begins");
+    drop(responses);
+    assert_eq!(all(&mut learned, 1).await.1, [Code::Cancelled]);
+}
+
+#[tokio::test]
+async fn a_unary_call_that_went_well_is_finished() {
+    let (notes, mut learned) = mpsc::unbounded_channel();
+    let service = lab(move |request: Request<Packet>| {
+        watch(request.cancellation(), notes.clone());
+        async move {
+            match request.get_ref().text.as_str() {
+                "hang" => pending().await,
+                "fail" => Err(Status::aborted("as asked")),
+                _ => Ok(Response::new(request.into_inner())),
+            }
+        }
+    });
+    let caller = Caller::new(Channel::in_process(service));
+    let call = |text| {
+        let caller = caller.clone();
+        async move {
+            let request = Request::new(packet(text));
+            caller.unary::<_, Packet>(&common::RUN, request).await
+        }
+    };
+    in_time(call("")).await.expect("it echoes");
+    assert_eq!(all(&mut learned, 1).await.0, [CancelReason::Finished]);
+    in_time(call("fail")).await.expect_err("it fails");
+    assert_eq!(all(&mut learned, 1).await.0, [CancelReason::Finished]);
+    tokio::select! {
+        biased;
+        _ = call("hang") => panic!("it does not answer"),
+        () = tokio::task::yield_now() => {}
+    }
+    assert_eq!(all(&mut learned, 1).await.0, [CancelReason::ByCaller]);
+}
