@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::config::Wait;
+use crate::{config::Wait, core::sync::Gauge};
 
 /// Waits in a row that may be looked out for in vain before the policy draws a conclusion: a hiccup of the scheduler is
 /// none.
@@ -28,8 +28,13 @@ const SKIP_MAX: u32 = 512;
 /// The fewest and the most waits between two trials of spinning, while yielding pays.
 const TRIAL_EVERY: std::ops::RangeInclusive<u32> = 64..=1024;
 
-/// Polls in a row that looked for long in vain, before none does: with many sessions on a thread, each such look costs all of them.
-const VAIN_TOLERATED: u32 = 1;
+/// The most polls in a row that look for long in vain, before none does: with many sessions on a thread, each such look
+/// costs all of them.
+const BURST_CREDIT_MAX: u32 = 16;
+
+/// What a poll earns that looked for long and was in time. One that was not costs 1, so that looking pays if it is in time
+/// once in three times.
+const BURST_EARNS: u32 = 2;
 
 /// The fewest and the most waits between two trials of looking for long.
 const BURST_TRIAL_EVERY: std::ops::RangeInclusive<u32> = 16..=1024;
@@ -59,6 +64,45 @@ pub(crate) struct Lookout {
     pub(crate) burst: Duration,
 }
 
+/// Sessions of this process whose drivers are looking.
+static LOOKING: Gauge = Gauge::new();
+
+/// Whether the driver of a session is going to look again without being woken, so that nobody else needs to arm the sleep
+/// word.
+#[derive(Debug, Default)]
+pub(crate) struct Heat {
+    is_hot: bool,
+}
+
+impl Heat {
+    pub(crate) fn is_hot(&self) -> bool {
+        self.is_hot
+    }
+
+    pub(crate) fn set(&mut self, is_hot: bool) {
+        if self.is_hot == is_hot {
+            return;
+        }
+        self.is_hot = is_hot;
+        if is_hot {
+            LOOKING.add();
+        } else {
+            LOOKING.sub();
+        }
+    }
+
+    /// Whether no other session of this process is looked after at this time.
+    pub(crate) fn is_alone(&self) -> bool {
+        LOOKING.get() <= usize::from(self.is_hot)
+    }
+}
+
+impl Drop for Heat {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
 /// Decides for each wait of a session whether to look, and how.
 #[derive(Debug)]
 pub(crate) struct WaitPolicy {
@@ -83,13 +127,13 @@ pub(crate) struct WaitPolicy {
 
 /// Decides how long one poll may look, before it lets others run.
 ///
-/// Where what is waited for comes later than that, looking for long in each poll only holds up other tasks, and other
-/// sessions of the same thread first of all. Then a poll looks once; but now and then one looks for long, because only that shows
-/// whether it would pay again: without it a wait takes longer, by what it costs to let others run.
+/// Where what is waited for comes later than that, looking for long in each poll only holds up other sessions. While there are
+/// some that are looked after, a poll then looks once; but now and then one looks for long, because only that shows whether it
+/// would pay again: without it a wait takes longer, by what it costs to let others run.
 #[derive(Debug)]
 struct Bursts {
-    /// Polls in a row that looked for long in vain.
-    vain: u32,
+    /// How many more polls may look for long in vain.
+    credit: u32,
     /// Waits until the next trial, and how many there were before the last.
     until_trial: u32,
     trial_every: u32,
@@ -98,15 +142,15 @@ struct Bursts {
 impl Bursts {
     fn new() -> Self {
         Self {
-            vain: 0,
+            credit: BURST_CREDIT_MAX,
             until_trial: 0,
             trial_every: *BURST_TRIAL_EVERY.start(),
         }
     }
 
     /// Begins a wait: how long its first poll may look. Zero: one look.
-    fn begin(&mut self) -> Duration {
-        let usual = self.usual();
+    fn begin(&mut self, is_alone: bool) -> Duration {
+        let usual = self.usual(is_alone);
         if usual.is_zero() && self.until_trial == 0 {
             return BURST;
         }
@@ -115,8 +159,8 @@ impl Bursts {
     }
 
     /// How long a poll may look that is no trial.
-    fn usual(&self) -> Duration {
-        if self.vain <= VAIN_TOLERATED {
+    fn usual(&self, is_alone: bool) -> Duration {
+        if is_alone || 0 < self.credit {
             BURST
         } else {
             Duration::ZERO
@@ -124,12 +168,13 @@ impl Bursts {
     }
 
     fn hit(&mut self) {
-        *self = Self::new();
+        self.credit = (self.credit + BURST_EARNS).min(BURST_CREDIT_MAX);
+        self.trial_every = *BURST_TRIAL_EVERY.start();
     }
 
     fn missed(&mut self) {
-        self.vain = self.vain.saturating_add(1);
-        if VAIN_TOLERATED < self.vain {
+        self.credit = self.credit.saturating_sub(1);
+        if self.credit == 0 {
             self.until_trial = self.trial_every;
             self.trial_every = (2 * self.trial_every).min(*BURST_TRIAL_EVERY.end());
         }
@@ -159,16 +204,16 @@ impl WaitPolicy {
     }
 
     /// A poll has looked for as long as it may, in vain. Returns how long further polls of the same wait may look.
-    pub(crate) fn burst_missed(&mut self) -> Duration {
+    pub(crate) fn burst_missed(&mut self, is_alone: bool) -> Duration {
         self.bursts.missed();
         match self.wait {
             Wait::Busy => BURST,
-            Wait::Adaptive | Wait::Block => self.bursts.usual(),
+            Wait::Adaptive | Wait::Block => self.bursts.usual(is_alone),
         }
     }
 
-    /// Begins a wait: how to look, if at all.
-    pub(crate) fn begin(&mut self) -> Option<Lookout> {
+    /// Begins a wait: how to look, if at all. `is_alone` says that no other session is looked after at this time.
+    pub(crate) fn begin(&mut self, is_alone: bool) -> Option<Lookout> {
         match self.wait {
             Wait::Block => None,
             Wait::Busy => Some(Lookout {
@@ -202,7 +247,7 @@ impl WaitPolicy {
                 Some(Lookout {
                     way: self.way,
                     budget: self.budget,
-                    burst: self.bursts.begin(),
+                    burst: self.bursts.begin(is_alone),
                 })
             }
         }
@@ -260,18 +305,18 @@ mod tests {
         let mut policy = policy(Wait::Adaptive);
         let mut lookouts = 0;
         for _ in 0..10_000 {
-            if let Some(lookout) = policy.begin() {
+            if let Some(lookout) = policy.begin(false) {
                 lookouts += 1;
                 policy.miss(lookout.way);
             }
         }
         assert!(lookouts < 70, "{lookouts} lookouts in 10,000 waits");
-        let lookout = std::iter::repeat_with(|| policy.begin())
+        let lookout = std::iter::repeat_with(|| policy.begin(false))
             .flatten()
             .next()
             .unwrap();
         policy.hit(lookout.way, || BURST);
-        assert!((0..100).all(|_| policy.begin().is_some()));
+        assert!((0..100).all(|_| policy.begin(false).is_some()));
     }
 
     #[test]
@@ -279,7 +324,7 @@ mod tests {
         let mut policy = policy(Wait::Adaptive);
         let (mut yields, mut spins, mut sleeps) = (0, 0, 0);
         for _ in 0..10_000 {
-            match policy.begin() {
+            match policy.begin(false) {
                 Some(Lookout {
                     way: Way::Yield, ..
                 }) => {
@@ -299,7 +344,7 @@ mod tests {
         );
         assert!(sleeps <= spins, "{sleeps} sleeps for {spins} trials");
         // The peer moves to another CPU: the next trial finds out.
-        while policy.begin()
+        while policy.begin(false)
             != Some(Lookout {
                 way: Way::Spin,
                 budget: BURST,
@@ -308,7 +353,7 @@ mod tests {
         {}
         policy.hit(Way::Spin, || BURST);
         assert_eq!(
-            policy.begin(),
+            policy.begin(false),
             Some(Lookout {
                 way: Way::Spin,
                 budget: BUDGET,
@@ -320,18 +365,18 @@ mod tests {
     #[test]
     fn polls_look_for_long_only_where_that_is_in_time() {
         let mut policy = policy(Wait::Adaptive);
-        let burst = |policy: &mut WaitPolicy| policy.begin().unwrap().burst;
-        policy.burst_missed();
+        let burst = |policy: &mut WaitPolicy| policy.begin(false).unwrap().burst;
+        policy.burst_missed(false);
         assert_eq!(burst(&mut policy), BURST, "a hiccup");
         policy.burst_hit();
-        policy.burst_missed();
+        policy.burst_missed(false);
         assert_eq!(burst(&mut policy), BURST, "another");
-        assert_eq!(policy.burst_missed(), Duration::ZERO);
+        assert_eq!(policy.burst_missed(false), Duration::ZERO);
         let mut trials = 0;
         for _ in 0..10_000 {
             if burst(&mut policy) == BURST {
                 trials += 1;
-                assert_eq!(policy.burst_missed(), Duration::ZERO);
+                assert_eq!(policy.burst_missed(false), Duration::ZERO);
             }
         }
         assert!(
@@ -348,9 +393,9 @@ mod tests {
 
     #[test]
     fn the_other_policies_never_learn() {
-        assert_eq!(policy(Wait::Block).begin(), None);
+        assert_eq!(policy(Wait::Block).begin(false), None);
         assert_eq!(
-            policy(Wait::Busy).begin(),
+            policy(Wait::Busy).begin(false),
             Some(Lookout {
                 way: Way::Spin,
                 budget: Duration::MAX,

@@ -30,6 +30,29 @@ impl LastTold {
     }
 }
 
+/// Counts for all threads of this process, as a hint. Orders nothing, so loom need not see it.
+#[derive(Debug)]
+pub(crate) struct Gauge(std::sync::atomic::AtomicUsize);
+
+impl Gauge {
+    pub(crate) const fn new() -> Self {
+        Self(std::sync::atomic::AtomicUsize::new(0))
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        // Relaxed, here and below: nothing else is published by this.
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Locks `mutex`, whether or not a thread panicked while it held it.

@@ -80,7 +80,7 @@ impl Spin {
         if arrived {
             inbound.policy.burst_hit();
         } else {
-            self.burst = inbound.policy.burst_missed();
+            self.burst = inbound.policy.burst_missed(inbound.driver.is_alone());
         }
         arrived
     }
@@ -174,8 +174,8 @@ impl Driver {
             self.found(inbound);
         }
         let next = self.decide(inbound, found);
-        inbound.driver_is_hot = !matches!(next, Next::Sleep);
-        if !inbound.driver_is_hot {
+        inbound.driver.set(!matches!(next, Next::Sleep));
+        if !inbound.driver.is_hot() {
             self.spin = None;
             inbound.inherited = None;
             shared.rest(inbound);
@@ -200,8 +200,10 @@ impl Driver {
         let spin = match &mut self.spin {
             Some(spin) => spin,
             none => {
-                let Some(lookout) = inbound.inherited.take().or_else(|| inbound.policy.begin())
-                else {
+                let Some(lookout) = inbound.inherited.take().or_else(|| {
+                    let is_alone = inbound.driver.is_alone();
+                    inbound.policy.begin(is_alone)
+                }) else {
                     return Next::Sleep;
                 };
                 let Lookout { way, budget, burst } = lookout;
@@ -277,6 +279,7 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.shared.inbound().driver.set(false);
         // The session is over, or the runtime is: without a driver nobody would learn of the peer's end.
         self.shared.lose(SessionLost::ClosedHere);
         self.socket.hang_up();

@@ -409,7 +409,7 @@ enum Slept<T> {
 impl Spin {
     fn begin(inbound: &mut Inbound) -> Self {
         Self {
-            lookout: inbound.policy.begin(),
+            lookout: inbound.policy.begin(true),
             began: None,
             rounds: 0,
         }

@@ -25,7 +25,7 @@ use crate::{
     error::{PeerMisbehaved, SessionLost},
     link::{Arrival, Control, Link, Rx},
     stream::StreamShared,
-    wait::{LOOKS_PER_CLOCK, Lookout, WaitPolicy, Way},
+    wait::{Heat, LOOKS_PER_CLOCK, Lookout, WaitPolicy, Way},
 };
 
 /// Arrivals taken before whoever drains lets others run.
@@ -75,8 +75,7 @@ pub(crate) struct Shared {
 pub(crate) struct Inbound {
     pub(crate) rx: Rx,
     pub(crate) policy: WaitPolicy,
-    /// Whether the driver is going to look again without being woken, so that nobody else needs to arm the sleep word.
-    pub(crate) driver_is_hot: bool,
+    pub(crate) driver: Heat,
     /// What is left of a wait that a caller began to spin for and leaves to the driver.
     pub(crate) inherited: Option<Lookout>,
 }
@@ -128,7 +127,7 @@ impl Shared {
             inbound: Mutex::new(Inbound {
                 rx,
                 policy,
-                driver_is_hot: false,
+                driver: Heat::default(),
                 inherited: None,
             }),
             accept: Mutex::default(),
@@ -324,8 +323,8 @@ impl Shared {
     /// Leaves the next look to the driver, which needs no system call of the peer's to be woken. Worth it if the driver
     /// runs on this thread, once the current task yields, and so looks after more calls than one.
     fn hand_over(&self, inbound: &mut Inbound) {
-        if !inbound.driver_is_hot {
-            inbound.driver_is_hot = true;
+        if !inbound.driver.is_hot() {
+            inbound.driver.set(true);
             self.kick_driver();
         }
     }
@@ -337,7 +336,7 @@ impl Shared {
         inbound: &mut Inbound,
         check: &mut impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let lookout = inbound.policy.begin()?;
+        let lookout = inbound.policy.begin(inbound.driver.is_alone())?;
         if lookout.burst.is_zero() {
             inbound.inherited = Some(lookout);
             self.hand_over(inbound);
@@ -359,7 +358,7 @@ impl Shared {
             }
         }
         let left = budget.saturating_sub(burst);
-        let burst = inbound.policy.burst_missed();
+        let burst = inbound.policy.burst_missed(inbound.driver.is_alone());
         if left.is_zero() {
             inbound.policy.miss(way);
             self.link.counters.spins_missed.add(1);
@@ -419,7 +418,7 @@ impl Shared {
     /// Makes sure that the peer's next record is noticed, now that we stop looking.
     pub(crate) fn rest(&self, inbound: &mut Inbound) {
         for _ in 0..DRAINS_BEFORE_REST {
-            if inbound.driver_is_hot || self.lost().is_some() || self.link.arm(&mut inbound.rx) {
+            if inbound.driver.is_hot() || self.lost().is_some() || self.link.arm(&mut inbound.rx) {
                 return;
             }
             self.link.disarm(&mut inbound.rx);
