@@ -177,9 +177,11 @@ impl Link {
         if head.flags & flags::MESSAGE == 0 {
             return Ok(None);
         }
-        self.counters.messages_received.add(1);
+        self.counters.messages_received.add_locked(1);
         if head.segments == 0 {
-            self.counters.bytes_received.add(u64::from(head.body_len));
+            self.counters
+                .bytes_received
+                .add_locked(u64::from(head.body_len));
             let bytes = self.peer_ring.copy_body(body, head.body_len);
             return Ok(Some(RecvBuf::from_bytes(Bytes::from(bytes))));
         }
@@ -191,7 +193,9 @@ impl Link {
         let message = self.assemble(head.segments, copy);
         rx.scratch = scratch;
         let message = message?;
-        self.counters.bytes_received.add(message.len() as u64);
+        self.counters
+            .bytes_received
+            .add_locked(message.len() as u64);
         Ok(Some(message))
     }
 
@@ -242,7 +246,7 @@ impl Link {
     fn receive_part(self: &Arc<Self>, part: &Part) -> Result<Bytes, PeerMisbehaved> {
         match self.begin_lease(part)? {
             Received::Lent(region, lease, trust) => {
-                self.counters.bytes_lent.add(u64::from(part.len));
+                self.counters.bytes_lent.add_locked(u64::from(part.len));
                 Ok(region.lend(part.offset, part.len, lease, trust)?)
             }
             Received::Guarded(region) => {

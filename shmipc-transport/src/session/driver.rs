@@ -227,7 +227,7 @@ impl Driver {
         let Spin { way, until, .. } = *spin;
         if until.is_some_and(|until| until <= Instant::now()) {
             inbound.policy.miss(way);
-            self.shared.link.counters.spins_missed.add(1);
+            self.shared.link.counters.spins_missed.add_locked(1);
             return Next::Sleep;
         }
         Next::AfterAll
@@ -237,7 +237,7 @@ impl Driver {
     fn found(&mut self, inbound: &mut Inbound) {
         if let Some(Spin { way, began, .. }) = self.spin.take() {
             inbound.policy.hit(way, || began.elapsed());
-            self.shared.link.counters.spins_hit.add(1);
+            self.shared.link.counters.spins_hit.add_locked(1);
         }
     }
 }

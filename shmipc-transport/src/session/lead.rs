@@ -288,14 +288,14 @@ impl Shared {
         if let Some(Lookout { way, .. }) = spin.lookout {
             let waited = || spin.began.map_or(Duration::ZERO, |began| began.elapsed());
             inbound.policy.hit(way, waited);
-            self.link.counters.spins_hit.add(1);
+            self.link.counters.spins_hit.add_locked(1);
         }
     }
 
     fn miss(&self, inbound: &mut Inbound, spin: &Spin) {
         if let Some(Lookout { way, .. }) = spin.lookout {
             inbound.policy.miss(way);
-            self.link.counters.spins_missed.add(1);
+            self.link.counters.spins_missed.add_locked(1);
         }
     }
 

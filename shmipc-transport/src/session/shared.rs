@@ -350,7 +350,7 @@ impl Shared {
             if let Some(arrived) = check() {
                 inbound.policy.hit(way, || began.elapsed());
                 inbound.policy.burst_hit();
-                self.link.counters.spins_hit.add(1);
+                self.link.counters.spins_hit.add_locked(1);
                 return Some(arrived);
             }
             if until <= Instant::now() {
@@ -361,7 +361,7 @@ impl Shared {
         let burst = inbound.policy.burst_missed(inbound.driver.is_alone());
         if left.is_zero() {
             inbound.policy.miss(way);
-            self.link.counters.spins_missed.add(1);
+            self.link.counters.spins_missed.add_locked(1);
         } else {
             inbound.inherited = Some(Lookout {
                 way,

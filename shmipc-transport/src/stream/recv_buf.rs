@@ -121,8 +121,12 @@ impl Buf for RecvBuf {
             self.next_part();
             return shared;
         }
-        let mut copy = vec![0; len];
-        self.copy_to_slice(&mut copy);
+        let mut copy = Vec::with_capacity(len);
+        while copy.len() < len {
+            let chunk = &self.front[..self.front.len().min(len - copy.len())];
+            copy.extend_from_slice(chunk);
+            self.advance(chunk.len());
+        }
         copy.into()
     }
 }

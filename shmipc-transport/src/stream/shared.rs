@@ -12,7 +12,7 @@ use crate::{
     core::{
         num::StreamId,
         streams::{RecvCredit, SendCredit},
-        sync::{AtomicU64, Ordering, lock},
+        sync::{AtomicBool, AtomicU64, Ordering, lock},
     },
     error::{PeerMisbehaved, RecvError, SendError, SessionLost},
     link::Control,
@@ -24,6 +24,8 @@ use crate::{
 pub(crate) struct StreamShared {
     /// Zero until the peer has been told, because ids must reach it in order.
     id: AtomicU64,
+    /// Whether both sides are through with it and everything was taken, so that no handle needs the lock to let go of it.
+    is_settled: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -86,6 +88,7 @@ impl StreamShared {
         };
         Self {
             id: AtomicU64::new(id),
+            is_settled: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -113,6 +116,17 @@ impl StreamShared {
         self.id.store(id.map_or(0, |id| id.0), Ordering::Relaxed);
     }
 
+    fn settle(&self, state: &State) {
+        if state.is_settled() {
+            // Release, pairs with the Acquire in `is_settled`: who sees it has also seen what led to it.
+            self.is_settled.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Acquire)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -124,6 +138,7 @@ impl StreamShared {
             state.first = state.more.pop_front();
             state.disengage(session);
             let grant = if state.recv_ended {
+                self.settle(&state);
                 None
             } else {
                 state.recv_credit.consume(message.len())
@@ -190,13 +205,18 @@ impl StreamShared {
 
     /// Both sides have sent their end: tells the watchers.
     pub(super) fn closed(&self) {
-        let watchers = mem::take(&mut self.state().watchers);
+        let watchers = {
+            let mut state = self.state();
+            self.settle(&state);
+            mem::take(&mut state.watchers)
+        };
         watchers.into_iter().for_each(Waker::wake);
     }
 
     /// Undoes [`clear_to_send`](Self::clear_to_send), because there was no room after all.
     pub(super) fn refund(&self, len: Option<u32>) {
         let mut state = self.state();
+        self.is_settled.store(false, Ordering::Relaxed);
         state.send_ended = false;
         if let Some(len) = len {
             state.send_credit.refund(len);
@@ -216,6 +236,9 @@ impl StreamShared {
     /// Gives the stream up on this side. If the session is lost already, that is why the stream is over, although it may not have
     /// been told yet.
     pub(super) fn reset(&self, session: &Shared, code: u32) {
+        if self.is_settled() {
+            return;
+        }
         let over = match session.lost() {
             Some(lost) => Over::Lost(lost.clone()),
             None => Over::Here,
@@ -239,6 +262,9 @@ impl StreamShared {
     /// Returns whether nobody has any interest in the stream, although it has not ended.
     #[must_use]
     pub(super) fn stop_receiving(&self, session: &Shared) -> bool {
+        if self.is_settled() {
+            return false;
+        }
         let (dropped, grant, is_abandoned) = {
             let mut state = self.state();
             state.discards = true;
@@ -269,6 +295,9 @@ impl StreamShared {
     /// Nobody sends any more. Returns whether the peer would wait for an end in vain, or sends to nobody.
     #[must_use]
     pub(super) fn stop_sending(&self, session: &Shared) -> bool {
+        if self.is_settled() {
+            return false;
+        }
         let mut state = self.state();
         state.sender_gone = true;
         clear_waker(session, &mut state.send_waker);
@@ -400,6 +429,13 @@ impl StreamShared {
 }
 
 impl State {
+    /// Whether nothing is left to be done, by anybody.
+    fn is_settled(&self) -> bool {
+        let has_ended = self.recv_ended && self.send_ended;
+        let waits = self.recv_waker.is_some() || self.send_waker.is_some() || self.is_engaged;
+        has_ended && self.first.is_none() && self.over.is_none() && !waits
+    }
+
     fn disengage(&mut self, session: &Shared) {
         if self.is_engaged {
             self.is_engaged = false;

@@ -6,6 +6,7 @@
 
 use super::{OwnedRegion, PeerRegion};
 use crate::core::{
+    num::{index, u32_len},
     outbox::{Geometry, ReadRing, Slot, WriteRing},
     sync::AtomicU32,
 };
@@ -42,6 +43,16 @@ impl WriteRing for OwnRing {
 
     fn write(&self, at: u32, bytes: &[u8]) {
         self.region.write(self.offset + at, bytes);
+    }
+
+    fn zero(&self, at: u32, len: u32) {
+        const ZEROES: [u8; 1024] = [0; 1024];
+        let mut done = 0;
+        while done < len {
+            let zeroes = &ZEROES[..index(len - done).min(ZEROES.len())];
+            self.region.write(self.offset + at + done, zeroes);
+            done += u32_len(zeroes.len());
+        }
     }
 }
 
