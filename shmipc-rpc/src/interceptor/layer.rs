@@ -265,7 +265,7 @@ impl Next {
     /// or after it has begun. It may change the metadata and the status there.
     ///
     /// A server calls it before it sends the end; what has one message is at its end with its head. If the call does not go on,
-    /// `see` is not called.
+    /// `see` is not called. A stream that is dropped after its last message, but before it has told its end, is cut off.
     ///
     /// # Examples
     ///

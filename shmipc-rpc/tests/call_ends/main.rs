@@ -10,12 +10,15 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::{BodyExt as _, combinators::MapFrame};
 use shmipc_rpc::{
-    Channel, Code, Endpoint, Request, Response, Server, Status, Streaming,
+    Body, Channel, Code, Endpoint, Request, Response, Server, Status, Streaming,
     client::{CallService, Caller},
+    http,
     interceptor::{Call, End, Intercepted, Interceptor, InterceptorLayer, Next},
 };
 use tokio::sync::mpsc;
+use tower::util::MapResponseLayer;
 use tower_layer::Layer;
 
 use crate::{
@@ -29,38 +32,92 @@ use crate::{
     },
 };
 
+/// A response whose body is one of somebody else.
+type Exchanged = http::Response<MapFrame<Body, fn(Frame) -> Frame>>;
+type Frame = http_body::Frame<bytes::Bytes>;
+
+async fn see_and_change<S: CallService + Sync>(caller: Caller<S>, noted: &mut Noted, _: Side) {
+    for method in KINDS {
+        let name = method
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let handler = || vec!["handler".to_owned()];
+        let both = ["handler", "interceptor"];
+
+        let (numbers, end) = call(&caller, method, "").await;
+        assert_eq!(numbers, expected(method), "{name}");
+        assert_eq!(values(&end.expect("it ends well")), both, "{name}");
+        let seen = next(noted).await;
+        assert_eq!(seen, (name.clone(), Code::Ok, handler(), false));
+
+        let (numbers, end) = call(&caller, method, "fail").await;
+        if is_streaming(method) {
+            assert_eq!(numbers, expected(method), "{name}");
+        }
+        let status = end.expect_err("it fails");
+        assert_eq!((status.code(), status.message()), (Code::Aborted, "late"));
+        assert_eq!(values(status.metadata()), both, "{name}");
+        let seen = next(noted).await;
+        assert_eq!(seen, (name, Code::Aborted, handler(), false));
+    }
+    assert!(noted.try_recv().is_err(), "each is seen once");
+}
+
 #[tokio::test]
 async fn ends_of_all_kinds_are_seen_once_and_their_metadata_is_changed() {
-    async fn check<S: CallService + Sync>(caller: Caller<S>, noted: &mut Noted, _: Side) {
-        for method in KINDS {
-            let name = method
-                .path()
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            let handler = || vec!["handler".to_owned()];
-            let both = ["handler", "interceptor"];
+    everywhere!(answering(), |log| noting(log, add), see_and_change);
+}
 
-            let (numbers, end) = call(&caller, method, "").await;
-            assert_eq!(numbers, expected(method), "{name}");
-            assert_eq!(values(&end.expect("it ends well")), both, "{name}");
-            let seen = next(noted).await;
-            assert_eq!(seen, (name.clone(), Code::Ok, handler(), false));
-
-            let (numbers, end) = call(&caller, method, "fail").await;
-            if is_streaming(method) {
-                assert_eq!(numbers, expected(method), "{name}");
-            }
-            let status = end.expect_err("it fails");
-            assert_eq!((status.code(), status.message()), (Code::Aborted, "late"));
-            assert_eq!(values(status.metadata()), both, "{name}");
-            let seen = next(noted).await;
-            assert_eq!(seen, (name, Code::Aborted, handler(), false));
-        }
-        assert!(noted.try_recv().is_err(), "each is seen once");
+#[tokio::test]
+async fn ends_are_seen_where_layers_exchange_the_bodies() {
+    fn exchanging() -> MapResponseLayer<impl Fn(http::Response<Body>) -> Exchanged + Clone> {
+        MapResponseLayer::new(|response: http::Response<Body>| {
+            response.map(|body| {
+                let unchanged: fn(_) -> _ = |frame| frame;
+                body.map_frame(unchanged)
+            })
+        })
     }
-    everywhere!(answering(), |log| noting(log, add), check);
+    let directory = tempfile::tempdir().expect("a directory for the sockets");
+    let all = answering();
+    for (name, exchanges_within) in [("within", true), ("around", false)] {
+        let (log, mut noted) = mpsc::unbounded_channel();
+        let layer = noting(log, add);
+        let (lab, streams) = (all.lab.clone(), all.streams.clone());
+        let path = directory.path().join(name);
+        // The first layer is the outermost.
+        let server = if exchanges_within {
+            let server = Server::builder().layer(layer).layer(exchanging());
+            server
+                .add_service(lab)
+                .add_service(streams)
+                .start(path)
+                .await
+        } else {
+            let server = Server::builder().layer(exchanging()).layer(layer);
+            server
+                .add_service(lab)
+                .add_service(streams)
+                .start(path)
+                .await
+        };
+        let server = server.expect("nobody listens there");
+        let channel = Channel::connect(server.endpoints()[0].clone()).await;
+        let caller = Caller::new(channel.expect("the server listens"));
+        in_time(see_and_change(caller, &mut noted, Side::Server)).await;
+    }
+
+    let (log, mut noted) = mpsc::unbounded_channel();
+    let channel = Channel::in_process(noting(log, add).layer(exchanging().layer(all)));
+    in_time(see_and_change(
+        Caller::new(channel),
+        &mut noted,
+        Side::Server,
+    ))
+    .await;
 }
 
 #[tokio::test]
