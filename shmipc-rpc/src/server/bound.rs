@@ -13,10 +13,7 @@ use shmipc_transport::{Config, Listener};
 use sync_wrapper::SyncWrapper;
 
 #[cfg(feature = "grpc")]
-use super::{
-    Draining,
-    http2::{self, Http2Listener, Respond},
-};
+use super::http2::{self, Http2Listener, Respond};
 use super::{ServerHandle, SessionServices, serve};
 use crate::{Endpoint, ServeError, endpoint::Way};
 #[cfg(feature = "grpc")]
@@ -224,14 +221,8 @@ impl Services {
                 );
                 let drain = self.sessions.drain();
                 Box::pin(async move {
-                    let draining = Draining::of(&drain);
-                    tokio::select! {
-                        served = http2::serve(listener, services, limits, keepalive, draining) => {
-                            served.map_err(ServeError::Http2Accept)
-                        }
-                        // With the future, connections are dropped, and calls with them.
-                        () = drain.time_is_up() => Ok(()),
-                    }
+                    let served = http2::serve(listener, services, limits, keepalive, drain).await;
+                    served.map_err(ServeError::Http2Accept)
                 })
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     future::pending,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -32,8 +33,10 @@ pub struct DrainReport {
 pub struct CutOff {
     /// The path of the method, such as `/helloworld.Greeter/SayHello`.
     pub method: String,
-    /// Who had called.
-    pub peer: Peer,
+    /// Who had called. `None` over TCP, where the kernel knows no process.
+    pub peer: Option<Peer>,
+    /// Where the call came from. `None`, unless that was over TCP.
+    pub address: Option<SocketAddr>,
     /// How long the call had been running.
     pub age: Duration,
 }
@@ -183,7 +186,13 @@ impl Drain {
     /// The time is over. The calls are to be woken now.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
-        self.phase.send_replace(Phase::Over { at: Instant::now() });
+        self.phase.send_if_modified(|phase| {
+            let is_first = !matches!(phase, Phase::Over { .. });
+            if is_first {
+                *phase = Phase::Over { at: Instant::now() };
+            }
+            is_first
+        });
     }
 
     /// Tells whether calls must not go on.
@@ -216,6 +225,25 @@ impl Drain {
         self.cut_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Where the calls of a connection come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub(super) peer: Option<Peer>,
+    pub(super) address: Option<SocketAddr>,
+}
+
+impl From<Peer> for Origin {
+    fn from(peer: Peer) -> Self {
+        Self {
+            peer: Some(peer),
+            address: None,
+        }
+    }
+}
+
+/// How long it may take to tell the callers of calls that were cut off.
+pub(super) const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the caller of a call that was cut off is told.
 pub(super) fn shut_down() -> Status {

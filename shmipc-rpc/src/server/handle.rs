@@ -68,8 +68,6 @@ impl ServerHandle {
     /// that cross the news are served, and clients that have connected before and were not accepted yet are, too. So if a
     /// successor listens at the address by now (see [`take_over`](super::Server::take_over)), callers notice nothing.
     ///
-    /// Calls over HTTP/2 end with their connections, and are not listed.
-    ///
     /// It may take a second longer than `limit`, to tell the callers of calls that were cut off. It may be called several
     /// times; the shortest limit counts.
     ///

@@ -1,4 +1,4 @@
-//! The calls of a session that run in tasks of their own.
+//! The calls of a connection that run in tasks of their own.
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 use http::Uri;
-use shmipc_transport::Peer;
 
-use super::drain::{CutOff, Drain};
+use super::drain::{CutOff, Drain, Origin};
 
-/// Counts the calls of a session, and knows which they are.
+/// Counts the calls of a session, or of a connection over HTTP/2, and knows which they are.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     shared: Arc<Shared>,
@@ -26,7 +25,7 @@ pub(super) struct Calls {
 #[derive(Debug)]
 struct Shared {
     drain: Arc<Drain>,
-    peer: Peer,
+    origin: Origin,
     count: AtomicUsize,
     running: Mutex<Table>,
 }
@@ -57,11 +56,11 @@ pub(super) struct CallPermit {
 }
 
 impl Calls {
-    pub(super) fn new(drain: Arc<Drain>, peer: Peer) -> Self {
+    pub(super) fn new(drain: Arc<Drain>, origin: impl Into<Origin>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 drain,
-                peer,
+                origin: origin.into(),
                 count: AtomicUsize::new(0),
                 running: Mutex::default(),
             }),
@@ -106,7 +105,7 @@ impl Calls {
         }
     }
 
-    /// Reports the calls that are still there, because their session is about to end.
+    /// Reports the calls that are still there, because their connection is about to end.
     pub(super) fn report(&self) {
         let running: Vec<_> = lock(&self.shared.running).calls.drain().collect();
         for (_, call) in running {
@@ -117,9 +116,11 @@ impl Calls {
 
 impl Shared {
     fn report(&self, call: &Running) {
+        let Origin { peer, address } = self.origin;
         self.drain.report(CutOff {
             method: call.method.path().to_owned(),
-            peer: self.peer,
+            peer,
+            address,
             age: call.began.elapsed(),
         });
     }
@@ -143,12 +144,26 @@ impl CallPermit {
                 return Poll::Pending;
             }
         }
+        self.cut_off();
+        Poll::Ready(())
+    }
+
+    /// Tells whether the call is to be cut off, without asking to be woken when it comes to be.
+    #[cfg(feature = "grpc")]
+    pub(super) fn is_cut_off(&mut self) -> bool {
+        let is_over = self.calls.drain.is_over();
+        if is_over {
+            self.cut_off();
+        }
+        is_over
+    }
+
+    fn cut_off(&mut self) {
         if !mem::replace(&mut self.was_cut_off, true)
             && lock(&self.calls.running).calls.remove(&self.id).is_some()
         {
             self.calls.report(&self.running);
         }
-        Poll::Ready(())
     }
 }
 

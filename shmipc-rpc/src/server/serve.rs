@@ -18,7 +18,7 @@ use tokio::{
 use super::limits::LimitTable;
 use super::{
     dispatch::Dispatch,
-    drain::Drain,
+    drain::{Drain, NEWS_TIMEOUT},
     panic::guarded,
     served::{ConnectedPeer, Served},
     session::{SessionTask, Shared},
@@ -132,9 +132,6 @@ struct Live {
 
 /// How long a client is waited for that may be stuck: that does not answer although it is told that the server goes away.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long it may take to tell the callers of calls that were cut off.
-const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Sessions {
     fn begin(&mut self, session: Session, services: &SessionServices) -> Live {

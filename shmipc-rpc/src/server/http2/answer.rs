@@ -16,48 +16,39 @@ use crate::{
     Body, Code, Status,
     cancel::CallGuard,
     deadline,
-    server::{call::record_code, panic::guarded},
+    server::{call::record_code, drain::shut_down, panic::guarded, running::CallPermit},
 };
 
 /// The body of a response. It always ends with a status, whatever happens, and never fails.
 pub(crate) struct AnswerBody {
-    /// `None` once the status has been told.
-    body: Option<Body>,
-    deadline: Option<Instant>,
+    /// `None` once the status has been told, and if there never was more than headers.
+    running: Option<(Body, Answering)>,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// A call that is being answered.
+pub(super) struct Answering {
+    pub(super) deadline: Option<Instant>,
     /// How long a message may be, if that can be told.
-    message_len_max: usize,
-    span: Span,
-    guard: Option<CallGuard>,
+    pub(super) message_len_max: usize,
+    pub(super) span: Span,
+    pub(super) guard: CallGuard,
+    pub(super) permit: CallPermit,
 }
 
 impl AnswerBody {
     /// The body of a response that is all headers.
     pub(super) fn empty() -> Self {
         Self {
-            body: None,
-            deadline: None,
+            running: None,
             sleep: None,
-            message_len_max: 0,
-            span: Span::none(),
-            guard: None,
         }
     }
 
-    pub(super) fn new(
-        body: Body,
-        deadline: Option<Instant>,
-        message_len_max: usize,
-        span: Span,
-        guard: CallGuard,
-    ) -> Self {
+    pub(super) fn new(body: Body, call: Answering) -> Self {
         Self {
-            body: Some(body),
-            deadline,
+            running: Some((body, call)),
             sleep: None,
-            message_len_max,
-            span,
-            guard: Some(guard),
         }
     }
 
@@ -66,13 +57,17 @@ impl AnswerBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Bytes, Result<HeaderMap, Status>>> {
-        let Some(body) = &mut self.body else {
+        let Some((body, call)) = &mut self.running else {
             return Poll::Ready(Err(Ok(HeaderMap::new())));
         };
-        let max = self.message_len_max;
+        // A body that always has more would never be pending.
+        if call.permit.is_cut_off() {
+            return Poll::Ready(Err(Err(shut_down())));
+        }
+        let max = call.message_len_max;
         let polled = {
-            let _scope = deadline::Scope::enter(self.deadline);
-            let _span = self.span.enter();
+            let _scope = deadline::Scope::enter(call.deadline);
+            let _span = call.span.enter();
             guarded(|| body.poll_limited_frame(cx, max))
         };
         match polled {
@@ -88,7 +83,10 @@ impl AnswerBody {
             }
             Ok(Poll::Pending) => {}
         }
-        let Some(deadline) = self.deadline else {
+        if call.permit.poll_cut_off(cx).is_ready() {
+            return Poll::Ready(Err(Err(shut_down())));
+        }
+        let Some(deadline) = call.deadline else {
             return Poll::Pending;
         };
         let sleep = self
@@ -108,34 +106,34 @@ impl http_body::Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.body.is_none() {
+        if self.running.is_none() {
             return Poll::Ready(None);
         }
         let ended = match ready!(self.poll_body(cx)) {
             Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
             Err(ended) => ended,
         };
-        let mut body = self.body.take();
-        let trailers = match (ended, &mut body) {
+        let mut running = self.running.take();
+        let trailers = match (ended, &mut running) {
             (Ok(trailers), _) => trailers,
             (Err(status), None) => status.to_headers(),
-            (Err(status), Some(body)) => match body.fail(status) {
+            (Err(status), Some((body, _))) => match body.fail(status) {
                 Ok(metadata) => metadata.map(|map| *map).unwrap_or_default(),
                 Err(status) => status.to_headers(),
             },
         };
-        // What a destructor of the application panics about does not matter any more.
-        let _ = guarded(|| drop(body));
-        if let Some(guard) = self.guard.take() {
-            guard.finish();
-        }
         let (code, trailers) = with_status(trailers);
-        record_code(&self.span, code);
+        if let Some((body, call)) = running {
+            // What a destructor of the application panics about does not matter any more.
+            let _ = guarded(|| drop(body));
+            call.guard.finish();
+            record_code(&call.span, code);
+        }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_none()
+        self.running.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

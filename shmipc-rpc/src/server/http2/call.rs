@@ -11,20 +11,21 @@ use http::{Extensions, HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tracing::{Span, field};
 
-use super::{AnswerBody, Respond, Responding, listen::RemoteAddr};
+use super::{AnswerBody, Respond, Responding, answer::Answering, listen::RemoteAddr};
 use crate::{
     Body, Peer, Status,
     cancel::CallGuard,
     context::CallContext,
     deadline::{self, Elapsed},
     grpc_headers,
-    server::{Limits, call::record_code, panic::guarded},
+    server::{Limits, call::record_code, drain::shut_down, panic::guarded, running::CallPermit},
 };
 
 /// Runs the handler for as long as the caller waits. If the future is dropped, or later the body, so is the handler's.
 pub(super) async fn serve_call(
     services: Box<dyn Respond>,
     limits: Limits,
+    mut permit: CallPermit,
     client: Extensions,
     request: http::Request<Incoming>,
 ) -> http::Response<AnswerBody> {
@@ -44,6 +45,9 @@ pub(super) async fn serve_call(
         let _scope = deadline::Scope::enter(deadline);
         let _span = span.enter();
         match guarded(|| progress.poll(cx)) {
+            Ok(Poll::Pending) if permit.poll_cut_off(cx).is_ready() => {
+                Poll::Ready(shut_down().into_http())
+            }
             Ok(polled) => polled,
             Err(status) => Poll::Ready(status.into_http()),
         }
@@ -56,7 +60,14 @@ pub(super) async fn serve_call(
     };
     // What a destructor of the application panics about does not matter any more.
     let _ = guarded(|| drop(progress));
-    answer(response, deadline, limits, span, guard)
+    let call = Answering {
+        deadline,
+        message_len_max: limits.response_len_max,
+        span,
+        guard,
+        permit,
+    };
+    answer(response, call)
 }
 
 /// How far a call has come.
@@ -159,20 +170,14 @@ fn fail(status: Status) -> http::Response<AnswerBody> {
 }
 
 /// Makes an answer of what the services returned.
-fn answer(
-    mut response: http::Response<Body>,
-    deadline: Option<Instant>,
-    limits: Limits,
-    span: Span,
-    guard: CallGuard,
-) -> http::Response<AnswerBody> {
+fn answer(mut response: http::Response<Body>, call: Answering) -> http::Response<AnswerBody> {
     if let Some(status) = Status::of_response(&mut response) {
-        record_code(&span, status.code());
-        guard.finish();
+        record_code(&call.span, status.code());
+        call.guard.finish();
         return fail(status);
     }
     let (parts, body) = response.into_parts();
-    let body = AnswerBody::new(body, deadline, limits.response_len_max, span, guard);
+    let body = AnswerBody::new(body, call);
     let mut response = http::Response::from_parts(parts, body);
     complete(&mut response);
     response

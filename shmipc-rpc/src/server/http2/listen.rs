@@ -10,6 +10,7 @@ use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer};
 use crate::{
     Endpoint,
     endpoint::{Http2Address, Place},
+    server::drain::Origin,
     socket::Socket,
     tls::{ServerTls, TlsError},
 };
@@ -168,6 +169,14 @@ impl Http2Listener {
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Accepted {
+    /// Returns where it comes from.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            peer: self.client.get().copied(),
+            address: self.client.get().map(|&RemoteAddr(address)| address),
+        }
+    }
+
     /// Agrees on TLS, if need be. Returns the socket, and what handlers may know of the client.
     pub(super) async fn establish(self) -> io::Result<(Socket, Extensions)> {
         let Self { socket, mut client } = self;

@@ -4,19 +4,35 @@ mod answer;
 mod call;
 mod listen;
 
-use std::{convert::Infallible, io, pin::pin, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    task::{Id, JoinSet},
+    time::timeout,
+};
 
 pub(crate) use self::listen::Http2Listener;
 pub use self::listen::{ClientCertificates, Http2BindError, RemoteAddr};
 use self::{answer::AnswerBody, call::serve_call, listen::Accepted};
-use super::{Draining, Limits, Service, limits::LimitTable, router::call_when_ready};
+use super::{
+    Draining, Limits, Service,
+    drain::{Drain, NEWS_TIMEOUT},
+    limits::LimitTable,
+    router::call_when_ready,
+    running::Calls,
+};
 use crate::{Body, Keepalive, error::BoxError};
 
 /// The most bytes that the headers of a request may have.
@@ -29,7 +45,7 @@ const CALLS_MAX_DEFAULT: u32 = 1 << 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The future of a response. It never fails: failures are responses.
-type Responding = std::pin::Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
+type Responding = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
 
 /// The services of a server with the layers above them, whatever their types.
 pub(crate) trait Respond: Send {
@@ -58,7 +74,7 @@ where
 }
 
 /// Serves what comes to `listener` until the server drains; then accepts nothing new, tells the clients to go elsewhere, lets
-/// the calls that run come to their end, and returns.
+/// the calls that run come to their end, within the time that there is, and returns.
 ///
 /// # Cancel safety
 ///
@@ -68,39 +84,73 @@ pub(crate) async fn serve(
     services: Box<dyn Respond>,
     limits: LimitTable,
     keepalive: Option<Keepalive>,
-    draining: Draining,
+    drain: Arc<Drain>,
 ) -> io::Result<()> {
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
     let graceful = GracefulShutdown::new();
-    let mut shutdown = pin!(draining.begun());
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => {
-                    let connection = Connection {
-                        services: services.boxed_clone(),
-                        limits: limits.clone(),
-                        keepalive,
-                        draining: draining.clone(),
-                        watcher: graceful.watcher(),
-                    };
-                    connections.spawn(connection.serve(accepted));
+    {
+        let mut told = pin!(drain.begun());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut told => break,
+                Some(ended) = connections.tasks.join_next_with_id() => {
+                    let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    connections.live.remove(&id);
                 }
-                Err(error) if is_fatal(&error) => return Err(error),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    tracing::warn!(target: "shmipc_rpc::server", %error, "cannot accept connections for the moment");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            },
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => {
+                        let calls = Calls::new(Arc::clone(&drain), accepted.origin());
+                        let connection = Connection {
+                            services: services.boxed_clone(),
+                            limits: limits.clone(),
+                            keepalive,
+                            draining: Draining::of(&drain),
+                            calls: calls.clone(),
+                            watcher: graceful.watcher(),
+                        };
+                        let task = connections.tasks.spawn(connection.serve(accepted));
+                        connections.live.insert(task.id(), calls);
+                    }
+                    Err(error) if is_fatal(&error) => return Err(error),
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        tracing::warn!(target: "shmipc_rpc::server", %error, "cannot accept connections for the moment");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+            }
         }
     }
     drop(listener);
-    graceful.shutdown().await;
+    connections.drain(graceful, &drain).await;
     Ok(())
+}
+
+/// The connections of a listener. Dropping it ends them.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    live: HashMap<Id, Calls>,
+}
+
+impl Connections {
+    /// Lets the calls that run come to their end, within the time that there is.
+    async fn drain(self, graceful: GracefulShutdown, drain: &Drain) {
+        // Sends GOAWAY, and waits until all connections are closed, which they are after their last call.
+        let mut leaving = pin!(graceful.shutdown());
+        tokio::select! {
+            biased;
+            () = drain.time_is_up() => {}
+            () = &mut leaving => return,
+        }
+        drain.end();
+        self.live.values().for_each(Calls::wake);
+        // Calls that have been told are over, and then so are the connections.
+        let _ = timeout(NEWS_TIMEOUT, leaving).await;
+        // What is left ends with its connection: a handler that blocks its thread, a client that reads nothing.
+        self.live.values().for_each(Calls::report);
+    }
 }
 
 /// Whether `accept` will never succeed again. Anything else is a matter of the moment or of a single client.
@@ -117,6 +167,7 @@ struct Connection {
     limits: LimitTable,
     keepalive: Option<Keepalive>,
     draining: Draining,
+    calls: Calls,
     watcher: Watcher,
 }
 
@@ -127,11 +178,12 @@ impl Connection {
                 client.insert(self.draining);
                 let watcher = self.watcher;
                 let builder = builder(self.limits.server, self.keepalive);
-                let (services, limits) = (self.services, self.limits);
+                let (services, limits, calls) = (self.services, self.limits, self.calls);
                 let service = service_fn(move |request: http::Request<Incoming>| {
                     let answer = serve_call(
                         services.boxed_clone(),
                         limits.at(request.uri().path()),
+                        calls.permit(request.uri().clone()),
                         client.clone(),
                         request,
                     );
