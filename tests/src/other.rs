@@ -55,7 +55,13 @@ impl Other {
         }
     }
 
-    fn pid(&self) -> Pid {
+    /// Its number.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel gave it one that is none.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("the kernel's ids are positive"))
     }
 
@@ -77,6 +83,16 @@ impl Other {
     /// If it has ended.
     pub fn go_on(&self) {
         kill(self.pid(), Signal::SIGCONT).expect("it exists");
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    ///
+    /// If it failed.
+    pub fn ended(mut self) {
+        let status = self.child.wait().expect("it is our child");
+        assert!(status.success(), "{status}");
     }
 
     /// Kills it, and waits until it is gone.

@@ -1,9 +1,7 @@
 //! Threads that wait on a session with another process, which is killed.
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -13,56 +11,28 @@ use shmipc_transport::{
     Config, Flush, RecvError, SendError, SessionLost, Wait,
     blocking::{Listener, Session, Stream},
 };
-use tests::{echo::Place, process::Holdings};
+use tests::{
+    echo::Place,
+    other::{self, Other, ready},
+    process::Holdings,
+};
 
 /// How often a process is killed, for each way of waiting.
 const ROUNDS: usize = 30;
 
 const WAITS: [Wait; 3] = [Wait::Adaptive, Wait::Block, Wait::Busy];
 
-const ROLE: &str = "SHMIPC_TEST_ROLE";
-const SOCKET: &str = "SHMIPC_TEST_SOCKET";
-
-/// A second process that runs this same program; killed when it is dropped.
-struct Other(Child);
-
-impl Other {
-    /// Starts it, and waits until it says that it is where it should be.
-    fn start(role: &str, socket: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "other_process", "--nocapture"])
-            .env(ROLE, role)
-            .env(SOCKET, socket)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("ready")));
-        assert!(ready.is_some(), "the {role} ended early");
-        Self(child)
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn ready() {
-    println!("ready");
-    std::io::stdout().flush().unwrap();
+/// Starts the second process.
+fn start(role: &str, socket: &Path) -> Other {
+    Other::start("other_process", role, socket)
 }
 
 /// What the second process does. Nothing, in the first.
 #[test]
 fn other_process() {
-    let (Ok(role), Some(socket)) = (std::env::var(ROLE), std::env::var_os(SOCKET)) else {
+    let Some((role, socket)) = other::role() else {
         return;
     };
-    let socket = PathBuf::from(socket);
     match &*role {
         // Answers messages of one byte, and leaves longer ones unanswered.
         "server" => {
@@ -91,7 +61,10 @@ fn other_process() {
                 }
             }
         }
-        "counter" => count_what_is_left(&Place::new()),
+        "counter" => {
+            ready();
+            count_what_is_left(&Place::new());
+        }
         unknown => panic!("nobody plays {unknown}"),
     }
 }
@@ -117,7 +90,7 @@ fn threads_learn_that_the_peer_was_killed_whoever_of_them_leads() {
     for wait in WAITS {
         for _ in 0..ROUNDS {
             let place = Place::new();
-            let server = Other::start("server", &place.path());
+            let server = start("server", &place.path());
             let session = connect(&place, wait);
             thread::scope(|scope| {
                 let waiting: Vec<_> = (0..4)
@@ -147,7 +120,7 @@ fn threads_learn_that_the_peer_was_killed_whoever_of_them_leads() {
 #[test]
 fn a_sender_that_waits_for_credit_learns_it_too() {
     let place = Place::new();
-    let server = Other::start("server", &place.path());
+    let server = start("server", &place.path());
     let session = connect(&place, Wait::Adaptive);
     thread::scope(|scope| {
         let sending = scope.spawn(|| {
@@ -172,7 +145,7 @@ fn a_sender_that_waits_for_credit_learns_it_too() {
 #[test]
 fn an_idle_session_notices_when_it_is_next_used() {
     let place = Place::new();
-    let server = Other::start("server", &place.path());
+    let server = start("server", &place.path());
     let session = connect(&place, Wait::Adaptive);
     drop(server);
     assert!(!session.is_closed(), "nobody has looked");
@@ -190,19 +163,13 @@ fn an_idle_session_notices_when_it_is_next_used() {
 #[test]
 fn nothing_is_left_of_a_session_whose_peer_was_killed() {
     // Alone in its process: the others of this file hold descriptors and mappings meanwhile.
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "other_process", "--nocapture"])
-        .env(ROLE, "counter")
-        .env(SOCKET, Place::new().path())
-        .spawn()
-        .unwrap();
-    assert!(child.wait().unwrap().success());
+    start("counter", &Place::new().path()).ended();
 }
 
 fn count_what_is_left(place: &Place) {
     let before = Holdings::count();
     for wait in WAITS {
-        let server = Other::start("server", &place.path());
+        let server = start("server", &place.path());
         let session = connect(place, wait);
         let mut stream = session.open_stream().unwrap();
         say(&mut stream, 100_000, Flush::End);
@@ -220,7 +187,7 @@ fn a_server_is_rid_of_a_client_that_was_killed() {
         let config = Config::builder().wait(wait).build().unwrap();
         let listener = Listener::bind_with(place.path(), config).unwrap();
         let socket = place.path();
-        let killing = thread::spawn(move || drop(Other::start("client", &socket)));
+        let killing = thread::spawn(move || drop(start("client", &socket)));
         let session = listener.accept().unwrap();
         let mut streams = Vec::new();
         let lost = loop {

@@ -1,86 +1,29 @@
 //! Peers that live and do not answer.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use nix::{
-    sys::{
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
-    unistd::Pid,
-};
 use shmipc_rpc::{Channel, Code, Keepalive, client::Caller};
 use shmipc_transport::{Config, Session, SessionLost};
 use tests::{
     alone,
     echo::Place,
     in_time,
+    other::{self, Other},
     service::{ANSWER, HANG, Named, Packet, ask, request},
 };
 use tokio::{sync::mpsc, time::sleep};
-
-const ROLE: &str = "SHMIPC_KEEPALIVE_ROLE";
-const SOCKET: &str = "SHMIPC_KEEPALIVE_SOCKET";
 
 /// Short, because tests wait for it, and long enough for a process to be scheduled.
 const TIMEOUT: Duration = Duration::from_millis(400);
 
 const KEEPALIVE: Keepalive = Keepalive::new(Duration::from_millis(20), TIMEOUT);
 
-/// A second process that runs this same program; killed when it is dropped.
-struct Other {
-    child: Child,
-}
-
-impl Other {
-    /// Starts it, and waits until it says that it is where it should be.
-    fn start(role: &str, socket: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "other_process", "--nocapture"])
-            .env(ROLE, role)
-            .env(SOCKET, socket)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("ready")));
-        assert!(ready.is_some(), "the {role} ended early");
-        Self { child }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
-    }
-
-    /// Stops it, and waits until it stands still.
-    fn stop(&self) {
-        kill(self.pid(), Signal::SIGSTOP).unwrap();
-        let stopped = waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
-        assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// What the second process does. Nothing, in the first.
 #[test]
 fn other_process() {
-    let (Ok(role), Some(socket)) = (std::env::var(ROLE), std::env::var_os(SOCKET)) else {
+    let Some((role, socket)) = other::role() else {
         return;
     };
-    let socket = PathBuf::from(socket);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -93,18 +36,23 @@ fn other_process() {
                     .take_over(true)
                     .start(socket.as_path());
                 let _server = server.await.unwrap();
-                println!("ready");
+                other::ready();
                 std::future::pending::<()>().await;
             }
             "client" => {
                 let caller = Caller::new(Channel::connect(socket).await.unwrap());
                 ask(&caller, "there?").await.unwrap();
-                println!("ready");
+                other::ready();
                 let _ = caller.unary::<_, Packet>(&HANG, request("")).await;
             }
             unknown => panic!("nobody plays {unknown}"),
         }
     });
+}
+
+/// Starts the second process.
+fn start(role: &str, socket: &Path) -> Other {
+    Other::start("other_process", role, socket)
 }
 
 async fn connect(place: &Place) -> Caller {
@@ -118,7 +66,7 @@ async fn connect(place: &Place) -> Caller {
 fn calls_of_a_stopped_server_fail_and_the_next_goes_to_its_successor() {
     alone(async {
         let place = Place::new();
-        let stuck = Other::start("server", &place.path());
+        let stuck = start("server", &place.path());
         let caller = connect(&place).await;
         assert_eq!(ask(&caller, "there?").await.unwrap(), "other");
         let calls: Vec<_> = [&HANG, &ANSWER, &HANG]
@@ -139,7 +87,7 @@ fn calls_of_a_stopped_server_fail_and_the_next_goes_to_its_successor() {
                 }
             }
         }
-        let _successor = Other::start("server", &place.path());
+        let _successor = start("server", &place.path());
         assert_eq!(ask(&caller, "again").await.unwrap(), "other");
     });
 }
@@ -154,7 +102,7 @@ fn a_server_gets_rid_of_a_stopped_client() {
             .on_session(move |peer| drop(connected.send(peer)));
         let _server = server.start(place.path()).await.unwrap();
         let path = place.path();
-        let client = tokio::task::spawn_blocking(move || Other::start("client", &path));
+        let client = tokio::task::spawn_blocking(move || start("client", &path));
         let client = client.await.unwrap();
         let peer = in_time("a client", peers.recv()).await.unwrap();
         // The call may be under way when it stops, or may not be yet: without one, nobody minds.
@@ -184,7 +132,7 @@ fn client_waits(client: &Other) -> bool {
 fn a_slow_handler_is_waited_for() {
     alone(async {
         let place = Place::new();
-        let _server = Other::start("server", &place.path());
+        let _server = start("server", &place.path());
         let caller = connect(&place).await;
         let mut slow = request("");
         slow.set_timeout(4 * TIMEOUT);
@@ -199,7 +147,7 @@ fn a_slow_handler_is_waited_for() {
 fn an_idle_session_is_left_alone_unless_that_is_wished_for() {
     alone(async {
         let place = Place::new();
-        let server = Other::start("server", &place.path());
+        let server = start("server", &place.path());
         let session = |keepalive| {
             let config = Config::builder().keepalive(keepalive).build().unwrap();
             Session::connect_with(place.path(), config)

@@ -1,27 +1,19 @@
 //! Two processes, one of which is killed or stopped at the worst moment.
 
 use std::{
-    io::{BufRead, BufReader},
     os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes};
-use nix::{
-    sys::{
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
-    unistd::Pid,
-};
 use shmipc_rpc::{Channel, Code, client::Caller};
 use shmipc_transport::{ConnectError, Flush, Listener, Session, SessionLost, Stream};
 use tests::{
     alone,
     echo::{self, Place, pattern},
     in_time,
+    other::{self, Other, ready},
     process::{self, Holdings},
     service::{ANSWER, HANG, Named, Packet, ask, request},
     villain::{Role, Script},
@@ -34,67 +26,12 @@ const ROUNDS: usize = 1000;
 /// Long enough for a message to lie in a block.
 const LONG_MESSAGE: usize = 100_000;
 
-const ROLE: &str = "SHMIPC_TEST_ROLE";
-const SOCKET: &str = "SHMIPC_TEST_SOCKET";
-
-/// A second process that runs this same program; killed when it is dropped.
-struct Other {
-    child: Child,
-}
-
-impl Other {
-    /// Starts it, and waits until it says that it is where it should be.
-    fn start(role: &str, socket: &Path) -> Self {
-        let program = std::env::current_exe().unwrap();
-        let mut child = Command::new(program)
-            .args(["--exact", "other_process", "--nocapture"])
-            .env(ROLE, role)
-            .env(SOCKET, socket)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("ready")));
-        assert!(ready.is_some(), "the {role} ended early");
-        Self { child }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
-    }
-
-    /// Stops it, and waits until it stands still.
-    fn stop(&self) {
-        self.signal(Signal::SIGSTOP);
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
-        assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
-    }
-
-    fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        // It fails if it was killed before.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// What the second process does. Nothing, in the first.
 #[test]
 fn other_process() {
-    let (Ok(role), Some(socket)) = (std::env::var(ROLE), std::env::var_os(SOCKET)) else {
+    let Some((role, socket)) = other::role() else {
         return;
     };
-    let socket = PathBuf::from(socket);
     let (role, step) = role.split_once(' ').unwrap_or((&role, "0"));
     let step: usize = step.parse().unwrap();
     match role {
@@ -125,8 +62,9 @@ fn run(future: impl Future<Output = ()>) {
     runtime.block_on(future);
 }
 
-fn ready() {
-    println!("ready");
+/// Starts the second process.
+fn start(role: &str, socket: &Path) -> Other {
+    Other::start("other_process", role, socket)
 }
 
 fn hang() -> ! {
@@ -197,7 +135,7 @@ fn a_killed_server_is_missed_at_once_and_leaves_nothing() {
         let (mut before, mut resident) = (None, 0);
         for round in 0..ROUNDS {
             let place = Place::new();
-            let mut other = Other::start("server", &place.path());
+            let other = start("server", &place.path());
             let session = in_time("connecting", Session::connect(place.path()))
                 .await
                 .unwrap();
@@ -215,7 +153,7 @@ fn a_killed_server_is_missed_at_once_and_leaves_nothing() {
             );
             drop((stream, session));
             assert!(lease == pattern(LONG_MESSAGE, 0), "even without a session");
-            drop((lease, other));
+            drop(lease);
             assert!(place.files() <= 1, "nothing but the socket");
             drop(place);
             if round == 20 {
@@ -241,9 +179,9 @@ fn a_killed_client_is_missed_at_once_and_leaves_nothing() {
         let (mut before, mut resident) = (None, 0);
         for round in 0..ROUNDS {
             let path = place.path();
-            let starting = tokio::task::spawn_blocking(move || Other::start("client", &path));
+            let starting = tokio::task::spawn_blocking(move || start("client", &path));
             let session = in_time("accepting", listener.accept()).await.unwrap();
-            let mut other = starting.await.unwrap();
+            let other = starting.await.unwrap();
             let mut stream = in_time("a stream", session.accept_stream()).await.unwrap();
             let mut message = in_time("a message", stream.recv()).await.unwrap().unwrap();
             let lease = message.copy_to_bytes(LONG_MESSAGE);
@@ -259,7 +197,7 @@ fn a_killed_client_is_missed_at_once_and_leaves_nothing() {
                 lease == pattern(LONG_MESSAGE, 0),
                 "what was received stays readable"
             );
-            drop((lease, other));
+            drop(lease);
             assert_eq!(place.files(), 1, "nothing but the socket");
             if round == 20 {
                 before = Some(Holdings::count());
@@ -285,17 +223,16 @@ fn peers_killed_at_each_step_of_the_handshake() {
         echo::call(&session, 64).await;
         let before = Holdings::count();
         for step in 0..=3 {
-            let mut other = Other::start(&format!("stalling_client {step}"), &place.path());
+            let other = start(&format!("stalling_client {step}"), &place.path());
             echo::call(&session, 64).await;
             other.kill();
-            drop(other);
             before
                 .are_back(&format!("a client killed after {step} messages"))
                 .await;
         }
         for step in 0..3 {
             let place = Place::new();
-            let mut other = Other::start(&format!("stalling_server {step}"), &place.path());
+            let other = start(&format!("stalling_server {step}"), &place.path());
             let connecting = tokio::spawn(Session::connect(place.path()));
             // As much of the handshake happens as can; when exactly it ends is nobody's matter.
             for _ in 0..100 {
@@ -310,7 +247,7 @@ fn peers_killed_at_each_step_of_the_handshake() {
                 ),
                 "{refused:?}"
             );
-            drop((other, place));
+            drop(place);
             before
                 .are_back(&format!("a server killed after {step} messages"))
                 .await;
@@ -323,7 +260,7 @@ fn peers_killed_at_each_step_of_the_handshake() {
 fn a_stopped_peer_holds_up_no_deadline() {
     alone(async {
         let place = Place::new();
-        let other = Other::start("server", &place.path());
+        let other = start("server", &place.path());
         let session = in_time("connecting", Session::connect(place.path()))
             .await
             .unwrap();
@@ -342,7 +279,7 @@ fn a_stopped_peer_holds_up_no_deadline() {
         });
         assert!(waited.await.is_err(), "its ring is full at some time");
         assert!(!session.is_closed(), "stopped is not dead");
-        other.signal(Signal::SIGCONT);
+        other.go_on();
         let reply = in_time("an answer", stream.recv()).await.unwrap().unwrap();
         assert_eq!(echo::all(reply), b"anybody?");
         echo::call(&session, LONG_MESSAGE).await;
@@ -353,7 +290,7 @@ fn a_stopped_peer_holds_up_no_deadline() {
 fn a_stopped_server_holds_up_no_call() {
     alone(async {
         let place = Place::new();
-        let other = Other::start("service", &place.path());
+        let other = start("service", &place.path());
         let caller = Caller::new(Channel::connect(place.path()).await.unwrap());
         assert_eq!(ask(&caller, "awake?").await.unwrap(), "other");
         other.stop();
@@ -364,7 +301,7 @@ fn a_stopped_server_holds_up_no_call() {
             let status = in_time("a deadline", call).await.unwrap_err();
             assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
         }
-        other.signal(Signal::SIGCONT);
+        other.go_on();
         assert_eq!(ask(&caller, "awake?").await.unwrap(), "other");
         assert_eq!(ask(&caller, vec![1; LONG_MESSAGE]).await.unwrap(), "other");
     });
@@ -374,7 +311,7 @@ fn a_stopped_server_holds_up_no_call() {
 fn calls_in_flight_fail_with_their_server() {
     alone(async {
         let place = Place::new();
-        let mut other = Other::start("service", &place.path());
+        let other = start("service", &place.path());
         let caller = Caller::new(Channel::connect(place.path()).await.unwrap());
         let calls: Vec<_> = (0..10)
             .map(|_| {
@@ -390,8 +327,7 @@ fn calls_in_flight_fail_with_their_server() {
             let status = in_time("the end", call).await.unwrap().unwrap_err();
             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         }
-        drop(other);
-        let _other = Other::start("service", &place.path());
+        let _other = start("service", &place.path());
         let mut patient = request("again");
         patient.set_wait_for_ready(true);
         let answer = in_time("an answer", caller.unary::<_, Packet>(&ANSWER, patient)).await;
