@@ -18,14 +18,18 @@
 
 use std::{
     fmt,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use futures_core::Stream;
 use http::HeaderMap;
 
 use crate::{
     Method, Request, Response, ResponseStream, Status, Streaming,
+    body::{Fallible, Outflow},
     dynamic::{BoxFuture, BoxResponseStream, boxed},
 };
 
@@ -44,8 +48,33 @@ pub struct Calls(Arc<Mutex<Vec<Call>>>);
 pub struct Call {
     method: Method,
     metadata: HeaderMap,
-    /// Encoded, so that it holds no shared memory.
-    message: Option<Bytes>,
+    messages: Noted,
+}
+
+/// The requests of a call, encoded, so that they hold no shared memory.
+#[derive(Clone, Debug)]
+enum Noted {
+    One(Bytes),
+    /// Those that were taken so far.
+    Many(Arc<Mutex<Vec<Bytes>>>),
+}
+
+/// A stream of requests, which are noted as they are taken.
+struct Noting<T> {
+    requests: Streaming<T>,
+    taken: Arc<Mutex<Vec<Bytes>>>,
+}
+
+impl<T: prost::Message + Default + 'static> Stream for Noting<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = ready!(Pin::new(&mut self.requests).poll_next(cx));
+        if let Some(Ok(message)) = &next {
+            lock(&self.taken).push(message.encode_to_vec().into());
+        }
+        Poll::Ready(next)
+    }
 }
 
 impl<Q, R> Answer<Q, R> {
@@ -106,13 +135,14 @@ impl<Q: prost::Message, R> Answer<Q, R> {
         request: Request<Q>,
     ) -> Result<Response<R>, Status> {
         let message = request.get_ref().encode_to_vec();
-        calls.note(method, request.metadata(), Some(message.into()));
+        calls.note(method, request.metadata(), Noted::One(message.into()));
         self.answer(method, request).await
     }
 }
 
-impl<T, R> Answer<Streaming<T>, R> {
-    /// Notes a call with a stream of requests, and answers it. Generated code calls this.
+impl<T: prost::Message + Default + 'static, R> Answer<Streaming<T>, R> {
+    /// Notes a call with a stream of requests, and answers it. The requests are noted as the handler takes them. Generated code
+    /// calls this.
     ///
     /// # Errors
     ///
@@ -127,7 +157,13 @@ impl<T, R> Answer<Streaming<T>, R> {
         method: &Method,
         request: Request<Streaming<T>>,
     ) -> Result<Response<R>, Status> {
-        calls.note(method, request.metadata(), None);
+        let taken = Arc::default();
+        let noted = Noted::Many(Arc::clone(&taken));
+        calls.note(method, request.metadata(), noted);
+        let request = request.map(|requests| {
+            let stream = Noting { requests, taken };
+            Streaming::messages(Box::pin(Outflow::new(Fallible { stream })))
+        });
         self.answer(method, request).await
     }
 }
@@ -152,11 +188,11 @@ impl Calls {
         lock(&self.0).clear();
     }
 
-    fn note(&self, method: &Method, metadata: &HeaderMap, message: Option<Bytes>) {
+    fn note(&self, method: &Method, metadata: &HeaderMap, messages: Noted) {
         lock(&self.0).push(Call {
             method: *method,
             metadata: metadata.clone(),
-            message,
+            messages,
         });
     }
 }
@@ -174,10 +210,28 @@ impl Call {
         &self.metadata
     }
 
-    /// Returns the request. `None` if the call had a stream of them, or if this is no `T`.
+    /// Returns the request. `None` if the call had a [stream of them](Self::messages), or if this is no `T`.
     #[must_use]
     pub fn message<T: prost::Message + Default>(&self) -> Option<T> {
-        T::decode(self.message.clone()?).ok()
+        match &self.messages {
+            Noted::One(message) => T::decode(message.clone()).ok(),
+            Noted::Many(_) => None,
+        }
+    }
+
+    /// Returns the requests of a stream that the handler has taken so far, in their order; for another call, the one that it
+    /// has. `None` if one of them is no `T`.
+    ///
+    /// All of them are kept, however many there are, until the calls are [forgotten](Calls::clear) and all copies of this one are
+    /// dropped.
+    #[must_use]
+    pub fn messages<T: prost::Message + Default>(&self) -> Option<Vec<T>> {
+        let noted = match &self.messages {
+            Noted::One(message) => vec![message.clone()],
+            Noted::Many(taken) => lock(taken).clone(),
+        };
+        let decoded = noted.into_iter().map(|message| T::decode(message).ok());
+        decoded.collect()
     }
 }
 

@@ -59,6 +59,7 @@ fn definition(service: &Service, options: &Options) -> TokenStream {
         "What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they \
          have seen."
             .to_owned(),
+        "The requests of a stream are seen as the handler takes them.".to_owned(),
     ]);
     let deprecated = deprecated(service.deprecated);
     let fields = service.methods.iter().map(|method| {

@@ -59,6 +59,53 @@ async fn it_answers_as_it_was_told_and_notes_the_calls() {
 }
 
 #[tokio::test]
+async fn it_notes_the_requests_of_a_stream_as_they_are_taken() {
+    let mock = MockRouteGuide::new();
+    mock.on_record_route(|request| async move {
+        let mut route = request.into_inner();
+        let first = route.message().await?;
+        assert_eq!(first, Some(point(1)));
+        Ok(Response::new(Summary { points: 1 }))
+    })
+    .on_route_chat(|request| async move {
+        let points = request.into_inner();
+        Ok(Response::new(points.map(|point| point.map(feature))))
+    });
+    let client = mock.client();
+    let points = || tokio_stream::iter((1..=3).map(point));
+    in_time("a call", client.record_route(points()))
+        .await
+        .unwrap();
+    let record = mock.calls().to(&RECORD_ROUTE).remove(0);
+    // What the handler did not want, it has not seen.
+    assert_eq!(record.messages::<Point>(), Some(vec![point(1)]));
+
+    let (points, taken) = tokio::sync::mpsc::channel(1);
+    let taken = tokio_stream::wrappers::ReceiverStream::new(taken);
+    let answers = in_time("a call", client.route_chat(taken)).await;
+    let mut answers = answers.unwrap().into_inner();
+    let chat = mock.calls().to(&ROUTE_CHAT).remove(0);
+    for count in 1..=3 {
+        assert_eq!(chat.messages::<Point>().unwrap().len(), count - 1);
+        points.send(point(7)).await.unwrap();
+        let answer = in_time("an answer", answers.message()).await;
+        assert_eq!(answer.unwrap(), Some(feature(point(7))));
+        assert_eq!(chat.messages::<Point>(), Some(vec![point(7); count]));
+    }
+    // They are noted once, whoever asks, and for as long as somebody wants to know.
+    mock.calls().clear();
+    assert!(mock.calls().all().is_empty());
+    assert_eq!(chat.clone().messages::<Point>().unwrap().len(), 3);
+
+    mock.on_get_feature(async |_| Ok(Response::new(feature(point(9)))));
+    in_time("a call", client.get_feature(point(4)))
+        .await
+        .unwrap();
+    let get = mock.calls().to(&GET_FEATURE).remove(0);
+    assert_eq!(get.messages::<Point>(), Some(vec![point(4)]));
+}
+
+#[tokio::test]
 async fn it_says_what_it_was_not_told() {
     let mock = MockRouteGuide::new();
     let client = mock.client();
