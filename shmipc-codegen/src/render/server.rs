@@ -37,17 +37,12 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
 }
 
 /// The service around an implementation of the trait, with the limits of messages.
-fn definition(service: &Service, options: &Options) -> TokenStream {
+pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
     let runtime = &options.runtime;
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
     let limits = quote! { #runtime::server::MessageLimits };
-    let parts = Parts {
-        fields: quote! { limits: #limits, },
-        made: quote! { limits: #limits::new(), },
-        cloned: quote! { limits: self.limits, },
-    };
-    let wrapper = wrapper(service, options, &parts);
+    let wrapper = wrapper(service, options, &limits);
     quote! {
         #wrapper
 
@@ -74,21 +69,8 @@ fn definition(service: &Service, options: &Options) -> TokenStream {
     }
 }
 
-/// What a service has besides the implementation: its fields, and what they are in a new one and in a clone.
-#[derive(Default)]
-pub(super) struct Parts {
-    fields: TokenStream,
-    made: TokenStream,
-    cloned: TokenStream,
-}
-
 /// The service around an implementation of the trait.
-pub(super) fn wrapper(service: &Service, options: &Options, parts: &Parts) -> TokenStream {
-    let Parts {
-        fields,
-        made,
-        cloned,
-    } = parts;
+fn wrapper(service: &Service, options: &Options, limits: &TokenStream) -> TokenStream {
     let name = ident(&service.names.service);
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
@@ -103,7 +85,7 @@ pub(super) fn wrapper(service: &Service, options: &Options, parts: &Parts) -> To
         #[derive(Debug)]
         pub struct #server<#parameter> {
             service: ::std::sync::Arc<#parameter>,
-            #fields
+            limits: #limits,
         }
 
         impl<#parameter: #name> #server<#parameter> {
@@ -114,13 +96,13 @@ pub(super) fn wrapper(service: &Service, options: &Options, parts: &Parts) -> To
 
             /// Serves `service`, which may be in use elsewhere too.
             pub fn from_arc(service: ::std::sync::Arc<#parameter>) -> Self {
-                Self { service, #made }
+                Self { service, limits: #limits::new() }
             }
         }
 
         impl<#parameter> ::core::clone::Clone for #server<#parameter> {
             fn clone(&self) -> Self {
-                Self { service: ::std::sync::Arc::clone(&self.service), #cloned }
+                Self { service: ::std::sync::Arc::clone(&self.service), limits: self.limits }
             }
         }
     }

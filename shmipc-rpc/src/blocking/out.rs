@@ -57,6 +57,9 @@ impl Out {
     }
 
     /// Sends a message that others may follow.
+    ///
+    /// It travels alone, unlike those of a stream, of which it is known whether the next is there: an iterator can only be asked for the
+    /// next, and may block its thread for as long as it likes before it has it.
     pub(super) fn message<T: prost::Message>(&mut self, message: &T) -> Result<(), OutError> {
         self.encoded(&mut Borrowed(message))
     }

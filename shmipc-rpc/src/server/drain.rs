@@ -184,7 +184,7 @@ impl Drain {
     }
 
     /// The time is over. The calls are to be woken now.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
         self.phase.send_if_modified(|phase| {
             let is_first = !matches!(phase, Phase::Over { .. });
@@ -196,7 +196,7 @@ impl Drain {
     }
 
     /// Tells whether calls must not go on.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
     }
 
@@ -213,7 +213,7 @@ impl Drain {
     }
 
     /// Returns how it went, so far.
-    pub(super) fn to_report(&self) -> DrainReport {
+    pub(crate) fn to_report(&self) -> DrainReport {
         DrainReport {
             finished: self.finished.load(Ordering::Relaxed),
             cut_off: self.reported().clone(),

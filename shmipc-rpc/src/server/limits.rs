@@ -77,7 +77,7 @@ impl MessageLimits {
 
 /// Limits by method. The more specific word holds, for each limit by itself.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Exceptions {
+pub(crate) struct Exceptions {
     /// What services say of themselves, by name.
     own: HashMap<&'static str, MessageLimits>,
     /// By name: `files.Store`.
@@ -88,17 +88,17 @@ pub(super) struct Exceptions {
 
 impl Exceptions {
     /// Notes what a service says of itself.
-    pub(super) fn add_own(&mut self, name: &'static str, limits: MessageLimits) {
+    pub(crate) fn add_own(&mut self, name: &'static str, limits: MessageLimits) {
         if limits != MessageLimits::default() {
             self.own.insert(name, limits);
         }
     }
 
-    pub(super) fn add_service(&mut self, name: String, limits: MessageLimits) {
+    pub(crate) fn add_service(&mut self, name: String, limits: MessageLimits) {
         self.services.insert(name, limits);
     }
 
-    pub(super) fn add_method(&mut self, method: &Method, limits: MessageLimits) {
+    pub(crate) fn add_method(&mut self, method: &Method, limits: MessageLimits) {
         self.methods.insert(method.path().to_owned(), limits);
     }
 
@@ -109,14 +109,14 @@ impl Exceptions {
 
 /// All limits of a server.
 #[derive(Clone, Debug)]
-pub(super) struct LimitTable {
+pub(crate) struct LimitTable {
     /// Those that hold for whatever has no others.
     pub(super) server: Limits,
     exceptions: Option<Arc<Exceptions>>,
 }
 
 impl LimitTable {
-    pub(super) fn new(server: Limits, exceptions: Exceptions) -> Self {
+    pub(crate) fn new(server: Limits, exceptions: Exceptions) -> Self {
         Self {
             server,
             exceptions: (!exceptions.is_empty()).then(|| Arc::new(exceptions)),
@@ -124,7 +124,7 @@ impl LimitTable {
     }
 
     /// Returns the limits of the method at `path`.
-    pub(super) fn at(&self, path: &str) -> Limits {
+    pub(crate) fn at(&self, path: &str) -> Limits {
         let mut limits = self.server;
         let Some(exceptions) = &self.exceptions else {
             return limits;

@@ -27,7 +27,13 @@ mod stream_reply;
 
 pub use tower_service::Service;
 
-pub(crate) use self::{drain::Drain, limits::Limits, serve::SessionServices, served::Served};
+pub(crate) use self::{
+    drain::Drain,
+    limits::{Exceptions, LimitTable, Limits},
+    running::CallPermit,
+    serve::SessionServices,
+    served::Served,
+};
 
 pub use self::{
     bound::BoundServer,

@@ -48,7 +48,7 @@ struct Running {
 
 /// Counts a call for as long as it exists.
 #[derive(Debug)]
-pub(super) struct CallPermit {
+pub(crate) struct CallPermit {
     calls: Arc<Shared>,
     id: u64,
     running: Arc<Running>,

@@ -2,11 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use http::Uri;
 use shmipc_transport::{Peer, Session, SessionLost, Stats, WeakSession};
 
 use super::{
     drain::{Drain, Draining},
-    running::Calls,
+    running::{CallPermit, Calls},
 };
 use crate::Channel;
 
@@ -34,6 +35,21 @@ impl Served {
     /// Returns the session, unless it is over.
     pub(crate) fn session(&self) -> Option<Session> {
         self.session.upgrade()
+    }
+
+    /// Counts a call that runs in a thread.
+    pub(crate) fn permit(&self, method: Uri) -> CallPermit {
+        self.calls.permit(method)
+    }
+
+    /// How many calls there are, of those that are counted.
+    pub(crate) fn running(&self) -> usize {
+        self.calls.count()
+    }
+
+    /// Reports the calls that are still there, because the session is about to be ended.
+    pub(crate) fn report(&self) {
+        self.calls.report();
     }
 
     pub(crate) fn draining(&self) -> Draining {

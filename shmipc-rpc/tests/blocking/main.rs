@@ -2,8 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod drain;
 mod lab;
 mod lifecycle;
+mod limits;
 mod streaming;
 mod threads;
 mod unary;

@@ -97,10 +97,14 @@ struct Served {
 
 impl Served {
     fn new() -> Self {
+        Self::with(RouteGuideServer::new(Waiting))
+    }
+
+    fn with(service: RouteGuideServer<Waiting>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let address = directory.path().join("guide.sock");
         let listener = shmipc_transport::blocking::Listener::bind(address.as_path()).unwrap();
-        let server = blocking::Server::builder().add_service(RouteGuideServer::new(Waiting));
+        let server = blocking::Server::builder().add_service(service);
         let shutdown = Shutdown::new();
         let begun = shutdown.clone();
         let serve = move || server.serve_with_listener(listener, &begun);
@@ -140,6 +144,19 @@ fn threads_are_served_by_threads() {
     #[expect(deprecated, reason = "it is the one that is left to its stub")]
     let status = client.tick(()).unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[test]
+fn a_service_has_limits_of_its_own() {
+    let limited = RouteGuideServer::new(Waiting).max_request_size(2);
+    let served = Served::with(limited.clone());
+    let client = served.client();
+    assert!(client.get_feature(point(1)).is_ok());
+    let status = client.get_feature(point(1 << 20)).unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let served = Served::with(limited.max_response_size(1));
+    let status = served.client().get_feature(point(1)).unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

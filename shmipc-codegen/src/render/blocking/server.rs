@@ -11,7 +11,7 @@ use crate::model::{Method, Service};
 /// Renders the trait and its server.
 pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
     let handler = handler(service, options);
-    let definition = server::wrapper(service, options, &server::Parts::default());
+    let definition = server::definition(service, options);
     let serving = serving(service, options);
     quote! {
         #handler
@@ -106,6 +106,10 @@ fn serving(service: &Service, options: &Options) -> TokenStream {
         impl<#parameter: #name> #runtime::blocking::Service for #server<#parameter> {
             const NAME: &'static str = #full_name;
             const METHODS: &'static [#runtime::Method] = &[#(#descriptors),*];
+
+            fn message_limits(&self) -> #runtime::server::MessageLimits {
+                self.limits
+            }
 
             fn call(&self, call: #runtime::blocking::Call) {
                 #dispatch

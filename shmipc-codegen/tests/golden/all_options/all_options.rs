@@ -931,6 +931,7 @@ pub mod route_guide_blocking {
     #[derive(Debug)]
     pub struct RouteGuideServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: RouteGuide> RouteGuideServer<T> {
@@ -941,7 +942,10 @@ pub mod route_guide_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -949,7 +953,29 @@ pub mod route_guide_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> RouteGuideServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -962,6 +988,10 @@ pub mod route_guide_blocking {
             super::route_guide_methods::ROUTE_CHAT,
             super::route_guide_methods::TICK,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -1011,6 +1041,7 @@ pub mod route_guide_mock {
     /// Answers the calls to `all_options.RouteGuide` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockRouteGuide {
         calls: ::shmipc_rpc::mock::Calls,
@@ -1545,6 +1576,7 @@ pub mod t_blocking {
     #[derive(Debug)]
     pub struct TServer<Implementation> {
         service: ::std::sync::Arc<Implementation>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<Implementation: T> TServer<Implementation> {
@@ -1555,7 +1587,10 @@ pub mod t_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<Implementation>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -1563,13 +1598,39 @@ pub mod t_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<Implementation> TServer<Implementation> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<Implementation: T> ::shmipc_rpc::blocking::Service for TServer<Implementation> {
         const NAME: &'static str = "all_options.T";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::t_methods::TYPE];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -1591,6 +1652,7 @@ pub mod t_mock {
     /// Answers the calls to `all_options.T` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockT {
         calls: ::shmipc_rpc::mock::Calls,
@@ -2673,6 +2735,7 @@ pub mod result_blocking {
     #[derive(Debug)]
     pub struct ResultServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Result> ResultServer<T> {
@@ -2683,7 +2746,10 @@ pub mod result_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -2691,7 +2757,29 @@ pub mod result_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> ResultServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -2705,6 +2793,10 @@ pub mod result_blocking {
             super::result_methods::GIVE,
             super::result_methods::PATH,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -2756,6 +2848,7 @@ pub mod result_mock {
     /// Answers the calls to `all_options.Result` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockResult {
         calls: ::shmipc_rpc::mock::Calls,
@@ -3306,6 +3399,7 @@ pub mod iterator_blocking {
     #[derive(Debug)]
     pub struct IteratorServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Iterator> IteratorServer<T> {
@@ -3316,7 +3410,10 @@ pub mod iterator_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -3324,7 +3421,29 @@ pub mod iterator_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> IteratorServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -3333,6 +3452,10 @@ pub mod iterator_blocking {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::iterator_methods::NEXT,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -3354,6 +3477,7 @@ pub mod iterator_mock {
     /// Answers the calls to `all_options.Iterator` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockIterator {
         calls: ::shmipc_rpc::mock::Calls,
@@ -3775,6 +3899,7 @@ pub mod send_blocking {
     #[derive(Debug)]
     pub struct SendServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Send> SendServer<T> {
@@ -3785,7 +3910,10 @@ pub mod send_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -3793,13 +3921,39 @@ pub mod send_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> SendServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<T: Send> ::shmipc_rpc::blocking::Service for SendServer<T> {
         const NAME: &'static str = "all_options.Send";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::send_methods::SYNC];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -3821,6 +3975,7 @@ pub mod send_mock {
     /// Answers the calls to `all_options.Send` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockSend {
         calls: ::shmipc_rpc::mock::Calls,
@@ -4091,6 +4246,7 @@ pub mod empty_blocking {
     #[derive(Debug)]
     pub struct EmptyServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Empty> EmptyServer<T> {
@@ -4101,7 +4257,10 @@ pub mod empty_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -4109,13 +4268,39 @@ pub mod empty_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> EmptyServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<T: Empty> ::shmipc_rpc::blocking::Service for EmptyServer<T> {
         const NAME: &'static str = "all_options.Empty";
         const METHODS: &'static [::shmipc_rpc::Method] = &[];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             ::shmipc_rpc::blocking::serve::unimplemented(call)
@@ -4129,6 +4314,7 @@ pub mod empty_mock {
     /// Answers the calls to `all_options.Empty` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockEmpty {
         calls: ::shmipc_rpc::mock::Calls,

@@ -776,6 +776,7 @@ pub mod route_guide_blocking {
     #[derive(Debug)]
     pub struct RouteGuideServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: RouteGuide> RouteGuideServer<T> {
@@ -786,7 +787,10 @@ pub mod route_guide_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -794,7 +798,29 @@ pub mod route_guide_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> RouteGuideServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -806,6 +832,10 @@ pub mod route_guide_blocking {
             super::route_guide_methods::RECORD_ROUTE,
             super::route_guide_methods::ROUTE_CHAT,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -857,6 +887,7 @@ pub mod route_guide_mock {
     /// Answers the calls to `arc_self.RouteGuide` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockRouteGuide {
         calls: ::shmipc_rpc::mock::Calls,

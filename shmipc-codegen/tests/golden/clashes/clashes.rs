@@ -1717,6 +1717,7 @@ pub mod clashes_blocking {
     #[derive(Debug)]
     pub struct ClashesServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Clashes> ClashesServer<T> {
@@ -1727,7 +1728,10 @@ pub mod clashes_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -1735,7 +1739,29 @@ pub mod clashes_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> ClashesServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -1757,6 +1783,10 @@ pub mod clashes_blocking {
             super::clashes_methods::UNIMPLEMENTED,
             super::clashes_methods::DROP,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -1863,6 +1893,7 @@ pub mod clashes_mock {
     /// Answers the calls to `clashes.Clashes` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockClashes {
         calls: ::shmipc_rpc::mock::Calls,
@@ -2557,6 +2588,7 @@ pub mod status_blocking {
     #[derive(Debug)]
     pub struct StatusServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Status> StatusServer<T> {
@@ -2567,7 +2599,10 @@ pub mod status_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -2575,7 +2610,29 @@ pub mod status_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> StatusServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -2584,6 +2641,10 @@ pub mod status_blocking {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::status_methods::STATUS,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -2605,6 +2666,7 @@ pub mod status_mock {
     /// Answers the calls to `clashes.STATUS` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockStatus {
         calls: ::shmipc_rpc::mock::Calls,

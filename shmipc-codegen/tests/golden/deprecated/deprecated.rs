@@ -434,6 +434,7 @@ pub mod half_blocking {
     #[derive(Debug)]
     pub struct HalfServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Half> HalfServer<T> {
@@ -444,7 +445,10 @@ pub mod half_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -452,7 +456,29 @@ pub mod half_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> HalfServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -462,6 +488,10 @@ pub mod half_blocking {
             super::half_methods::NEW,
             super::half_methods::OLD,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -490,6 +520,7 @@ pub mod half_mock {
     /// Answers the calls to `deprecated.Half` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockHalf {
         calls: ::shmipc_rpc::mock::Calls,
@@ -889,6 +920,7 @@ pub mod whole_blocking {
     #[derive(Debug)]
     pub struct WholeServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Whole> WholeServer<T> {
@@ -899,7 +931,10 @@ pub mod whole_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -907,13 +942,39 @@ pub mod whole_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> WholeServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<T: Whole> ::shmipc_rpc::blocking::Service for WholeServer<T> {
         const NAME: &'static str = "deprecated.Whole";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::whole_methods::GET];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -936,6 +997,7 @@ pub mod whole_mock {
     /// Answers the calls to `deprecated.Whole` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[deprecated]
     #[derive(Clone, Debug, Default)]
     pub struct MockWhole {

@@ -738,6 +738,7 @@ pub mod self_blocking {
     #[derive(Debug)]
     pub struct SelfServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Self_> SelfServer<T> {
@@ -748,7 +749,10 @@ pub mod self_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -756,7 +760,29 @@ pub mod self_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> SelfServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -769,6 +795,10 @@ pub mod self_blocking {
             super::self_methods::_1,
             super::self_methods::GEN,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -814,6 +844,7 @@ pub mod self_mock {
     /// Answers the calls to `type.async.self` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockSelf {
         calls: ::shmipc_rpc::mock::Calls,
@@ -1272,6 +1303,7 @@ pub mod t_blocking {
     #[derive(Debug)]
     pub struct TServer<Implementation> {
         service: ::std::sync::Arc<Implementation>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<Implementation: T> TServer<Implementation> {
@@ -1282,7 +1314,10 @@ pub mod t_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<Implementation>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -1290,13 +1325,39 @@ pub mod t_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<Implementation> TServer<Implementation> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<Implementation: T> ::shmipc_rpc::blocking::Service for TServer<Implementation> {
         const NAME: &'static str = "type.async.T";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::t_methods::GET];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -1318,6 +1379,7 @@ pub mod t_mock {
     /// Answers the calls to `type.async.T` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockT {
         calls: ::shmipc_rpc::mock::Calls,
@@ -1686,6 +1748,7 @@ pub mod future_blocking {
     #[derive(Debug)]
     pub struct FutureServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Future> FutureServer<T> {
@@ -1696,7 +1759,10 @@ pub mod future_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -1704,7 +1770,29 @@ pub mod future_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> FutureServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
@@ -1713,6 +1801,10 @@ pub mod future_blocking {
         const METHODS: &'static [::shmipc_rpc::Method] = &[
             super::future_methods::RESULT,
         ];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -1734,6 +1826,7 @@ pub mod future_mock {
     /// Answers the calls to `type.async.Future` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockFuture {
         calls: ::shmipc_rpc::mock::Calls,
@@ -2104,6 +2197,7 @@ pub mod send_blocking {
     #[derive(Debug)]
     pub struct SendServer<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: Send> SendServer<T> {
@@ -2114,7 +2208,10 @@ pub mod send_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -2122,13 +2219,39 @@ pub mod send_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> SendServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<T: Send> ::shmipc_rpc::blocking::Service for SendServer<T> {
         const NAME: &'static str = "type.async.Send";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::send_methods::SYNC];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -2150,6 +2273,7 @@ pub mod send_mock {
     /// Answers the calls to `type.async.Send` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct MockSend {
         calls: ::shmipc_rpc::mock::Calls,
@@ -2516,6 +2640,7 @@ pub mod _1_blocking {
     #[derive(Debug)]
     pub struct _1Server<T> {
         service: ::std::sync::Arc<T>,
+        limits: ::shmipc_rpc::server::MessageLimits,
     }
 
     impl<T: _1> _1Server<T> {
@@ -2526,7 +2651,10 @@ pub mod _1_blocking {
 
         /// Serves `service`, which may be in use elsewhere too.
         pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
-            Self { service }
+            Self {
+                service,
+                limits: ::shmipc_rpc::server::MessageLimits::new(),
+            }
         }
     }
 
@@ -2534,13 +2662,39 @@ pub mod _1_blocking {
         fn clone(&self) -> Self {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
             }
+        }
+    }
+
+    impl<T> _1Server<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
         }
     }
 
     impl<T: _1> ::shmipc_rpc::blocking::Service for _1Server<T> {
         const NAME: &'static str = "type.async._1";
         const METHODS: &'static [::shmipc_rpc::Method] = &[super::_1_methods::GET];
+
+        fn message_limits(&self) -> ::shmipc_rpc::server::MessageLimits {
+            self.limits
+        }
 
         fn call(&self, call: ::shmipc_rpc::blocking::Call) {
             match call.path() {
@@ -2562,6 +2716,7 @@ pub mod _1_mock {
     /// Answers the calls to `type.async._1` as a test tells it to.
     ///
     /// What a test says nothing of is answered with `UNIMPLEMENTED`. Clones share what they were told, and the calls they have seen.
+    /// The requests of a stream are seen as the handler takes them.
     #[derive(Clone, Debug, Default)]
     pub struct Mock1 {
         calls: ::shmipc_rpc::mock::Calls,

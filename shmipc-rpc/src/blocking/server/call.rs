@@ -15,7 +15,7 @@ use crate::{
         self, Flags, InvalidFrame, Outgoing, Prefix, RequestHead, ResponseHeadRef, TrailersRef,
     },
     metadata,
-    server::Served,
+    server::{Limits, Served},
 };
 
 /// A call that has arrived, to be answered by one of the functions in [`serve`](crate::blocking::serve).
@@ -82,11 +82,16 @@ impl Call {
             Ok(read) => read,
             Err(status) => return Err((stream, status)),
         };
-        let limit = hub.limits.request_len_max;
+        let known = hub.routes.known(method);
+        let Limits {
+            request_len_max: limit,
+            response_len_max,
+            ..
+        } = known.limits(&hub.limits);
         if limit < message_len {
             return Err((stream, frame::message_too_large(message_len, limit)));
         }
-        let path = hub.routes.known(method).path;
+        let path = known.path;
         let peer = session.peer();
         let span = tracing::debug_span!(
             target: "shmipc_rpc::server",
@@ -106,7 +111,7 @@ impl Call {
             answer: Answer {
                 stream,
                 session: session.clone(),
-                message_len_max: hub.limits.response_len_max,
+                message_len_max: response_len_max,
                 within: Within { deadline, span },
                 served: Arc::clone(served),
                 request_len_max: limit,

@@ -3,10 +3,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -24,7 +21,7 @@ use super::{
 };
 use crate::{
     Code, Status,
-    server::{Drain, Limits, Served, panic::guarded},
+    server::{Drain, Draining, Limits, Served, panic::guarded},
 };
 
 /// What all threads of a server share.
@@ -56,8 +53,6 @@ struct Post {
     /// The same, as requests know it.
     served: Arc<Served>,
     seat: Arc<Seat>,
-    /// Calls that run, or wait to run, in other threads.
-    running: Arc<AtomicUsize>,
 }
 
 /// Of the calls that run in a session's thread, one in this many is timed: reading the clock twice costs a tenth of a short
@@ -69,7 +64,12 @@ const TIMED_EVERY: u8 = 8;
 const HANG_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Hub {
-    pub(super) fn new(routes: Routes, limits: Limits, threads_max: usize) -> Arc<Self> {
+    pub(super) fn new(
+        routes: Routes,
+        limits: Limits,
+        threads_max: usize,
+        drain: Arc<Drain>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             routes,
             limits,
@@ -77,7 +77,7 @@ impl Hub {
             watchman: Watchman::default(),
             live: Mutex::default(),
             ended: Condvar::new(),
-            drain: Arc::default(),
+            drain,
         })
     }
 
@@ -93,7 +93,6 @@ impl Hub {
                 served: Arc::new(Served::new(session.as_async(), &self.drain)),
                 session,
                 seat: Arc::default(),
-                running: Arc::default(),
             };
             live.sessions.insert(post.id, post.clone());
             if !live.is_watched {
@@ -104,7 +103,7 @@ impl Hub {
         self.man(post);
     }
 
-    /// Lets the calls that run come to their end (R10), and returns when all sessions are over.
+    /// Lets the calls that run come to their end (R10), within the time that there is, and returns when all sessions are over.
     pub(super) fn drain(&self) {
         self.drain.begin(None);
         let mut live = self.live();
@@ -113,7 +112,20 @@ impl Hub {
         }
         let mut due = Instant::now() + HANG_UP_TIMEOUT;
         while !live.sessions.is_empty() {
-            let left = due.saturating_duration_since(Instant::now());
+            let until = Draining::of(&self.drain).deadline();
+            if until.is_some_and(|until| until <= Instant::now()) {
+                self.drain.end();
+                for post in live.sessions.values() {
+                    if post.seat.is_busy() {
+                        self.leave(post);
+                    }
+                    post.served.report();
+                    post.session.close();
+                }
+                return;
+            }
+            let next = until.map_or(due, |until| until.min(due));
+            let left = next.saturating_duration_since(Instant::now());
             let waited = self.ended.wait_timeout(live, left);
             live = waited.unwrap_or_else(PoisonError::into_inner).0;
             if due <= Instant::now() {
@@ -124,6 +136,13 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Has whoever drains look again how much time there is.
+    pub(super) fn look_again(&self) {
+        // Locked, so that it happens before a look or while somebody waits, and not in between.
+        let _live = self.live();
+        self.ended.notify_all();
     }
 
     /// Ends all sessions, whatever runs.
@@ -167,10 +186,20 @@ impl Hub {
             let Some(post) = live.sessions.get_mut(&id) else {
                 return;
             };
+            // Once it is reported, it is not to be counted again.
+            if !self.drain.is_over() {
+                self.leave(post);
+            }
             post.seat = Arc::default();
             post.clone()
         };
         self.man(post);
+    }
+
+    /// Leaves the handler that runs in the seat to its thread. It counts from now on, like those in other threads.
+    fn leave(&self, post: &Post) {
+        let known = self.routes.known(post.seat.method());
+        post.seat.leave(post.served.permit(known.uri.clone()));
     }
 
     fn end(&self, id: u64) {
@@ -224,7 +253,7 @@ impl Hub {
     ) -> bool {
         let session = &post.session;
         let calls_max = self.limits.calls_per_session_max;
-        if calls_max <= post.running.load(Ordering::Relaxed) {
+        if calls_max <= post.served.running() {
             let status = Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
             ));
@@ -250,7 +279,7 @@ impl Hub {
     fn run_here(&self, post: &Post, call: Call, turn: &mut Turn) -> bool {
         let known = self.routes.known(call.method);
         let timed = turn.is_timed().then(Instant::now);
-        post.seat.begin();
+        post.seat.begin(call.method);
         self.watchman.notice();
         self.run(call);
         let is_mine = post.seat.end();
@@ -265,7 +294,8 @@ impl Hub {
 
     /// Runs a handler in a thread of the pool.
     fn run_elsewhere(self: &Arc<Self>, post: &Post, call: Call) -> bool {
-        let (hub, permit) = (Arc::clone(self), Permit::new(&post.running));
+        let (hub, method) = (Arc::clone(self), call.method);
+        let permit = post.served.permit(self.routes.known(method).uri.clone());
         let submitted = self.pool.submit(Box::new(move || {
             let known = hub.routes.known(call.method);
             // Its caller may have lost patience while it waited for a thread.
@@ -284,7 +314,7 @@ impl Hub {
             return true;
         };
         // There are no threads to be had. Better late than never.
-        post.seat.begin();
+        post.seat.begin(method);
         self.watchman.notice();
         drop(guarded(job));
         post.seat.end()
@@ -303,7 +333,7 @@ impl Hub {
 
 impl Post {
     fn is_busy(&self) -> bool {
-        self.seat.is_busy() || self.running.load(Ordering::Relaxed) != 0
+        self.seat.is_busy() || self.served.running() != 0
     }
 }
 
@@ -315,23 +345,6 @@ impl Turn {
     fn is_timed(&mut self) -> bool {
         self.0 = (self.0 + 1) % TIMED_EVERY;
         self.0 == 0
-    }
-}
-
-/// Counts one call for as long as it exists.
-struct Permit(Arc<AtomicUsize>);
-
-impl Permit {
-    fn new(running: &Arc<AtomicUsize>) -> Self {
-        // Relaxed: the number is all that is communicated.
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(running))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,8 @@ mod seat;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use shmipc_transport::{
@@ -19,7 +20,12 @@ use shmipc_transport::{
 pub(super) use self::call::{Answer, Within, late, no_method};
 pub use self::{call::Call, routes::Service};
 use self::{hub::Hub, routes::Routes};
-use crate::{ServeError, context::MESSAGE_LEN_MAX_DEFAULT, server::Limits};
+use crate::{
+    Method, ServeError,
+    context::MESSAGE_LEN_MAX_DEFAULT,
+    deadline,
+    server::{Drain, DrainReport, Exceptions, LimitTable, Limits, MessageLimits},
+};
 
 /// Serves several blocking services at one address, with threads.
 ///
@@ -51,6 +57,7 @@ use crate::{ServeError, context::MESSAGE_LEN_MAX_DEFAULT, server::Limits};
 pub struct Server {
     routes: Routes,
     limits: Limits,
+    exceptions: Exceptions,
     config: Config,
     threads_max: usize,
 }
@@ -58,13 +65,28 @@ pub struct Server {
 /// Has servers shut down. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    drain: Arc<Drain>,
+    state: Mutex<State>,
+    /// Told when a server has ended.
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     has_begun: bool,
     listeners: Vec<Stopper>,
+    serving: Vec<Arc<Hub>>,
+}
+
+/// Has a server known to its [`Shutdown`] for as long as it serves.
+struct Serving<'a> {
+    shutdown: &'a Shutdown,
+    hub: Arc<Hub>,
 }
 
 impl Shutdown {
@@ -74,24 +96,73 @@ impl Shutdown {
         Self::default()
     }
 
-    /// Has all servers that serve with it, now and in future, accept nothing new and drain. Returns at once.
+    /// Has all servers that serve with it, now and in future, accept nothing new and drain, for as long as their calls take.
+    /// Returns at once.
     pub fn begin(&self) {
-        let state = self.state.lock();
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        self.begin_until(None);
+    }
+
+    /// Takes all servers that serve with it out of service: they accept nothing new, tell their clients to go elsewhere and
+    /// the [handlers](crate::Request::draining) to come to an end, and wait for the calls that run, for `limit` at most. Then the
+    /// sessions with calls that are left are ended, so that their callers get
+    /// [`Code::Unavailable`](crate::Code::Unavailable). Waits until all of them have ended, and returns how that went.
+    ///
+    /// Nobody can end a handler that blocks its thread in code of its own: it goes on, and what it returns is dropped. What it waits
+    /// for in this library, such as further requests, fails. In the report, the age of a call may be a few milliseconds too
+    /// low if its handler took much longer than others of its method had.
+    ///
+    /// It may be called several times, and after [`begin`](Self::begin); the shortest limit counts. It is not for handlers of
+    /// these servers, which would wait for themselves.
+    pub fn drain(&self, limit: Duration) -> DrainReport {
+        self.begin_until(deadline::after(limit));
+        let mut state = self.state();
+        while !state.serving.is_empty() {
+            let waited = self.shared.ended.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        self.shared.drain.to_report()
+    }
+
+    fn begin_until(&self, until: Option<Instant>) {
+        self.shared.drain.begin(until);
+        let mut state = self.state();
         state.has_begun = true;
         for listener in state.listeners.drain(..) {
             listener.stop();
         }
+        // Those that drain already may have less time now.
+        for hub in &state.serving {
+            hub.look_again();
+        }
     }
 
-    fn stops(&self, listener: &Listener) {
-        let state = self.state.lock();
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+    fn stops(&self, listener: &Listener, hub: &Arc<Hub>) -> Serving<'_> {
+        let mut state = self.state();
         if state.has_begun {
             listener.stopper().stop();
         } else {
             state.listeners.push(listener.stopper());
         }
+        state.serving.push(Arc::clone(hub));
+        Serving {
+            shutdown: self,
+            hub: Arc::clone(hub),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // It is never left half changed.
+        let state = self.shared.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shutdown.state();
+        state.serving.retain(|hub| !Arc::ptr_eq(hub, &self.hub));
+        drop(state);
+        self.shutdown.shared.ended.notify_all();
     }
 }
 
@@ -105,6 +176,7 @@ impl Server {
                 response_len_max: MESSAGE_LEN_MAX_DEFAULT,
                 calls_per_session_max: usize::MAX,
             },
+            exceptions: Exceptions::default(),
             config: Config::default(),
             threads_max: 256,
         }
@@ -116,7 +188,7 @@ impl Server {
     ///
     /// Panics if there is one of that name.
     pub fn add_service<S: Service>(mut self, service: S) -> Self {
-        self.routes.add(service);
+        self.routes.add(service, &mut self.exceptions);
         self
     }
 
@@ -142,6 +214,19 @@ impl Server {
     /// Instead of a larger one the caller gets [`Code::ResourceExhausted`](crate::Code::ResourceExhausted).
     pub fn max_response_size(mut self, bytes: usize) -> Self {
         self.limits.response_len_max = bytes;
+        self
+    }
+
+    /// How long the messages of one service may be, whatever the server, and the service itself, allow. The name is the full
+    /// one, such as `files.Store`.
+    pub fn limits_for_service(mut self, name: impl Into<String>, limits: MessageLimits) -> Self {
+        self.exceptions.add_service(name.into(), limits);
+        self
+    }
+
+    /// How long the messages of one method may be, whatever the server and the service allow.
+    pub fn limits_for_method(mut self, method: &Method, limits: MessageLimits) -> Self {
+        self.exceptions.add_method(method, limits);
         self
     }
 
@@ -174,8 +259,8 @@ impl Server {
     /// Listens at `address` and serves until `shutdown` [begins](Shutdown::begin), then drains: accepts nothing new, tells
     /// the clients to go elsewhere, lets the calls that run come to their end, and returns.
     ///
-    /// Draining takes as long as the slowest call, and a second if there are idle clients that do not look. Handlers whose
-    /// clients have gone are not waited for.
+    /// Draining takes as long as the slowest call, and a second if there are idle clients that do not look; or as long as
+    /// [`Shutdown::drain`] says. Handlers whose clients have gone are not waited for.
     ///
     /// # Errors
     ///
@@ -200,8 +285,13 @@ impl Server {
         listener: Listener,
         shutdown: &Shutdown,
     ) -> Result<(), ServeError> {
-        let hub = Hub::new(self.routes, self.limits, self.threads_max);
-        shutdown.stops(&listener);
+        let Self {
+            mut routes, limits, ..
+        } = self;
+        routes.set_limits(&LimitTable::new(limits, self.exceptions));
+        let drain = Arc::clone(&shutdown.shared.drain);
+        let hub = Hub::new(routes, limits, self.threads_max, drain);
+        let _serving = shutdown.stops(&listener, &hub);
         let failed = loop {
             match listener.accept() {
                 Ok(session) => hub.begin(session),

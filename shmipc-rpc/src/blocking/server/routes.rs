@@ -2,8 +2,14 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
+use bytes::Bytes;
+use http::Uri;
+
 use super::Call;
-use crate::{Method, MethodKind, server::pace::Pace};
+use crate::{
+    Method, MethodKind,
+    server::{Exceptions, LimitTable, Limits, MessageLimits, pace::Pace},
+};
 
 /// A service whose handlers block. Generated servers are such services.
 pub trait Service: Send + Sync + 'static {
@@ -12,6 +18,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// The methods. Calls of others do not reach the service.
     const METHODS: &'static [Method];
+
+    /// How long messages may be, where that differs from what the server allows that this is added to. Default: nowhere.
+    fn message_limits(&self) -> MessageLimits {
+        MessageLimits::new()
+    }
 
     /// Answers a call, by passing it to one of the functions in [`serve`](crate::blocking::serve), in this thread.
     fn call(&self, call: Call);
@@ -29,13 +40,17 @@ pub(super) struct Routes {
 
 /// Names a method.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct MethodId(usize);
+pub(super) struct MethodId(pub(super) usize);
 
 /// A method of one of the services.
 #[derive(Debug)]
 pub(super) struct KnownMethod {
     service: usize,
     pub(super) path: &'static str,
+    /// The same, as a report has it.
+    pub(super) uri: Uri,
+    /// How long its messages may be, where that is not as the server has it. `None` until the server serves.
+    limits: Option<Limits>,
     pub(super) is_unary: bool,
     /// Where its handlers run.
     pub(super) pace: Pace,
@@ -58,12 +73,13 @@ impl Routes {
     /// # Panics
     ///
     /// Panics if there is one of that name.
-    pub(super) fn add<S: Service>(&mut self, service: S) {
+    pub(super) fn add<S: Service>(&mut self, service: S, exceptions: &mut Exceptions) {
         assert!(
             !self.names.contains(&S::NAME),
             "a server cannot have two services with the name {:?}",
             S::NAME
         );
+        exceptions.add_own(S::NAME, service.message_limits());
         let index = self.services.len();
         self.names.push(S::NAME);
         self.services.push(Box::new(service));
@@ -73,9 +89,19 @@ impl Routes {
             self.methods.push(KnownMethod {
                 service: index,
                 path: method.path(),
+                uri: Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()))
+                    .unwrap_or_default(),
+                limits: None,
                 is_unary: method.kind() == MethodKind::Unary,
                 pace: Pace::default(),
             });
+        }
+    }
+
+    /// Looks up what each method allows, once and for all calls.
+    pub(super) fn set_limits(&mut self, table: &LimitTable) {
+        for method in &mut self.methods {
+            method.limits = Some(table.at(method.path));
         }
     }
 
@@ -95,6 +121,11 @@ impl Routes {
 }
 
 impl KnownMethod {
+    /// How long its messages may be; `server` says what holds for whatever has no other limits.
+    pub(super) fn limits(&self, server: &Limits) -> Limits {
+        self.limits.unwrap_or(*server)
+    }
+
     /// Notes that a handler took long.
     pub(super) fn is_slow(&self) {
         self.pace.record(Duration::MAX);

@@ -9,11 +9,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, Thread},
     time::Duration,
 };
+
+use super::routes::MethodId;
+use crate::server::CallPermit;
 
 /// The time between two looks.
 const TICK: Duration = Duration::from_millis(1);
@@ -26,17 +29,33 @@ const QUIET_TICKS: [u32; 2] = [100, 102];
 pub(super) struct Seat {
     /// Counts up when a handler begins and when it ends: odd while one runs.
     turn: AtomicU64,
+    /// Which method's handler began last.
+    method: AtomicUsize,
+    /// Once the seat was taken away: counts the call that its thread is left with, for as long as that has the seat.
+    held: Mutex<Option<CallPermit>>,
 }
 
 /// The seat was given to somebody else.
 const TAKEN: u64 = u64::MAX;
 
 impl Seat {
-    /// A handler begins.
-    pub(super) fn begin(&self) {
+    /// A handler of `method` begins.
+    pub(super) fn begin(&self, method: MethodId) {
+        self.method.store(method.0, Ordering::Relaxed);
         // Only its thread changes it, but for `take`. `Relaxed`: the number is all that is communicated.
         let turn = self.turn.load(Ordering::Relaxed);
-        self.turn.store(turn + 1, Ordering::Relaxed);
+        self.turn.store(turn + 1, Ordering::Release);
+    }
+
+    /// The method whose handler runs, or ran last.
+    pub(super) fn method(&self) -> MethodId {
+        MethodId(self.method.load(Ordering::Relaxed))
+    }
+
+    /// Leaves the call to the thread that lost the seat.
+    pub(super) fn leave(&self, permit: CallPermit) {
+        let held = self.held.lock();
+        *held.unwrap_or_else(PoisonError::into_inner) = Some(permit);
     }
 
     /// The handler has ended. Returns `false` if the seat was given to somebody else.
@@ -57,7 +76,7 @@ impl Seat {
     /// Takes the seat away from a thread that is in the handler of this turn.
     fn take(&self, turn: u64) -> bool {
         self.turn
-            .compare_exchange(turn, TAKEN, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(turn, TAKEN, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 }
@@ -174,13 +193,13 @@ mod tests {
         let seat = Arc::new(Seat::default());
         watchman.watch(7, Arc::clone(&seat));
         for _ in 0..3 {
-            seat.begin();
+            seat.begin(MethodId(0));
             assert_eq!(watchman.look(), (true, vec![]));
             assert!(seat.end());
             assert_eq!(watchman.look(), (true, vec![]));
             assert_eq!(watchman.look(), (false, vec![]), "it idles");
         }
-        seat.begin();
+        seat.begin(MethodId(0));
         assert_eq!(watchman.look(), (true, vec![]));
         assert!(seat.is_busy());
         assert_eq!(watchman.look(), (true, vec![7]));
@@ -201,7 +220,7 @@ mod tests {
         while !watchman.is_asleep.load(Ordering::Relaxed) {
             thread::yield_now();
         }
-        seat.begin();
+        seat.begin(MethodId(0));
         watchman.notice();
         let relieved = relieved.recv_timeout(Duration::from_secs(60));
         assert_eq!(relieved, Ok(1));
