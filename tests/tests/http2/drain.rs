@@ -311,41 +311,38 @@ async fn a_stream_that_always_has_more_is_cut_off_and_so_is_one_that_nobody_read
     drop(unread);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_handler_that_blocks_its_thread_is_reported_and_the_server_ends_all_the_same() {
-    /// Blocks its thread until the test lets go of it.
-    #[derive(Clone)]
-    struct Blocks(Arc<Barrier>);
+/// Blocks its thread until the test lets go of it.
+#[derive(Clone)]
+struct Blocks(Arc<Barrier>);
 
-    impl Probe for Blocks {
-        async fn unary(&self, _: Request<Question>) -> Result<Response<Answer>, Status> {
-            self.0.wait();
-            self.0.wait();
-            Ok(Response::new(Answer::default()))
-        }
-
-        async fn download(
-            &self,
-            _: Request<Question>,
-        ) -> Result<Response<impl ResponseStream<Answer>>, Status> {
-            Ok(Response::new(tokio_stream::empty()))
-        }
-
-        async fn upload(
-            &self,
-            _: Request<Streaming<Question>>,
-        ) -> Result<Response<Answer>, Status> {
-            Ok(Response::new(Answer::default()))
-        }
-
-        async fn chat(
-            &self,
-            _: Request<Streaming<Question>>,
-        ) -> Result<Response<impl ResponseStream<Answer>>, Status> {
-            Ok(Response::new(tokio_stream::empty()))
-        }
+impl Probe for Blocks {
+    async fn unary(&self, _: Request<Question>) -> Result<Response<Answer>, Status> {
+        self.0.wait();
+        self.0.wait();
+        Ok(Response::new(Answer::default()))
     }
 
+    async fn download(
+        &self,
+        _: Request<Question>,
+    ) -> Result<Response<impl ResponseStream<Answer>>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
+    }
+
+    async fn upload(&self, _: Request<Streaming<Question>>) -> Result<Response<Answer>, Status> {
+        Ok(Response::new(Answer::default()))
+    }
+
+    async fn chat(
+        &self,
+        _: Request<Streaming<Question>>,
+    ) -> Result<Response<impl ResponseStream<Answer>>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_blocks_its_thread_is_reported_and_the_server_ends_all_the_same() {
     let barrier = Arc::new(Barrier::new(2));
     // A runtime of its own, with threads to spare.
     let runtime = tokio::runtime::Builder::new_multi_thread()
