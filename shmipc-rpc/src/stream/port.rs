@@ -160,7 +160,16 @@ impl Port {
                 }
             };
         };
-        let sent = ready!(half.poll_end(cx, None::<&mut Borrowed<'_, ()>>, ended, buffer));
+        let sent = if buffer.is_some() && !half.is_open() {
+            // What opens the half waits to be sent as it is. It does not say how the half ends, so it may not be the last.
+            ready!(half.poll_open(cx, buffer))
+        } else {
+            Ok(())
+        };
+        let sent = match sent {
+            Ok(()) => ready!(half.poll_end(cx, None::<&mut Borrowed<'_, ()>>, ended, buffer)),
+            failed => failed,
+        };
         let ended = ending.take().unwrap_or(Ending::Done(None));
         Poll::Ready(match sent {
             Ok(()) => Ok(ended),
