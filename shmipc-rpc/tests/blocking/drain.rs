@@ -158,18 +158,14 @@ fn calls_that_end_in_time_are_served_and_counted() {
     for _ in &calls {
         begun.recv_timeout(LONG).unwrap();
     }
-    let shutdown = running.shutdown.clone();
-    let draining = thread::spawn(move || shutdown.drain(LONG));
+    running.shutdown.begin();
     gate.open();
     for call in calls {
         assert_eq!(call.join().unwrap().unwrap().into_inner(), packet("wait"));
     }
-    let report = draining.join().unwrap();
-    assert_eq!(
-        (report.finished, report.cut_off.len()),
-        (3, 0),
-        "{report:?}"
-    );
+    // A thread counts a call a moment after it has answered, and the session may be over by then.
+    until(|| running.shutdown.drain(LONG).finished == 3);
+    assert!(running.shutdown.drain(LONG).cut_off.is_empty());
     running.stop();
 }
 

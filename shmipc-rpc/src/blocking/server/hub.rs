@@ -298,8 +298,8 @@ impl Hub {
         let permit = post.served.permit(self.routes.known(method).uri.clone());
         let submitted = self.pool.submit(Box::new(move || {
             let known = hub.routes.known(call.method);
-            // Its caller may have lost patience while it waited for a thread.
-            if call.is_abandoned() {
+            // Its caller may have lost patience while it waited for a thread, or the server its time.
+            if hub.drain.is_over() || call.is_abandoned() {
                 call.answer.within.record(Code::Cancelled);
             } else {
                 let began = Instant::now();
