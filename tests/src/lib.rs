@@ -1,6 +1,7 @@
 //! What the tests of the whole share: an honest echo, a hand-made peer that lies, and counts of what a process holds.
 
 pub mod echo;
+pub mod interop;
 pub mod other;
 pub mod process;
 pub mod service;

@@ -1,0 +1,89 @@
+//! The protocol of shmipc between implementations of it, each in a process of its own: every mode that both sides have, with every scenario.
+//!
+//! What a program is told, and how, is described in `tests::interop`. To add an implementation, implement
+//! `tests::interop::implementation::Implementation` for it, name it in [`pair::Who`], and its pairs below. What is known not to work between two
+//! of them is listed in [`known`], with the reason.
+//!
+//! Tests with shmipc-go are skipped where `go` is not installed, unless `SHMIPC_GO` is set: to the `go` to use.
+
+mod known;
+mod pair;
+mod restart;
+mod scenarios;
+
+/// Makes one test of each scenario for each mode of each pair: of a client and a server.
+macro_rules! run_all_scenarios_between {
+    ($($name:ident: $client:ident => $server:ident { $($module:ident: $mode:ident,)* })*) => {
+        $(mod $name {
+            $(mod $module {
+                crate::tests_of_scenarios! { crate::pair::Pair {
+                    client: crate::pair::Who::$client,
+                    server: crate::pair::Who::$server,
+                    mode: tests::interop::setting::Mode::$mode,
+                } }
+            })*
+        })*
+    };
+}
+
+/// Makes one test of each scenario for a pair.
+macro_rules! tests_of_scenarios {
+    ($pair:expr) => {
+        crate::tests_of_scenarios! {
+            $pair;
+            messages_of_every_size_arrive,
+            messages_over_many_slices_arrive,
+            messages_written_and_read_in_pieces_arrive,
+            many_streams_share_a_session,
+            many_messages_are_under_way_at_once,
+            one_message_is_answered_by_many,
+            who_sleeps_is_woken,
+            streams_are_reused,
+            sessions_share_the_streams,
+            the_client_closes,
+            the_server_closes,
+            messages_without_memory_go_over_the_socket,
+            a_stream_is_closed_behind_what_went_over_the_socket,
+            memory_that_runs_short_now_and_then_changes_nothing,
+            two_clients_do_not_disturb_each_other,
+            a_client_learns_that_its_server_left,
+            a_client_learns_that_its_server_was_killed,
+            a_server_learns_that_its_client_left,
+            a_server_learns_that_its_client_was_killed,
+            no_named_memory_is_left_behind,
+            clients_follow_a_server_that_restarts,
+        }
+    };
+    ($pair:expr; $($scenario:ident,)*) => {
+        $(
+            #[test]
+            fn $scenario() {
+                crate::pair::play(&$pair, stringify!($scenario), crate::scenarios::$scenario);
+            }
+        )*
+    };
+}
+use tests_of_scenarios;
+
+run_all_scenarios_between! {
+    crate_to_crate: Crate => Crate {
+        v2: V2,
+        v3: V3,
+        v4: V4,
+        v4_file: V4File,
+        v4_eventfd: V4Eventfd,
+        v4_polling: V4Polling,
+    }
+    crate_to_go: Crate => Go {
+        v2: V2,
+        v3: V3,
+    }
+    go_to_crate: Go => Crate {
+        v2: V2,
+        v3: V3,
+    }
+    go_to_go: Go => Go {
+        v2: V2,
+        v3: V3,
+    }
+}

@@ -1,0 +1,102 @@
+//! Two implementations, and how their programs are started.
+
+use std::{fmt, path::Path};
+
+use tests::interop::{
+    go,
+    peer::{Peer, Place, Program},
+    setting::{Mode, Setting},
+};
+
+use crate::known;
+
+/// An implementation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Who {
+    /// The `shmipc` crate.
+    Crate,
+    /// shmipc-go.
+    Go,
+}
+
+impl Who {
+    /// Its program, or `None` if it cannot be had here.
+    fn program(self) -> Option<Program<'static>> {
+        let implementation = match self {
+            Self::Go => {
+                return Some(Program {
+                    path: go::program(env!("CARGO_TARGET_TMPDIR"))?,
+                    implementation: None,
+                });
+            }
+            Self::Crate => "crate",
+        };
+        Some(Program {
+            path: Path::new(env!("CARGO_BIN_EXE_interop-peer")),
+            implementation: Some(implementation),
+        })
+    }
+}
+
+/// Who talks to whom, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    pub(crate) client: Who,
+    pub(crate) server: Who,
+    pub(crate) mode: Mode,
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            client,
+            server,
+            mode,
+        } = self;
+        write!(f, "{client:?} to {server:?} over {mode}")
+    }
+}
+
+/// Where a scenario is played: the programs, and the place where they meet.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) pair: Pair,
+    pub(crate) place: Place,
+    client: Program<'static>,
+    server: Program<'static>,
+}
+
+impl Stage {
+    /// The setting that scenarios change to what they need.
+    pub(crate) fn setting(&self) -> Setting {
+        Setting {
+            mode: self.pair.mode,
+            ..self.place.setting()
+        }
+    }
+
+    pub(crate) fn server(&self, setting: &Setting) -> Peer {
+        Peer::start(self.server, "server", setting)
+    }
+
+    pub(crate) fn client(&self, setting: &Setting) -> Peer {
+        Peer::start(self.client, "client", setting)
+    }
+}
+
+/// Plays a scenario, unless one of the programs cannot be had here, or it is known not to work.
+pub(crate) fn play(pair: &Pair, name: &str, scenario: fn(&Stage)) {
+    if let Some(reason) = known::reason(pair, name) {
+        eprintln!("left out: {name}, {pair}: {reason}");
+        return;
+    }
+    let (Some(client), Some(server)) = (pair.client.program(), pair.server.program()) else {
+        return;
+    };
+    scenario(&Stage {
+        pair: *pair,
+        place: Place::new(),
+        client,
+        server,
+    });
+}
