@@ -17,7 +17,7 @@ Usage: cargo run --release -p benches -- [OPTIONS]
 
 Options:
       --quick          Measure briefly, to see that everything works; the figures are rough
-      --only PATTERN   Measure only the cases whose names contain PATTERN
+      --only PATTERN   Measure only the cases whose names contain PATTERN, or one of several: outbox/,crate/
       --list           Print the names of the cases
       --out DIR        Where to write [default: docs/benchmarks; with --quick or --only: target/benchmarks]
   -h, --help           Print this text

@@ -29,6 +29,10 @@ fn each_peer_ends_up_in_the_report() {
             "tonic/free/exchange/64B/1",
             "| tonic over UDS | tokio, current thread | by the scheduler |",
         ),
+        (
+            "outbox/free/untouched/1024B,crate/v3/free/exchange/1024B",
+            "64 streams, payload untouched: messages/s",
+        ),
     ] {
         let output = run(only, out.path());
         assert!(output.status.success(), "{only}: {output:?}");

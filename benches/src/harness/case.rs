@@ -43,6 +43,27 @@ pub enum PeerKind {
     Layered,
     /// Clients and servers that tonic generated, over shmipc-rpc.
     TonicAdapter,
+    /// Streams of shmipc-transport, without RPC, over the outbox link.
+    Outbox,
+    /// Streams of the `shmipc` crate.
+    Crate(Wire),
+    /// Streams of shmipc-go.
+    Go(Wire),
+    /// Unix domain sockets on tokio, one for each stream.
+    Sockets,
+}
+
+/// A version of shmipc's protocol, and how a side is woken.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Wire {
+    /// Named files, and a message over the socket.
+    V2,
+    /// Memory files, and a message over the socket.
+    V3,
+    /// Memory files, and an eventfd in each direction.
+    V4Eventfd,
+    /// Memory files that both sides look into now and then.
+    V4Polling,
 }
 
 /// The tokio runtime of a peer, on both sides.
@@ -83,6 +104,8 @@ pub enum Work {
     Exchange,
     /// The payload is sent on as it was received, by both sides, and nobody looks at it.
     Forward,
+    /// Memory for the payload is reserved and sent in both directions, and nobody writes or reads it.
+    Untouched,
     /// As [`Exchange`](Self::Exchange), but each call in flight has a connection of its own.
     Crowd,
     /// As [`Exchange`](Self::Exchange), within one call of many messages in both directions.
@@ -150,7 +173,7 @@ impl Case {
     pub const fn timed_together(&self) -> u64 {
         match self.work {
             Work::Watch => WATCHED_TOGETHER,
-            Work::Exchange | Work::Forward | Work::Crowd | Work::Converse => 1,
+            Work::Exchange | Work::Forward | Work::Untouched | Work::Crowd | Work::Converse => 1,
         }
     }
 
@@ -195,6 +218,16 @@ impl fmt::Display for Case {
             PeerKind::Blocking(Waiting::Busy) => "shmipc-blocking/busy",
             PeerKind::Layered => "shmipc/layered",
             PeerKind::TonicAdapter => "shmipc/tonic",
+            PeerKind::Outbox => "outbox",
+            PeerKind::Crate(Wire::V2) => "crate/v2",
+            PeerKind::Crate(Wire::V3) => "crate/v3",
+            PeerKind::Crate(Wire::V4Eventfd) => "crate/v4-eventfd",
+            PeerKind::Crate(Wire::V4Polling) => "crate/v4-polling",
+            PeerKind::Go(Wire::V2) => "go/v2",
+            PeerKind::Go(Wire::V3) => "go/v3",
+            PeerKind::Go(Wire::V4Eventfd) => "go/v4-eventfd",
+            PeerKind::Go(Wire::V4Polling) => "go/v4-polling",
+            PeerKind::Sockets => "uds-async",
         };
         let placement = match self.placement {
             Placement::Free => "free",
@@ -204,6 +237,7 @@ impl fmt::Display for Case {
         let work = match self.work {
             Work::Exchange => "exchange",
             Work::Forward => "forward",
+            Work::Untouched => "untouched",
             Work::Crowd => "crowd",
             Work::Converse => "converse",
             Work::Watch => "watch",

@@ -125,7 +125,8 @@ fn run(mut pair: Pair, patience: Duration) -> Result<Sample> {
 
 impl Pair {
     fn start(case: Case, measure: Measure) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        // Named memory of the peers lies there too; it belongs into shared memory where there is such a file system.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
         let resources = peers::of(case.peer).resources(&case)?;
         for descriptor in &resources {
             fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::case::{Case, PeerKind, Placement, Runtime, Waiting, Work};
+use super::case::{Case, PeerKind, Placement, Runtime, Waiting, Wire, Work};
 use super::session::{self, Sample, Sites};
 use super::window;
+use crate::peers::go;
 use crate::syscalls::Traced;
 use crate::{Failure, Result};
 
@@ -41,11 +42,40 @@ pub const TONIC: PeerKind = PeerKind::Tonic(Runtime::CurrentThread);
 /// tonic with two workers on each side.
 pub const TONIC_TWO_WORKERS: PeerKind = PeerKind::Tonic(Runtime::TwoWorkers);
 
+/// The streams of the parallel ping-pong.
+pub const STREAMS: [usize; 2] = [1, 64];
+
+/// The lengths of the parallel ping-pong, in bytes.
+pub const PING_PONG_SIZES: [usize; 7] = [
+    SMALL,
+    1 << 10,
+    4 << 10,
+    16 << 10,
+    64 << 10,
+    1 << 20,
+    4 << 20,
+];
+
+/// The modes of the `shmipc` crate. One with named files moves data as the one with memory files does.
+pub const CRATE: [PeerKind; 4] = [
+    PeerKind::Crate(Wire::V2),
+    PeerKind::Crate(Wire::V3),
+    PeerKind::Crate(Wire::V4Eventfd),
+    PeerKind::Crate(Wire::V4Polling),
+];
+
+/// shmipc-go, as its own benchmark has it.
+pub const GO: PeerKind = PeerKind::Go(Wire::V3);
+
 /// How thorough to be, and about what.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How often each case runs.
     pub rounds: usize,
+    /// How often each case of the parallel ping-pong runs: there are many.
+    pub ping_pong_rounds: usize,
+    /// Whether the parallel ping-pong takes only its first size, unless [`only`](Self::only) asks for more.
+    pub brief: bool,
     /// How long each case calls before it is measured.
     pub warm_up: Duration,
     /// How long each case is measured.
@@ -56,7 +86,7 @@ pub struct Plan {
     pub traced_calls: u64,
     /// How many calls the list of allocations is made of.
     pub listed_calls: u64,
-    /// Only cases whose names contain this.
+    /// Only cases whose names contain this, or one of several that are separated by commas.
     pub only: Option<String>,
 }
 
@@ -75,14 +105,18 @@ pub struct Findings {
     pub overhead: Duration,
     /// What failed, and why.
     pub failures: Vec<(String, String)>,
+    /// Why shmipc-go was not measured, if it was to be.
+    pub no_go: Option<String>,
 }
 
 impl Plan {
-    /// Enough to publish: below eight minutes.
+    /// Enough to publish: below sixteen minutes.
     #[must_use]
     pub fn full() -> Self {
         Self {
             rounds: 7,
+            ping_pong_rounds: 3,
+            brief: false,
             warm_up: Duration::from_millis(100),
             duration: Duration::from_millis(300),
             idle: Duration::from_secs(60),
@@ -92,11 +126,13 @@ impl Plan {
         }
     }
 
-    /// Enough to see that everything works: below forty seconds.
+    /// Enough to see that everything works: below a minute.
     #[must_use]
     pub fn quick() -> Self {
         Self {
             rounds: 1,
+            ping_pong_rounds: 1,
+            brief: true,
             warm_up: Duration::from_millis(20),
             duration: Duration::from_millis(50),
             idle: Duration::from_secs(5),
@@ -106,10 +142,19 @@ impl Plan {
         }
     }
 
+    /// How often `case` runs.
+    fn rounds(&self, case: &Case) -> usize {
+        match ping_pong_cases().contains(case) {
+            true if self.brief && self.only.is_none() && case.size != SMALL => 0,
+            true => self.ping_pong_rounds,
+            false => self.rounds,
+        }
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.only
             .as_ref()
-            .is_none_or(|pattern| name.contains(pattern.as_str()))
+            .is_none_or(|patterns| patterns.split(',').any(|pattern| name.contains(pattern)))
     }
 }
 
@@ -212,6 +257,38 @@ pub fn crowd_cases() -> Vec<Case> {
         .to_vec()
 }
 
+/// A peer of the parallel ping-pong for so many streams: of the two kinds of Unix sockets, the one that is faster at that.
+#[must_use]
+pub fn ping_pong_peers(streams: usize) -> Vec<PeerKind> {
+    let sockets = if streams == 1 {
+        PeerKind::Socket
+    } else {
+        PeerKind::Sockets
+    };
+    let mut peers = vec![PeerKind::Outbox];
+    peers.extend(CRATE);
+    peers.extend([GO, sockets]);
+    peers
+}
+
+/// The works of the parallel ping-pong.
+pub const PING_PONG: [Work; 2] = [Work::Untouched, Work::Exchange];
+
+/// The parallel ping-pong of shmipc's own benchmark: on each stream of a session a message goes to and fro.
+#[must_use]
+pub fn ping_pong_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for streams in STREAMS {
+        for work in PING_PONG {
+            for len in PING_PONG_SIZES {
+                let case = |peer| Case::exchange(peer, len).work(work).in_flight(streams);
+                cases.extend(ping_pong_peers(streams).into_iter().map(case));
+            }
+        }
+    }
+    cases
+}
+
 /// All cases that are sampled, each once.
 #[must_use]
 pub fn sampled_cases() -> Vec<Case> {
@@ -223,6 +300,7 @@ pub fn sampled_cases() -> Vec<Case> {
         streaming_cases(),
         wrapped_cases(),
         crowd_cases(),
+        ping_pong_cases(),
     ];
     let mut cases = Vec::new();
     for case in all.concat() {
@@ -286,8 +364,17 @@ pub fn run(plan: &Plan) -> Result<Findings> {
 
 fn sample_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
     let mut cases = sampled_cases();
-    cases.retain(|case| plan.wants(&case.to_string()));
+    cases.retain(|case| plan.wants(&case.to_string()) && 0 < plan.rounds(case));
+    let with_go = |case: &Case| matches!(case.peer, PeerKind::Go(_));
+    if cases.iter().any(with_go) {
+        progress.show("building the peer in Go");
+        if let Err(why) = go::build() {
+            cases.retain(|case| !with_go(case));
+            findings.no_go = Some(why.to_string());
+        }
+    }
     for round in 1..=plan.rounds {
+        cases.retain(|case| round <= plan.rounds(case));
         for (position, case) in (1..).zip(&cases) {
             progress.show(&format!(
                 "round {round}/{}, case {position}/{}: {case}",

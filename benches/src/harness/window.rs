@@ -112,6 +112,12 @@ impl Window {
         }
     }
 
+    /// When the window closes.
+    #[must_use]
+    pub const fn end(&self) -> End {
+        self.end
+    }
+
     /// Gives the window to several tasks.
     #[must_use]
     pub fn share(mut self) -> SharedWindow {

@@ -4,9 +4,13 @@ mod adapter;
 mod asynchronous;
 mod blocking;
 mod eventfd;
+mod foreign;
+pub mod go;
 mod limit;
 mod memory;
 mod shmipc;
+mod sockets;
+mod streams;
 mod tonic;
 mod uds;
 
@@ -105,5 +109,9 @@ pub fn of(kind: PeerKind) -> Box<dyn Peer> {
         PeerKind::Blocking(waiting) => Box::new(blocking::Blocking::new(waiting)),
         PeerKind::Layered => Box::new(shmipc::Shmipc::layered()),
         PeerKind::TonicAdapter => Box::new(adapter::TonicAdapter),
+        PeerKind::Outbox => Box::new(streams::Streams),
+        PeerKind::Crate(wire) => Box::new(foreign::Foreign::new(wire)),
+        PeerKind::Go(wire) => Box::new(go::Go::new(wire)),
+        PeerKind::Sockets => Box::new(sockets::Sockets),
     }
 }

@@ -85,7 +85,9 @@ impl Shmipc {
                 pattern::fill(&mut kept, 0);
                 kept.freeze()
             }
-            Work::Exchange | Work::Crowd | Work::Converse | Work::Watch => Bytes::new(),
+            Work::Exchange | Work::Untouched | Work::Crowd | Work::Converse | Work::Watch => {
+                Bytes::new()
+            }
         };
         Ok(ShmipcCalls {
             client: EchoClient::new(channel.clone()),
@@ -160,6 +162,7 @@ impl Peer for Shmipc {
                 let calls = runtime.block_on(async { self.calls(&setting).await?.watch().await });
                 Box::new(AsyncCaller::new(runtime, vec![calls?]))
             }
+            Work::Untouched => return Err("payloads of calls are not left untouched".into()),
         })
     }
 }

@@ -128,6 +128,7 @@ impl Peer for Tonic {
                 Box::new(AsyncCaller::new(runtime, vec![calls; case.in_flight]))
             }
             Work::Crowd => return Err("tonic is not measured with a crowd".into()),
+            Work::Untouched => return Err("payloads of calls are not left untouched".into()),
             Work::Converse => {
                 let calls = runtime.block_on(calls.converse())?;
                 Box::new(AsyncCaller::new(runtime, vec![calls]))
@@ -360,7 +361,7 @@ fn verify(payload: &[u8], seed: u64) -> Result<()> {
 impl<C: Transport> Calls for TonicCalls<C> {
     async fn call(&mut self) -> Result<()> {
         match self.case.work {
-            Work::Exchange | Work::Crowd | Work::Converse | Work::Watch => {
+            Work::Exchange | Work::Untouched | Work::Crowd | Work::Converse | Work::Watch => {
                 let seed = self.seeds.fetch_add(1, Relaxed);
                 let payload = Payload {
                     data: self.buffers.filled(seed),

@@ -67,6 +67,12 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   in turns on a stream in each direction; tonic's turns go through a `tokio` channel of one message, as its users write them.
 - **Layers** are tower's concurrency limit and timeout and tower-http's trace for gRPC, around the server. **The tonic adapter**
   is a client and a server that tonic generated, over shmipc-rpc.
+- **Streams, beside shmipc's own implementations**: the parallel ping-pong of shmipc's own benchmark, on each stream of one session, {ping_pong_rounds}
+  times each. Untouched, as that benchmark has it, memory of the payload's length is reserved, sent and discarded; otherwise as above. A
+  message of a foreign implementation has one slice, of which there are more than messages under way. The `shmipc` crate runs on a
+  `multi_thread` runtime with two workers on each side, as in its own benchmark, shmipc-go with as many threads as there are
+  processors; it reads the clock for each call, too. Polling looks every 100 µs, which tokio's timers make a millisecond. Beside them, a Unix domain
+  socket: blocking for one stream; for more, one for each on one `current_thread` runtime.
 - **Many clients** are sessions of one process, each with a call in flight; the server has one thread for all of them.
 - **Processor time** is what `getrusage` tells of the whole process, user and system, all threads. **Allocations** are
   counted by the global allocator of both processes, for every peer alike; `realloc` counts as one. The list of those of
@@ -77,6 +83,7 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
 - **Idle** sessions have served calls before, and then nothing for {idle}.
 ",
         rounds = plan.rounds,
+        ping_pong_rounds = plan.ping_pong_rounds,
         duration = chosen(plan.duration),
         warm_up = chosen(plan.warm_up),
         traced = grouped(count(plan.traced_calls)),

@@ -4,6 +4,7 @@ mod allocations;
 mod machine;
 mod method;
 mod numbers;
+mod ping_pong;
 mod plot;
 pub mod sites;
 mod summary;
@@ -60,6 +61,8 @@ fn readme(plan: &Plan, findings: &Findings) -> String {
         table::wrapped(findings),
         method::heading("Many clients"),
         table::crowd(findings),
+        method::heading("Streams, beside shmipc's own implementations"),
+        table::ping_pong(findings),
         method::heading("What a call costs"),
         table::costs(findings),
         method::heading("System calls"),

@@ -187,7 +187,9 @@ fn colour(peer: PeerKind) -> RGBColor {
         PeerKind::Shmipc(Waiting::Block | Waiting::Busy)
         | PeerKind::Blocking(_)
         | PeerKind::Layered
-        | PeerKind::TonicAdapter => RGBColor(86, 180, 233),
+        | PeerKind::TonicAdapter
+        | PeerKind::Outbox => RGBColor(86, 180, 233),
+        PeerKind::Crate(_) | PeerKind::Go(_) | PeerKind::Sockets => RGBColor(150, 150, 150),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::numbers::{chosen, grouped, significant, size, time};
 use super::summary::{Cost, Summary, count};
-use crate::harness::case::{Case, PeerKind, Placement, Runtime, Waiting, Work};
+use crate::harness::case::{Case, PeerKind, Placement, Runtime, Waiting, Wire, Work};
 use crate::harness::session::Sample;
 use crate::harness::suite::{
-    self, CONCURRENT_PEERS, CROWDS, Findings, IN_FLIGHT, LARGE, Plan, SHMIPC, SIZED_PEERS, SIZES,
-    SMALL, TONIC, TONIC_TWO_WORKERS,
+    self, CONCURRENT_PEERS, CROWDS, Findings, IN_FLIGHT, LARGE, PING_PONG, PING_PONG_SIZES, Plan,
+    SHMIPC, SIZED_PEERS, SIZES, SMALL, STREAMS, TONIC, TONIC_TWO_WORKERS,
 };
 
 /// What stands where nothing was measured.
@@ -171,6 +171,43 @@ pub(super) fn crowd(findings: &Findings) -> String {
     markdown(&columns, rows.collect())
 }
 
+/// Messages per second of the parallel ping-pong: a table for each number of streams and each work.
+pub(super) fn ping_pong(findings: &Findings) -> String {
+    let mut tables = String::new();
+    if let Some(why) = &findings.no_go {
+        tables.push_str(&format!("shmipc-go is not among the peers: {why}.\n\n"));
+    }
+    for streams in STREAMS {
+        for work in PING_PONG {
+            let streams_text = if streams == 1 { "stream" } else { "streams" };
+            let work_text = match work {
+                Work::Untouched => "payload untouched",
+                _ => "every byte written and read",
+            };
+            tables.push_str(&format!(
+                "{streams} {streams_text}, {work_text}: messages/s, both ways together\n\n"
+            ));
+            let rate = |peer, len| {
+                let case = Case::exchange(peer, len).work(work).in_flight(streams);
+                Summary::of(findings, case).map_or_else(
+                    || NOTHING.to_owned(),
+                    |summary| grouped(2.0 * summary.calls_per_second),
+                )
+            };
+            let peers = suite::ping_pong_peers(streams);
+            let mut columns = vec!["payload"];
+            columns.extend(peers.iter().map(|peer| name(*peer)));
+            let rows = PING_PONG_SIZES.map(|len| {
+                let mut row = vec![size(len)];
+                row.extend(peers.iter().map(|peer| rate(*peer, len)));
+                row
+            });
+            tables.push_str(&markdown(&columns, rows.into()));
+        }
+    }
+    tables
+}
+
 /// Processor time and allocations of a call, on both sides.
 pub(super) fn costs(findings: &Findings) -> String {
     let columns = [
@@ -317,6 +354,14 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
         PeerKind::Blocking(Waiting::Busy) => "shmipc-rpc, blocking, `Wait::Busy`",
         PeerKind::Layered => "shmipc-rpc, adaptive, behind layers",
         PeerKind::TonicAdapter => "tonic's client and server over shmipc-rpc",
+        PeerKind::Outbox => "shmipc-transport, outbox link",
+        PeerKind::Crate(Wire::V2) => "`shmipc` crate, V2",
+        PeerKind::Crate(Wire::V3) => "`shmipc` crate, V3",
+        PeerKind::Crate(Wire::V4Eventfd) => "`shmipc` crate, V4, eventfd",
+        PeerKind::Crate(Wire::V4Polling) => "`shmipc` crate, V4, polling",
+        PeerKind::Go(Wire::V2) => "shmipc-go, V2",
+        PeerKind::Go(_) => "shmipc-go, V3",
+        PeerKind::Sockets => "UDS, one for each stream",
     }
 }
 
@@ -331,9 +376,12 @@ pub(super) fn runtime(peer: PeerKind) -> &'static str {
         PeerKind::Shmipc(_)
         | PeerKind::Layered
         | PeerKind::TonicAdapter
+        | PeerKind::Outbox
+        | PeerKind::Sockets
         | PeerKind::Tonic(Runtime::CurrentThread)
         | PeerKind::TonicDefaults => "tokio, current thread",
-        PeerKind::Tonic(Runtime::TwoWorkers) => "tokio, two workers",
+        PeerKind::Tonic(Runtime::TwoWorkers) | PeerKind::Crate(_) => "tokio, two workers",
+        PeerKind::Go(_) => "Go",
     }
 }
 
@@ -349,6 +397,7 @@ fn describe(case: Case) -> String {
     let work = match case.work {
         Work::Exchange => "",
         Work::Forward => " forwarded",
+        Work::Untouched => " untouched",
         Work::Crowd => " by as many clients",
         Work::Converse => " within one call",
         Work::Watch => " from one call",

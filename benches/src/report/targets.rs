@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::numbers::{grouped, significant, size, time};
+use super::ping_pong;
 use super::summary::{Summary, count};
 use crate::harness::case::{Case, PeerKind, Placement, Waiting, Work};
 use crate::harness::suite::{CROWDS, Findings, LARGE, SHMIPC, SMALL, TONIC, TONIC_TWO_WORKERS};
@@ -15,15 +16,16 @@ const IDLE_CPU_MAX: Duration = Duration::from_millis(1);
 const SYSCALLS_MAX: f64 = 0.1;
 
 /// One figure to reach.
-struct Target {
-    work: String,
-    bound: String,
-    found: Option<Found>,
+pub(super) struct Target {
+    pub(super) work: String,
+    pub(super) bound: String,
+    pub(super) found: Option<Found>,
 }
 
-struct Found {
-    text: String,
-    met: bool,
+/// What this run found.
+pub(super) struct Found {
+    pub(super) text: String,
+    pub(super) met: bool,
 }
 
 /// The table, as Markdown.
@@ -54,6 +56,7 @@ fn all(findings: &Findings) -> Vec<Target> {
     targets.push(allocations(findings));
     targets.push(system_calls(findings));
     targets.push(idle(findings));
+    targets.extend(ping_pong::targets(findings));
     targets
 }
 
