@@ -72,6 +72,8 @@ impl Channel {
     /// sent without being copied. Waits while all of the session's memory is in use, but no longer than an
     /// [inherited](super) deadline.
     ///
+    /// Short ones are copied all the same where that is faster: a request of up to 2 KiB travels in the ring itself.
+    ///
     /// Should the channel reconnect before the request is sent, the bytes are copied, and nothing else is different.
     ///
     /// # Errors
