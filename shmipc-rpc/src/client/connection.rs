@@ -7,13 +7,13 @@ use std::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use shmipc_transport::{Address, Config, ConnectError, Session, Stream};
 use tokio::{
     sync::{Notify, futures::Notified},
     task::AbortHandle,
+    time::Instant, // Not that of `std`: a runtime whose time is paused goes ahead of it.
 };
 
 use super::backoff::Backoff;
@@ -216,7 +216,7 @@ impl Connection {
                 Step::Over(status) => return Err(status),
                 Step::Failed { error, until } if wait_for_ready => {
                     tracing::debug!(target: "shmipc_rpc::client", %error, "waiting to connect");
-                    tokio::time::sleep_until(until.into()).await;
+                    tokio::time::sleep_until(until).await;
                 }
                 Step::Failed { error, .. } => return Err(self.unreachable(error)),
             }

@@ -169,7 +169,7 @@ impl Member {
                 Outlook::Connecting => Prospect::Connecting,
                 Outlook::Failed { error, until } => Prospect::Down {
                     status: connection.unreachable(error),
-                    until: Some(until),
+                    until: Some(until.into_std()),
                 },
                 Outlook::Over(status) => Prospect::Down {
                     status,
@@ -182,7 +182,7 @@ impl Member {
                 super::reconnect::Outlook::Connecting => Prospect::Connecting,
                 super::reconnect::Outlook::Failed { error, until } => Prospect::Down {
                     status: http2.unreachable(error),
-                    until: Some(until),
+                    until: Some(until.into_std()),
                 },
             },
         }

@@ -8,10 +8,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
-use tokio::sync::{Notify, futures::Notified};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant, // Not that of `std`: a runtime whose time is paused goes ahead of it.
+};
 
 use super::backoff::Backoff;
 
@@ -129,7 +131,7 @@ impl<D: Dial> Reconnect<D> {
                 }
                 Step::Failed { error, until } if wait_for_ready => {
                     tracing::debug!(target: "shmipc_rpc::client", %error, "waiting to connect");
-                    tokio::time::sleep_until(until.into()).await;
+                    tokio::time::sleep_until(until).await;
                 }
                 Step::Failed { error, .. } => return Err(error),
             }
