@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    Peer,
+    LinkKind, Peer, Shmipc,
     core::{mem::Trust, outbox::Windows},
 };
 
@@ -201,6 +201,8 @@ pub struct Config {
     handshakes_max: usize,
     authorize: Authorize,
     keepalive: Option<Keepalive>,
+    links: Arc<[LinkKind]>,
+    shmipc: Arc<Shmipc>,
 }
 
 impl Default for Config {
@@ -220,6 +222,8 @@ impl Default for Config {
             handshakes_max: 64,
             authorize: Authorize::default(),
             keepalive: None,
+            links: Arc::new([LinkKind::Outbox]),
+            shmipc: Arc::default(),
         }
     }
 }
@@ -244,6 +248,13 @@ impl Config {
     pub fn with_keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = Some(keepalive);
         self
+    }
+
+    pub(crate) fn with_handshake_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            handshake_timeout: timeout,
+            ..self.clone()
+        }
     }
 
     /// How sessions wait. See [`ConfigBuilder::wait`].
@@ -274,6 +285,20 @@ impl Config {
     #[must_use]
     pub fn keepalive(&self) -> Option<Keepalive> {
         self.keepalive
+    }
+
+    /// See [`ConfigBuilder::links`].
+    #[must_use]
+    pub fn links(&self) -> &[LinkKind] {
+        &self.links
+    }
+
+    pub(crate) fn has_link(&self, link: LinkKind) -> bool {
+        self.links.contains(&link)
+    }
+
+    pub(crate) fn shmipc(&self) -> &Shmipc {
+        &self.shmipc
     }
 
     pub(crate) fn spin_budget(&self) -> Duration {
@@ -404,6 +429,24 @@ impl ConfigBuilder {
         self
     }
 
+    /// The links to use: for a client all that it tries, for a server all that it accepts. Default: [`LinkKind::Outbox`] alone.
+    ///
+    /// Whatever the order, a client asks for our own link first, for version 4 of shmipc's in the same breath, and for the older
+    /// versions if the server knows neither. One link alone pins it.
+    ///
+    /// Over any but our own, the peer can write to the memory that carries messages. It can then break its own session, and nothing
+    /// else: see `SECURITY.md`.
+    pub fn links(mut self, links: impl IntoIterator<Item = LinkKind>) -> Self {
+        self.config.links = links.into_iter().collect();
+        self
+    }
+
+    /// Settings of shmipc's own link.
+    pub fn shmipc(mut self, shmipc: Shmipc) -> Self {
+        self.config.shmipc = Arc::new(shmipc);
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -412,10 +455,12 @@ impl ConfigBuilder {
     pub fn build(self) -> Result<Config, InvalidConfig> {
         const SHARED_REGION: u32 = 16 << 20;
         let c = &self.config;
+        c.shmipc.validate()?;
         let memory = c.memory_max;
         let memory_fits = (64 << 10 <= memory && memory.is_power_of_two())
             || (0 < memory && memory.is_multiple_of(SHARED_REGION));
         let checks = [
+            ("links", !c.links.is_empty(), "at least one"),
             (
                 "spin_budget",
                 c.spin_budget <= Duration::from_millis(10),

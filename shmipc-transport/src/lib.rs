@@ -53,6 +53,7 @@ mod listener;
 mod peer;
 pub mod plain;
 mod session;
+mod shmipc;
 mod stats;
 mod stream;
 mod sys;
@@ -70,6 +71,7 @@ pub use error::*;
 pub use listener::{Leftover, Listener};
 pub use peer::Peer;
 pub use session::{Lent, Session, WeakSession};
+pub use shmipc::{LinkKind, Shmipc, ShmipcMapping, ShmipcWakes};
 pub use stats::Stats;
 pub use stream::{
     ABANDONED, Abandoned, Flush, RecvBuf, RecvHalf, SendBuf, SendHalf, Stream, StreamWatch,

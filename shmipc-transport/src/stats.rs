@@ -35,6 +35,8 @@ pub(crate) struct Counters {
     pub(crate) bytes_lent: Counter,
     pub(crate) segments_forwarded: Counter,
     pub(crate) bytes_forwarded: Counter,
+    pub(crate) fallbacks_sent: Counter,
+    pub(crate) fallbacks_received: Counter,
     pub(crate) doorbells_rung: Counter,
     pub(crate) doorbells_heard: Counter,
     pub(crate) spins_hit: Counter,
@@ -66,6 +68,10 @@ pub struct Stats {
     pub segments_forwarded: u64,
     /// The bytes of those parts.
     pub bytes_forwarded: u64,
+    /// Messages sent over the socket for want of shared memory: with shmipc's own link only.
+    pub fallbacks_sent: u64,
+    /// Messages that the peer has sent so.
+    pub fallbacks_received: u64,
     /// System calls made to wake the peer.
     pub doorbells_rung: u64,
     /// Times that the peer woke us.

@@ -8,11 +8,6 @@ pub(crate) mod handshake;
 pub(crate) mod mem;
 pub(crate) mod num;
 pub(crate) mod outbox;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "sessions begin to use it with the next change"
-)]
 pub(crate) mod shmipc;
 pub(crate) mod streams;
 pub(crate) mod succession;

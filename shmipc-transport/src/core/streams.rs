@@ -4,7 +4,10 @@
 //! of its length, so that a message longer than the window can still be sent; the debt holds up the next one. The
 //! receiver counts along, which is how it catches a peer that sends without credit.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
@@ -36,12 +39,18 @@ impl SendCredit {
     /// Spends credit for a message of `len` bytes.
     pub(crate) fn spend(&mut self, len: u32) {
         debug_assert!(self.is_open(), "asked before");
+        if self.window.are_unlimited() {
+            return;
+        }
         self.messages -= 1;
         self.bytes -= i64::from(len);
     }
 
     /// Undoes [`spend`](Self::spend), because the message could not be sent after all.
     pub(crate) fn refund(&mut self, len: u32) {
+        if self.window.are_unlimited() {
+            return;
+        }
         self.messages += 1;
         self.bytes += i64::from(len);
     }
@@ -86,6 +95,9 @@ impl RecvCredit {
     /// A message has arrived; `false` if there was no credit for it (O16).
     #[must_use]
     pub(crate) fn arrive(&mut self, len: usize) -> bool {
+        if self.window.are_unlimited() {
+            return true;
+        }
         if self.messages == 0 || self.bytes <= 0 {
             return false;
         }
@@ -97,6 +109,9 @@ impl RecvCredit {
     /// The application has taken a message. Returns the credit that should be granted now: not for each message, but
     /// once it is half a window, so that credit costs little and the sender never runs dry.
     pub(crate) fn consume(&mut self, len: usize) -> Option<(u32, u32)> {
+        if self.window.are_unlimited() {
+            return None;
+        }
         self.owed_messages += 1;
         self.owed_bytes += len as u64;
         if self.owed_messages * 2 < self.window.messages
@@ -113,10 +128,28 @@ impl RecvCredit {
     }
 }
 
+/// Who opens which ids.
+#[derive(Debug)]
+enum Numbering {
+    /// Each side opens those of its parity, in order; up to this one.
+    ByParity { last: u64 },
+    /// The client opens 2, 3, 4 and so on, of which the server may hear in any order; the server opens none. Ids that were
+    /// closed lately are remembered, since the peer may not have heard of that (H47).
+    ByClient {
+        is_client: bool,
+        closed: VecDeque<u64>,
+        closed_set: HashSet<u64, RandomState>,
+    },
+}
+
+/// How many closed ids are remembered, where they have no order.
+const CLOSED_MAX: usize = 4096;
+
 /// The streams of a session, by id.
 #[derive(Debug)]
 pub(crate) struct StreamTable<S> {
     open: HashMap<u64, Arc<S>, RandomState>,
+    numbering: Numbering,
     /// The next id that we open; its parity is that of our side.
     next_local: u64,
     /// The highest id that the peer has opened, if it has opened any.
@@ -142,9 +175,38 @@ pub(crate) enum Lookup<S> {
 
 impl<S> StreamTable<S> {
     pub(crate) fn new(connecting: bool, local_max: u32, remote_max: u32) -> Self {
+        let numbering = Numbering::ByParity { last: u64::MAX - 2 };
+        let next_local = if connecting { 1 } else { 2 };
+        Self::numbered(numbering, next_local, local_max, remote_max)
+    }
+
+    /// Like [`new`](Self::new), with ids of 32 bits.
+    pub(crate) fn with_short_ids(connecting: bool, local_max: u32, remote_max: u32) -> Self {
+        let last = u64::from(u32::MAX - 2);
+        let next_local = if connecting { 1 } else { 2 };
+        Self::numbered(
+            Numbering::ByParity { last },
+            next_local,
+            local_max,
+            remote_max,
+        )
+    }
+
+    /// The streams of a session in which only the client opens some, of 32 bits.
+    pub(crate) fn opened_by_client(is_client: bool, remote_max: u32) -> Self {
+        let numbering = Numbering::ByClient {
+            is_client,
+            closed: VecDeque::new(),
+            closed_set: HashSet::default(),
+        };
+        Self::numbered(numbering, 2, u32::MAX, remote_max)
+    }
+
+    fn numbered(numbering: Numbering, next_local: u64, local_max: u32, remote_max: u32) -> Self {
         Self {
             open: HashMap::default(),
-            next_local: if connecting { 1 } else { 2 },
+            numbering,
+            next_local,
             last_remote: None,
             local: 0,
             remote: 0,
@@ -158,10 +220,27 @@ impl<S> StreamTable<S> {
         self.local < self.local_max
     }
 
-    /// Opens a stream of ours. The caller has asked [`may_open`](Self::may_open).
+    /// Whether this side has no ids left to open streams with, or never had any.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        match &self.numbering {
+            Numbering::ByParity { last } => *last < self.next_local,
+            Numbering::ByClient { is_client, .. } => {
+                !is_client || u64::from(u32::MAX) <= self.next_local
+            }
+        }
+    }
+
+    fn step(&self) -> u64 {
+        match &self.numbering {
+            Numbering::ByParity { .. } => 2,
+            Numbering::ByClient { .. } => 1,
+        }
+    }
+
+    /// Opens a stream of ours. The caller has asked [`may_open`](Self::may_open) and [`is_exhausted`](Self::is_exhausted).
     pub(crate) fn open_local(&mut self, stream: Arc<S>) -> StreamId {
         let id = StreamId(self.next_local);
-        self.next_local += 2;
+        self.next_local += self.step();
         self.local += 1;
         self.open.insert(id.0, stream);
         id
@@ -169,7 +248,11 @@ impl<S> StreamTable<S> {
 
     /// Undoes [`open_local`](Self::open_local) for the stream that was opened last and of which the peer has not heard.
     pub(crate) fn unopen_local(&mut self, id: StreamId) {
-        debug_assert_eq!(id.0 + 2, self.next_local, "nothing was opened in between");
+        debug_assert_eq!(
+            id.0 + self.step(),
+            self.next_local,
+            "nothing was opened in between"
+        );
         if self.open.remove(&id.0).is_some() {
             self.next_local = id.0;
             self.local -= 1;
@@ -185,6 +268,21 @@ impl<S> StreamTable<S> {
     pub(crate) fn look_up(&self, id: StreamId, opens: bool) -> Result<Lookup<S>, PeerMisbehaved> {
         if let Some(stream) = self.open.get(&id.0) {
             return Ok(Lookup::Open(Arc::clone(stream)));
+        }
+        if let Numbering::ByClient {
+            is_client,
+            closed_set,
+            ..
+        } = &self.numbering
+        {
+            return match (
+                id.0 != 0,
+                !is_client && opens && !closed_set.contains(&id.0),
+            ) {
+                (false, _) => Err(PeerMisbehaved::StreamId { stream: id.0 }),
+                (true, true) => Ok(Lookup::New),
+                (true, false) => Ok(Lookup::Over),
+            };
         }
         let ours = id.0 % 2 == self.next_local % 2;
         let known = if ours {
@@ -225,12 +323,37 @@ impl<S> StreamTable<S> {
         if self.open.remove(&id.0).is_none() {
             return false;
         }
+        if let Numbering::ByClient { is_client, .. } = self.numbering {
+            if is_client {
+                self.local -= 1;
+            } else {
+                self.remote -= 1;
+                self.remember(id);
+            }
+            return false;
+        }
         if id.0 % 2 == self.next_local % 2 {
             self.local -= 1;
             return self.local + 1 == self.local_max;
         }
         self.remote -= 1;
         false
+    }
+
+    /// Has data that still comes for this id dropped, where ids have no order.
+    pub(crate) fn remember(&mut self, id: StreamId) {
+        if let Numbering::ByClient {
+            closed, closed_set, ..
+        } = &mut self.numbering
+            && closed_set.insert(id.0)
+        {
+            closed.push_back(id.0);
+            if CLOSED_MAX < closed.len()
+                && let Some(oldest) = closed.pop_front()
+            {
+                closed_set.remove(&oldest);
+            }
+        }
     }
 
     /// Whether no stream is open.
@@ -309,6 +432,52 @@ mod tests {
         }
         table.close(last);
         assert!(matches!(table.look_up(last, true), Ok(Lookup::Over)));
+    }
+
+    #[test]
+    fn a_client_that_opens_all_may_be_heard_of_in_any_order() {
+        let mut server: StreamTable<()> = StreamTable::opened_by_client(false, 2);
+        assert!(server.is_exhausted(), "hazard H66: servers open none");
+        for id in [3, 2] {
+            assert!(matches!(
+                server.look_up(StreamId(id), true),
+                Ok(Lookup::New)
+            ));
+            server.open_remote(StreamId(id), Arc::new(())).unwrap();
+        }
+        assert!(server.open_remote(StreamId(4), Arc::new(())).is_err());
+        assert!(server.look_up(StreamId(0), true).is_err());
+        assert!(matches!(
+            server.look_up(StreamId(9), false),
+            Ok(Lookup::Over)
+        ));
+        let mut client: StreamTable<()> = StreamTable::opened_by_client(true, 2);
+        let opened = [(); 3].map(|()| client.open_local(Arc::new(())).0);
+        assert_eq!(opened, [2, 3, 4]);
+        client.unopen_local(StreamId(4));
+        assert_eq!(client.open_local(Arc::new(())).0, 4);
+        assert!(matches!(
+            client.look_up(StreamId(7), true),
+            Ok(Lookup::Over)
+        ));
+    }
+
+    #[test]
+    fn hazard_h47_what_still_comes_for_a_closed_stream_opens_none() {
+        let mut server: StreamTable<()> = StreamTable::opened_by_client(false, 2);
+        server.open_remote(StreamId(2), Arc::new(())).unwrap();
+        server.close(StreamId(2));
+        assert!(matches!(
+            server.look_up(StreamId(2), true),
+            Ok(Lookup::Over)
+        ));
+        for id in 3..3 + CLOSED_MAX as u64 {
+            server.remember(StreamId(id));
+        }
+        assert!(
+            matches!(server.look_up(StreamId(2), true), Ok(Lookup::New)),
+            "some time it is forgotten"
+        );
     }
 
     #[test]

@@ -175,6 +175,12 @@ pub enum PeerMisbehaved {
     /// The memory that it shares by shmipc's own protocol is not what it should be.
     #[error("its shared memory is invalid")]
     Shmipc(#[from] InvalidShmipc),
+    /// It named a file that is not in the [allowed directory](crate::Shmipc::directory), or is none of its own.
+    #[error("it named {path:?}, which is not a file of its own in the allowed directory")]
+    Path {
+        /// What it named, shortened to 200 characters.
+        path: String,
+    },
     /// It sent something on the socket that makes no sense there.
     #[error("it sent an invalid message on the socket")]
     Socket(#[from] InvalidMessage),

@@ -8,7 +8,7 @@
 //! mapping), so the owner must not get it back although nobody will ever return it to us. Therefore the reader holds an
 //! *anchor* for as long as it maps the file: one end of a pair of sockets, of which we watch the other. The kernel closes
 //! it at the latest when the reader dies. Until then the segments that were under way are kept for it, by the session
-//! with the owner ([`Link::keep`]).
+//! with the owner ([`OutboxLink::keep`]).
 //!
 //! A region is passed on once at most: whoever got it by being passed on does not pass it on again, but copies. Our anchor
 //! would not tell us of a fourth process.
@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Control, Lease, Link};
+use super::{Control, Lease, OutboxLink};
 use crate::{
     core::{
         mem::{PeerRegion, RegionName},
@@ -49,7 +49,7 @@ const SOURCES_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     /// Whose memory may be passed on, the latest first.
-    sources: Vec<Weak<Link>>,
+    sources: Vec<Weak<OutboxLink>>,
     regions: Vec<Arc<Forwarded>>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Forwards {
 pub(crate) struct Forwarded {
     id: RegionId,
     name: RegionName,
-    source: Weak<Link>,
+    source: Weak<OutboxLink>,
     /// Says when the reader has closed its anchor.
     watch: OwnedFd,
     /// Set when the session with the reader is over.
@@ -129,7 +129,7 @@ impl AsRef<[u8]> for Share {
 impl Drop for Share {
     fn drop(&mut self) {
         // While the session lives, the reader has returned the segment. Afterwards, nobody knows. Acquire: pairs with the
-        // Release in `Link::end_forwards`, which comes before the shares under way are dropped.
+        // Release in `OutboxLink::end_forwards`, which comes before the shares under way are dropped.
         if self.region.ended.load(Ordering::Acquire)
             && let Some(source) = self.region.source.upgrade()
             && let Some(lease) = self.lease.take()
@@ -139,7 +139,7 @@ impl Drop for Share {
     }
 }
 
-impl Link {
+impl OutboxLink {
     /// Allows for memory that `source` was lent to be passed on to our peer. Returns whether that will be done.
     pub(crate) fn forward_from(&self, source: &Arc<Self>) -> bool {
         if !self.may_forward || std::ptr::eq(self, &raw const **source) {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Control, Link, Standing,
+    Control, OutboxLink, Standing,
     lease::{HeldRegion, REGIONS_MAX, Received},
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
 
 /// What only whoever drains the ring may touch.
 #[derive(Debug)]
-pub(crate) struct Rx {
+pub(crate) struct OutboxRx {
     consumer: Consumer,
     sleep: SleepWord,
     /// Regions whose memory has come over the socket, and whose announcement has not been read yet.
@@ -53,6 +53,10 @@ pub(crate) enum Arrival {
         messages: u32,
         bytes: u32,
     },
+    /// The peer has closed the stream: nothing follows, and nothing can be sent.
+    Closed {
+        stream: StreamId,
+    },
     GoAway,
     Bye,
     Pong {
@@ -62,7 +66,7 @@ pub(crate) enum Arrival {
     Internal,
 }
 
-impl Rx {
+impl OutboxRx {
     pub(super) fn new(ring: Capacity) -> Self {
         Self {
             consumer: Consumer::new(ring),
@@ -73,20 +77,20 @@ impl Rx {
     }
 }
 
-impl Link {
+impl OutboxLink {
     /// Whether a record is waiting. One load.
-    pub(crate) fn is_ready(&self, rx: &Rx) -> bool {
+    pub(crate) fn is_ready(&self, rx: &OutboxRx) -> bool {
         rx.consumer.is_ready(&self.peer_ring)
     }
 
     /// Says that we are about to sleep. Returns `false` if a record arrived in the meantime; then we must not.
-    pub(crate) fn arm(&self, rx: &mut Rx) -> bool {
+    pub(crate) fn arm(&self, rx: &mut OutboxRx) -> bool {
         rx.sleep.arm(&self.own_header().sleep.0);
         !self.is_ready(rx)
     }
 
     /// Says that we are awake.
-    pub(crate) fn disarm(&self, rx: &mut Rx) {
+    pub(crate) fn disarm(&self, rx: &mut OutboxRx) {
         rx.sleep.disarm(&self.own_header().sleep.0);
     }
 
@@ -96,7 +100,10 @@ impl Link {
     /// # Errors
     ///
     /// Returns how the peer broke the protocol. The session must end then.
-    pub(crate) fn take(self: &Arc<Self>, rx: &mut Rx) -> Result<Option<Arrival>, PeerMisbehaved> {
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        rx: &mut OutboxRx,
+    ) -> Result<Option<Arrival>, PeerMisbehaved> {
         let Some((head, body)) = rx.consumer.peek(&self.peer_ring)? else {
             if rx.consumer.announce(&self.own_header().head.0) {
                 self.offer_space();
@@ -114,7 +121,7 @@ impl Link {
     /// Reads one record. What concerns the link alone is done here.
     fn arrival(
         self: &Arc<Self>,
-        rx: &mut Rx,
+        rx: &mut OutboxRx,
         head: &RecordHead,
         body: u32,
     ) -> Result<Arrival, PeerMisbehaved> {
@@ -170,7 +177,7 @@ impl Link {
 
     fn message(
         self: &Arc<Self>,
-        rx: &mut Rx,
+        rx: &mut OutboxRx,
         head: &RecordHead,
         body: u32,
     ) -> Result<Option<RecvBuf>, PeerMisbehaved> {
@@ -258,7 +265,12 @@ impl Link {
     }
 
     /// Admits a region whose memory must have come over the socket by now (O12).
-    fn admit_region(&self, rx: &mut Rx, id: RegionId, len: u32) -> Result<(), PeerMisbehaved> {
+    fn admit_region(
+        &self,
+        rx: &mut OutboxRx,
+        id: RegionId,
+        len: u32,
+    ) -> Result<(), PeerMisbehaved> {
         let wrong = || PeerMisbehaved::RegionAnnouncement { region: id.0 };
         if rx.passed.is_empty() {
             self.receive_regions(rx)?;
@@ -275,7 +287,7 @@ impl Link {
     /// # Errors
     ///
     /// Returns how the peer broke the protocol.
-    pub(crate) fn receive_regions(&self, rx: &mut Rx) -> Result<bool, PeerMisbehaved> {
+    pub(crate) fn receive_regions(&self, rx: &mut OutboxRx) -> Result<bool, PeerMisbehaved> {
         let state = self.socket.recv_pending(|region| {
             let wrong = PeerMisbehaved::RegionAnnouncement {
                 region: region.id.0,

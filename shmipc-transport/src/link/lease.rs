@@ -12,7 +12,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::{Control, Link};
+use super::{Control, OutboxLink};
 use crate::{
     core::{
         mem::{PeerRegion, Trust},
@@ -64,7 +64,7 @@ struct Entry {
 pub(super) enum Received {
     /// It is lent.
     Lent(PeerRegion, Lease, Trust),
-    /// It must be copied out, and [given back](Link::give_back).
+    /// It must be copied out, and [given back](OutboxLink::give_back).
     Guarded(PeerRegion),
 }
 
@@ -88,7 +88,7 @@ impl Back {
 /// A share in a segment of the peer's, which goes back when the last of them is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    link: Weak<Link>,
+    link: Weak<OutboxLink>,
     address: usize,
     token: u32,
 }
@@ -111,7 +111,7 @@ impl Drop for Lease {
     }
 }
 
-impl Link {
+impl OutboxLink {
     /// Adds a region, unless the peer has too many, or one of this id.
     pub(super) fn hold_region(&self, id: RegionId, held: HeldRegion) -> Result<(), HeldRegion> {
         let regions = &mut lock(&self.back).regions;

@@ -1,20 +1,25 @@
 //! The seam between a session and the memory that carries its records.
 //!
+//! There are two links: our own, the outbox, here; and [`shmipc`]'s. [`Link`] is either of them; above it, only one match tells them
+//! apart for each operation.
+//!
 //! Above it there are streams and messages, below it rings, blocks and cursors. A session asks a link to
-//! [compose](Link::compose) a message in a reserved record and to [commit](Reservation::commit) it, to [take](Link::take) the next arrival, to [arm](Link::arm) and
-//! [disarm](Link::disarm) the sleep flag, and leaves to it who needs a ring of the doorbell.
+//! [compose](OutboxLink::compose) a message in a reserved record and to [commit](OutboxReservation::commit) it, to [take](OutboxLink::take) the next arrival, to [arm](OutboxLink::arm) and
+//! [disarm](OutboxLink::disarm) the sleep flag, and leaves to it who needs a ring of the doorbell.
 //!
 //! # Locks
 //!
-//! In this order, where one is taken inside another: `growing`, `Inbound` (the session's, holds [`Rx`]), `tx`, the session's
+//! In this order, where one is taken inside another: `growing`, `Inbound` (the session's, holds [`OutboxRx`]), `tx`, the session's
 //! streams, `back`, the heap's. `forwards` and `kept` are taken inside none but `growing`, and none inside them. A lock of one
-//! link is never taken while one of another link's is held, which is why what lands is dropped by [`TxGuard`]. None is held while code of users runs, or across an `await`.
+//! link is never taken while one of another link's is held, which is why what lands is dropped by [`OutboxGuard`]. None is held while code of users runs, or across an `await`.
 
+mod either;
 mod forward;
 mod inbound;
 mod lease;
 mod outbound;
 mod outgoing;
+mod shmipc;
 
 use std::{
     os::fd::OwnedFd,
@@ -22,13 +27,17 @@ use std::{
     task::Waker,
 };
 
+pub(crate) use either::{Link, Reservation, Rx, TxGuard};
 use forward::{FORWARDED_MAX, Forwards};
 pub(crate) use forward::{Forwarded, ForwardedPart};
-pub(crate) use inbound::{Arrival, Rx};
+pub(crate) use inbound::Arrival;
+use inbound::OutboxRx;
 use lease::Back;
 pub(crate) use lease::Lease;
-pub(crate) use outbound::{AllocFailure, Control, Reservation, Tx, TxGuard};
+pub(crate) use outbound::{AllocFailure, Control};
+use outbound::{OutboxGuard, OutboxReservation, Tx};
 pub(crate) use outgoing::{Outgoing, OutgoingPart};
+pub(crate) use shmipc::{Run, ShmipcLink, ShmipcParts};
 
 use crate::{
     Payloads, Peer,
@@ -46,7 +55,7 @@ use crate::{
 
 /// The outbox link: our outbox, the peer's, and the way between them.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct OutboxLink {
     own: OwnedRegion,
     own_layout: Geometry,
     own_ring: OwnRing,
@@ -145,7 +154,7 @@ impl PeerOutbox {
     }
 }
 
-impl Link {
+impl OutboxLink {
     /// Joins two outboxes. `memory_max` bounds our arena.
     pub(crate) fn new(
         own: Outbox,
@@ -154,7 +163,7 @@ impl Link {
         socket: Arc<ControlSocket>,
         memory_max: u32,
         standing: Standing,
-    ) -> (Self, Rx) {
+    ) -> (Self, OutboxRx) {
         let own_layout = Geometry::ours();
         let link = Self {
             own_ring: OwnRing::new(own.region.clone(), &own_layout),
@@ -182,7 +191,7 @@ impl Link {
             peer_layout: peer.layout,
             peer: peer.region,
         };
-        let rx = Rx::new(peer.layout.ring);
+        let rx = OutboxRx::new(peer.layout.ring);
         (link, rx)
     }
 
@@ -231,8 +240,8 @@ impl Link {
             .expect("verified when the peer's outbox was opened")
     }
 
-    pub(crate) fn tx(&self) -> TxGuard<'_> {
-        TxGuard::new(lock(&self.tx))
+    pub(crate) fn tx(&self) -> OutboxGuard<'_> {
+        OutboxGuard::new(lock(&self.tx))
     }
 
     /// Wakes who looks after memory that is no longer used.
@@ -268,7 +277,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for OutboxLink {
     fn drop(&mut self) {
         // What has departed since the session was over; nobody has returned that either.
         self.end_forwards();

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Lease, Link, Outgoing, OutgoingPart};
+use super::{Lease, OutboxLink, Outgoing, OutgoingPart};
 use crate::{
     core::{
         mem::{Block, Exhausted, RetiredRegion},
@@ -51,15 +51,15 @@ pub(crate) struct Tx {
 /// The sending half, locked. What has come back of other sessions' memory is dropped after it was unlocked, because that
 /// may take the locks of the other session.
 #[derive(Debug)]
-pub(crate) struct TxGuard<'l>(Option<MutexGuard<'l, Tx>>);
+pub(crate) struct OutboxGuard<'l>(Option<MutexGuard<'l, Tx>>);
 
-impl<'l> TxGuard<'l> {
+impl<'l> OutboxGuard<'l> {
     pub(super) fn new(guard: MutexGuard<'l, Tx>) -> Self {
         Self(Some(guard))
     }
 }
 
-impl Deref for TxGuard<'_> {
+impl Deref for OutboxGuard<'_> {
     type Target = Tx;
 
     fn deref(&self) -> &Tx {
@@ -67,13 +67,13 @@ impl Deref for TxGuard<'_> {
     }
 }
 
-impl DerefMut for TxGuard<'_> {
+impl DerefMut for OutboxGuard<'_> {
     fn deref_mut(&mut self) -> &mut Tx {
         self.0.as_mut().expect(LOCKED)
     }
 }
 
-impl Drop for TxGuard<'_> {
+impl Drop for OutboxGuard<'_> {
     fn drop(&mut self) {
         let landed = mem::take(&mut self.landed);
         self.0 = None;
@@ -130,8 +130,8 @@ pub(crate) enum AllocFailure {
 
 /// A reserved record in our ring. Dropped without being committed, it becomes a pad.
 #[derive(Debug)]
-pub(crate) struct Reservation<'l> {
-    link: &'l Link,
+pub(crate) struct OutboxReservation<'l> {
+    link: &'l OutboxLink,
     slot: Option<Slot>,
     segments: u16,
     /// Bytes of the message.
@@ -141,7 +141,7 @@ pub(crate) struct Reservation<'l> {
     sent_back: Vec<(Bytes, Lease)>,
 }
 
-impl Reservation<'_> {
+impl OutboxReservation<'_> {
     /// The body, to be written.
     pub(crate) fn body(&mut self) -> &mut [u8] {
         self.slot
@@ -156,7 +156,7 @@ impl Reservation<'_> {
         link.wake_peer();
     }
 
-    /// Publishes the record. The caller [wakes the peer](Link::wake_peer) soon.
+    /// Publishes the record. The caller [wakes the peer](OutboxLink::wake_peer) soon.
     pub(crate) fn commit_quietly(mut self, stream: StreamId, record_flags: u16) {
         if let Some(slot) = self.slot.take() {
             let (body_len, segments) = (slot.body_len(), self.segments);
@@ -177,7 +177,7 @@ impl Reservation<'_> {
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for OutboxReservation<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.abandon(&self.link.own_ring);
@@ -236,7 +236,7 @@ impl Tx {
     }
 }
 
-impl Link {
+impl OutboxLink {
     /// Reserves a record with a body of `body_len` bytes, or says that there is no room now.
     ///
     /// # Errors
@@ -246,12 +246,12 @@ impl Link {
         &self,
         tx: &mut Tx,
         body_len: u32,
-    ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
+    ) -> Result<Option<OutboxReservation<'_>>, PeerMisbehaved> {
         if !tx.control.is_empty() && !self.flush_control(tx)? {
             return Ok(None);
         }
         let slot = self.slot(tx, body_len)?;
-        Ok(slot.map(|slot| Reservation {
+        Ok(slot.map(|slot| OutboxReservation {
             link: self,
             slot: Some(slot),
             segments: 0,
@@ -269,7 +269,7 @@ impl Link {
         &self,
         tx: &mut Tx,
         message: &mut Outgoing,
-    ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
+    ) -> Result<Option<OutboxReservation<'_>>, PeerMisbehaved> {
         let segments = if message.is_inline() {
             0
         } else {
@@ -486,6 +486,7 @@ impl Link {
                 offset,
                 bytes,
             } => Flight::shared(region, offset, bytes),
+            OutgoingPart::Run(_) => unreachable!("slices belong to the other link"),
             OutgoingPart::Spilled(_) => {
                 unreachable!("spilled parts are moved into blocks before a message is published")
             }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{AllocFailure, Lease, Link};
+use super::{AllocFailure, Lease, OutboxLink, Run};
 use crate::core::{
     mem::Block,
     num::{RegionId, u32_len},
@@ -35,6 +35,8 @@ pub(crate) enum OutgoingPart {
         offset: u32,
         bytes: Bytes,
     },
+    /// Slices of shmipc's own link that were written for this message.
+    Run(Run),
     /// Bytes for which there was no block; they need one before the message can go.
     Spilled(Vec<u8>),
 }
@@ -45,6 +47,7 @@ impl OutgoingPart {
         match self {
             Self::Inline(len) => *len as usize,
             Self::Block(block) => block.len(),
+            Self::Run(run) => run.len(),
             Self::Own { bytes, .. }
             | Self::Theirs { bytes, .. }
             | Self::Forwarded { bytes, .. } => bytes.len(),
@@ -124,7 +127,7 @@ impl Outgoing {
     ///
     /// Returns why one of them could not be had. The message then holds no blocks at all, so that two of them never
     /// wait for each other, and none for itself.
-    pub(crate) fn unspill(&mut self, link: &Link) -> Result<(), AllocFailure> {
+    pub(crate) fn unspill(&mut self, link: &OutboxLink) -> Result<(), AllocFailure> {
         let outcome = self.parts.iter_mut().try_for_each(|part| {
             if let OutgoingPart::Spilled(bytes) = part {
                 let mut block = link.alloc(u32_len(bytes.len()))?;

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    FAREWELL,
     custody::Custody,
     pulse::Pulse,
     shared::{Inbound, Shared},
@@ -36,11 +37,16 @@ use crate::{
 pub(super) struct Driver {
     shared: Arc<Shared>,
     socket: Arc<ControlSocket>,
-    doorbell: WatchedDoorbell,
+    /// `None` if it is the socket that wakes us, or nothing.
+    doorbell: Option<WatchedDoorbell>,
     /// Becomes readable when the peer's process ends.
     process: Option<AsyncFd<OwnedFd>>,
     /// Runs while there is memory that may be given back.
     idle: Option<Pin<Box<Sleep>>>,
+    /// Runs while there is something that nobody will tell.
+    tick: Option<Pin<Box<Sleep>>>,
+    /// Until when to wait for the peer to take what was sent before a session was closed.
+    linger: Option<Pin<Box<Sleep>>>,
     /// Regions and messages that there had been when the timer was set.
     activity: u64,
     spin: Option<Spin>,
@@ -90,16 +96,18 @@ impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
         socket: Arc<ControlSocket>,
-        doorbell: Doorbell,
+        doorbell: Option<Doorbell>,
         process: Option<OwnedFd>,
     ) -> io::Result<Self> {
         Ok(Self {
-            doorbell: doorbell.watch()?,
+            doorbell: doorbell.map(Doorbell::watch).transpose()?,
             process: process.map(doorbell::watch).transpose()?,
             socket,
             pulse: shared.config.keepalive().map(Pulse::new),
             shared,
             idle: None,
+            tick: None,
+            linger: None,
             activity: 0,
             spin: None,
             custody: Custody::default(),
@@ -113,7 +121,7 @@ impl Driver {
         {
             return Poll::Ready(());
         }
-        while self.socket.poll_readable(cx).is_ready() {
+        while !self.shared.link.is_paused() && self.socket.poll_readable(cx).is_ready() {
             if !self.shared.take_regions(&mut self.shared.inbound()) {
                 return Poll::Ready(());
             }
@@ -121,11 +129,66 @@ impl Driver {
         Poll::Pending
     }
 
+    /// Sends what the socket has not taken before.
+    fn poll_unsent(&self, cx: &mut Context<'_>) {
+        let link = &self.shared.link;
+        while link.has_unsent() && self.socket.poll_writable(cx).is_ready() {
+            link.send_unsent();
+        }
+    }
+
+    /// Looks, from time to time, for what nobody tells.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) {
+        let Some(time) = self.shared.link.tick() else {
+            self.tick = None;
+            return;
+        };
+        loop {
+            let tick = self.tick.get_or_insert_with(|| Box::pin(sleep(time)));
+            if tick.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.tick = None;
+            if let Err(misbehaved) = self.shared.link.ticked() {
+                self.shared.blame(misbehaved);
+                return;
+            }
+            if self.shared.link.tick().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a session that is over need not be kept for the peer's sake any more.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let link = &self.shared.link;
+        if !matches!(self.shared.lost(), Some(SessionLost::ClosedHere)) {
+            return Poll::Ready(());
+        }
+        loop {
+            self.poll_unsent(cx);
+            if !link.lingers() {
+                return Poll::Ready(());
+            }
+            let farewell = self.linger.get_or_insert_with(|| Box::pin(sleep(FAREWELL)));
+            if farewell.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let again = self
+                .tick
+                .get_or_insert_with(|| Box::pin(sleep(Duration::from_millis(1))));
+            if again.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.tick = None;
+        }
+    }
+
     /// Gives memory back that has not been used for a while.
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
         let link = &self.shared.link;
         loop {
-            let activity = link.counters.blocks_taken.get();
+            let activity = link.counters().blocks_taken.get();
             let Some(timer) = &mut self.idle else {
                 if link.heap_figures().mapped == 0 && !link.has_forwarded() {
                     return;
@@ -227,7 +290,7 @@ impl Driver {
         let Spin { way, until, .. } = *spin;
         if until.is_some_and(|until| until <= Instant::now()) {
             inbound.policy.miss(way);
-            self.shared.link.counters.spins_missed.add_locked(1);
+            self.shared.link.counters().spins_missed.add_locked(1);
             return Next::Sleep;
         }
         Next::AfterAll
@@ -237,7 +300,7 @@ impl Driver {
     fn found(&mut self, inbound: &mut Inbound) {
         if let Some(Spin { way, began, .. }) = self.spin.take() {
             inbound.policy.hit(way, || began.elapsed());
-            self.shared.link.counters.spins_hit.add_locked(1);
+            self.shared.link.counters().spins_hit.add_locked(1);
         }
     }
 }
@@ -248,19 +311,26 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shared.register_driver(cx.waker());
-        while this.doorbell.poll_rung(cx).is_ready() {
-            this.shared.link.counters.doorbells_heard.add(1);
+        if this.shared.lost().is_some() {
+            return this.poll_farewell(cx);
+        }
+        while let Some(doorbell) = &this.doorbell
+            && doorbell.poll_rung(cx).is_ready()
+        {
+            this.shared.link.counters().doorbells_heard.add(1);
         }
         if this.poll_peer_gone(cx).is_ready() {
             this.shared.bury(&mut this.shared.inbound());
             return Poll::Ready(());
         }
+        this.poll_unsent(cx);
         this.poll_idle(cx);
         this.poll_pulse(cx);
         this.custody.poll(&this.shared.link, cx);
         let next = this.look();
+        this.poll_tick(cx);
         if this.shared.lost().is_some() {
-            return Poll::Ready(());
+            return this.poll_farewell(cx);
         }
         match next {
             Next::Sleep => {}

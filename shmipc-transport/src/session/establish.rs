@@ -13,19 +13,20 @@ use tokio::net::UnixStream;
 use super::{
     Session,
     driver::Driver,
-    handshake::{self, Attach, AttachError, Established, blocking::Shaking},
+    handshake::{self, Attach, AttachError, Established, Outcome, blocking::Shaking},
     lead::Lead,
     shared::Shared,
 };
 use crate::{
-    Address, Config, Peer,
+    Address, Config, LinkKind, Peer,
     config::is_own_user,
     core::{
+        handshake::Shmipc,
         outbox::Windows,
         wire::{self, negotiation::DoorbellKind},
     },
-    error::{ConnectError, HandshakeError},
-    link::{Link, Outbox, PeerOutbox, Rx, Standing},
+    error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved, RefusalCode},
+    link::{Link, Outbox, OutboxLink, PeerOutbox, Rx, ShmipcLink, Standing},
     sys::{
         doorbell::{Doorbell, PeerDoorbell},
         socket::ControlSocket,
@@ -118,24 +119,125 @@ impl Attach for Join {
     }
 }
 
-/// Connects, and starts the session.
+/// Connects over the best link that both sides know, and starts the session.
 pub(super) async fn connect(address: &Address, config: Config) -> Result<Session, ConnectError> {
-    let mut join = Join::new(&config);
-    let established = handshake::connect(address, &config, &mut join).await?;
-    start(established, config, true).map_err(|source| ConnectError::Io {
+    let failed = |source| ConnectError::Io {
         action: "watch the session",
         source,
-    })
+    };
+    let has = |link| config.has_link(link);
+    // An inherited connection can be used once.
+    let may_redial = !matches!(address, Address::Fd(_));
+    let older: Vec<u8> = [(LinkKind::ShmipcV3, 3), (LinkKind::ShmipcV2, 2)]
+        .into_iter()
+        .filter_map(|(link, version)| has(link).then_some(version))
+        .collect();
+    let mut last = None;
+    if has(LinkKind::Outbox) || has(LinkKind::ShmipcV4) {
+        let may_fall_back = may_redial && !older.is_empty();
+        match negotiate(address, &config, may_fall_back).await {
+            Ok(Outcome::Outbox(established)) => {
+                return start(established, config, true).map_err(failed);
+            }
+            Ok(Outcome::Shmipc(switched)) => {
+                let Shmipc::Negotiated(terms) = switched.shmipc else {
+                    unreachable!("what was negotiated is version 4")
+                };
+                let joined = handshake::shmipc::connect(switched, &config, 4, Some(terms)).await?;
+                return start_shmipc(joined, config, true).map_err(failed);
+            }
+            Err(error) if may_fall_back && knows_no_negotiation(&error) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    for version in older {
+        match handshake::connect_legacy(address, &config, version).await {
+            Ok(joined) => return start_shmipc(joined, config, true).map_err(failed),
+            Err(error) if may_redial && knows_no_negotiation(&error) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.expect("there is at least one link"))
+}
+
+/// Asks the server for our own link, and for version 4 of shmipc's. If there is something to fall back to, the server is given less
+/// time: some do not hang up on what they do not understand (H41).
+async fn negotiate(
+    address: &Address,
+    config: &Config,
+    may_fall_back: bool,
+) -> Result<Outcome<Joined>, ConnectError> {
+    let mut join = Join::new(config);
+    if !may_fall_back {
+        return handshake::connect(address, config, &mut join).await;
+    }
+    let patience = PATIENCE.min(config.handshake_timeout() / 2);
+    let config = config.with_handshake_timeout(patience);
+    handshake::connect(address, &config, &mut join).await
+}
+
+/// How long a server may take to answer a negotiation that it may not know.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether the server does not seem to know what it was asked for: it hung up, said something else, or nothing, or that it does not.
+fn knows_no_negotiation(error: &ConnectError) -> bool {
+    if let ConnectError::Refused(refusal) = error {
+        return matches!(
+            refusal.code(),
+            RefusalCode::FeatureNotSupported | RefusalCode::VersionNotSupported
+        );
+    }
+    matches!(
+        error,
+        ConnectError::Closed {
+            step: HandshakeStep::Negotiation
+        } | ConnectError::TimedOut {
+            step: HandshakeStep::Negotiation,
+            ..
+        } | ConnectError::PeerMisbehaved(PeerMisbehaved::Socket(_))
+    )
 }
 
 /// Shakes hands with a client, and starts the session.
 pub(super) async fn accept(stream: UnixStream, config: Config) -> Result<Session, HandshakeError> {
     let mut join = Join::new(&config);
-    let established = handshake::accept(stream, &config, &mut join).await?;
-    start(established, config, false).map_err(|source| HandshakeError::Io {
+    let failed = |source| HandshakeError::Io {
         action: "watch the session",
         source,
-    })
+    };
+    match handshake::accept(stream, &config, &mut join).await? {
+        Outcome::Outbox(established) => start(established, config, false).map_err(failed),
+        Outcome::Shmipc(switched) => {
+            let joined = handshake::shmipc::accept(switched, &config).await?;
+            start_shmipc(joined, config, false).map_err(failed)
+        }
+    }
+}
+
+/// Starts a session that speaks shmipc's own protocol.
+fn start_shmipc(
+    joined: handshake::shmipc::Joined,
+    config: Config,
+    connecting: bool,
+) -> io::Result<Session> {
+    let handshake::shmipc::Joined {
+        parts,
+        socket,
+        peer,
+        process,
+        doorbell,
+    } = joined;
+    let socket = Arc::new(socket);
+    let windows = parts.terms.windows.unwrap_or(Windows::UNLIMITED);
+    let payloads = config.payloads();
+    let (link, rx) = ShmipcLink::new(parts, Arc::clone(&socket), payloads, &peer);
+    let link = Link::Shmipc(Arc::new(link));
+    let shared = Arc::new(Shared::new(
+        link, rx, config, peer, windows, connecting, None,
+    ));
+    let driver = Driver::new(Arc::clone(&shared), socket, doorbell, process)?;
+    tokio::spawn(driver);
+    Ok(Session::new(shared))
 }
 
 /// Connects, and starts a session without a task. Waits in the kernel.
@@ -194,7 +296,12 @@ fn start(
         connecting,
         None,
     ));
-    let driver = Driver::new(Arc::clone(&shared), socket, parts.doorbell, parts.process)?;
+    let driver = Driver::new(
+        Arc::clone(&shared),
+        socket,
+        Some(parts.doorbell),
+        parts.process,
+    )?;
     tokio::spawn(driver);
     Ok(Session::new(shared))
 }
@@ -250,7 +357,7 @@ impl Parts {
             peer,
             forwards,
         };
-        let (link, rx) = Link::new(
+        let (link, rx) = OutboxLink::new(
             own,
             outbox,
             peer_doorbell,
@@ -259,8 +366,8 @@ impl Parts {
             standing,
         );
         Self {
-            link,
-            rx,
+            link: Link::Outbox(Arc::new(link)),
+            rx: Rx::Outbox(rx),
             peer,
             windows,
             socket,
@@ -294,8 +401,8 @@ mod tests {
             handshake::accept(theirs, &config, &mut server)
         );
         (
-            start(client.unwrap(), config.clone(), true).unwrap(),
-            start(server.unwrap(), config.clone(), false).unwrap(),
+            start(client.unwrap().unwrap_outbox(), config.clone(), true).unwrap(),
+            start(server.unwrap().unwrap_outbox(), config.clone(), false).unwrap(),
         )
     }
 

@@ -36,7 +36,7 @@ use crate::{
         wire::{Region, negotiation::DoorbellKind},
     },
     error::SessionLost,
-    link::{Link, Outbox, PeerOutbox, Standing},
+    link::{Link, Outbox, OutboxLink, PeerOutbox, Rx, Standing},
     sys::{
         doorbell::{Doorbell, PeerDoorbell},
         memfd,
@@ -171,7 +171,7 @@ impl Play {
         });
         let user = nix::unistd::geteuid().as_raw();
         let peer = Peer::new(1, user, user);
-        let (link, rx) = Link::new(
+        let (link, rx) = OutboxLink::new(
             Outbox::create(config.windows()).expect("memory for a test"),
             theirs,
             doorbell,
@@ -185,7 +185,13 @@ impl Play {
         );
         let connecting = choice & 2 == 0;
         let shared = Arc::new(Shared::new(
-            link, rx, config, peer, WINDOWS, connecting, None,
+            Link::Outbox(Arc::new(link)),
+            Rx::Outbox(rx),
+            config,
+            peer,
+            WINDOWS,
+            connecting,
+            None,
         ));
         Self {
             session: Session::new(Arc::clone(&shared)),

@@ -288,14 +288,14 @@ impl Shared {
         if let Some(Lookout { way, .. }) = spin.lookout {
             let waited = || spin.began.map_or(Duration::ZERO, |began| began.elapsed());
             inbound.policy.hit(way, waited);
-            self.link.counters.spins_hit.add_locked(1);
+            self.link.counters().spins_hit.add_locked(1);
         }
     }
 
     fn miss(&self, inbound: &mut Inbound, spin: &Spin) {
         if let Some(Lookout { way, .. }) = spin.lookout {
             inbound.policy.miss(way);
-            self.link.counters.spins_missed.add_locked(1);
+            self.link.counters().spins_missed.add_locked(1);
         }
     }
 
@@ -352,7 +352,7 @@ impl Shared {
             process,
         } = seen;
         if doorbell {
-            self.link.counters.doorbells_heard.add(1);
+            self.link.counters().doorbells_heard.add(1);
         }
         if process || socket && !self.take_regions(inbound) {
             self.bury(inbound);
@@ -369,7 +369,10 @@ impl Shared {
         if link.heap_figures().mapped == 0 {
             return None;
         }
-        let (activity, patience) = (link.counters.blocks_taken.get(), self.config.memory_idle());
+        let (activity, patience) = (
+            link.counters().blocks_taken.get(),
+            self.config.memory_idle(),
+        );
         let now = Instant::now();
         let mut idle = lock(&lead.idle);
         match &mut *idle {

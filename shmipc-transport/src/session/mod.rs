@@ -1,6 +1,7 @@
 //! Sessions: two processes, joined.
 
 mod custody;
+mod dispatch;
 mod driver;
 mod establish;
 #[cfg(any(test, fuzzing))]
@@ -175,6 +176,8 @@ impl Session {
     /// Waits while all of the configured memory is in use. The content is arbitrary (left over from earlier messages of
     /// this session), and visible to the peer from the moment it is written.
     ///
+    /// Over shmipc's own link it is private memory, which is copied when it is sent: there, the peer could write to it.
+    ///
     /// # Errors
     ///
     /// See [`AllocError`].
@@ -198,7 +201,14 @@ impl Session {
                 return lost(reason.clone());
             }
             match shared.link.alloc(u32_len(len)) {
-                Ok(block) => return Poll::Ready(Ok(Lent { block })),
+                Ok(Some(block)) => {
+                    let memory = LentMemory::Shared(block);
+                    return Poll::Ready(Ok(Lent { memory }));
+                }
+                Ok(None) => {
+                    let memory = LentMemory::Private(vec![0; len]);
+                    return Poll::Ready(Ok(Lent { memory }));
+                }
                 Err(AllocFailure::TooLarge) => {
                     return Poll::Ready(Err(AllocError::TooLarge { len, max }));
                 }
@@ -246,10 +256,10 @@ impl Session {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
-        let (link, counters) = (&shared.link, &shared.link.counters);
+        let (link, counters) = (&shared.link, shared.link.counters());
         let arena = link.heap_figures();
         let (ring_fill, segments_under_way) = {
-            let tx = link.tx();
+            let mut tx = link.tx();
             (tx.ring_fill(), tx.segments_under_way())
         };
         Stats {
@@ -261,6 +271,8 @@ impl Session {
             bytes_lent: counters.bytes_lent.get(),
             segments_forwarded: counters.segments_forwarded.get(),
             bytes_forwarded: counters.bytes_forwarded.get(),
+            fallbacks_sent: counters.fallbacks_sent.get(),
+            fallbacks_received: counters.fallbacks_received.get(),
             doorbells_rung: counters.doorbells_rung.get(),
             doorbells_heard: counters.doorbells_heard.get(),
             spins_hit: counters.spins_hit.get(),
@@ -441,19 +453,31 @@ impl WeakSession {
 /// Memory of a session, lent for writing. See [`Session::alloc`].
 #[derive(Debug)]
 pub struct Lent {
-    block: Block,
+    memory: LentMemory,
+}
+
+#[derive(Debug)]
+enum LentMemory {
+    Shared(Block),
+    Private(Vec<u8>),
 }
 
 impl Lent {
     /// Ends the writing. The `Bytes` keeps the memory until the last share in it is dropped, here and at the peer.
     #[must_use]
     pub fn freeze(self) -> Bytes {
-        Bytes::from_owner(self.block)
+        match self.memory {
+            LentMemory::Shared(block) => Bytes::from_owner(block),
+            LentMemory::Private(bytes) => bytes.into(),
+        }
     }
 
     /// Keeps only the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        self.block.truncate(len);
+        match &mut self.memory {
+            LentMemory::Shared(block) => block.truncate(len),
+            LentMemory::Private(bytes) => bytes.truncate(len),
+        }
     }
 }
 
@@ -461,12 +485,18 @@ impl std::ops::Deref for Lent {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.block.as_ref()
+        match &self.memory {
+            LentMemory::Shared(block) => block.as_ref(),
+            LentMemory::Private(bytes) => bytes,
+        }
     }
 }
 
 impl std::ops::DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.block.as_mut_slice()
+        match &mut self.memory {
+            LentMemory::Shared(block) => block.as_mut_slice(),
+            LentMemory::Private(bytes) => bytes,
+        }
     }
 }

@@ -85,6 +85,7 @@ impl Shared {
         match self.lost() {
             Some(lost) => Err(SendError::SessionLost(lost.clone())),
             None if self.peer_goes_away() => Err(SendError::GoingAway),
+            None if streams.is_exhausted() => Err(SendError::GoingAway),
             None => Ok(streams.may_open()),
         }
     }
@@ -103,7 +104,7 @@ impl Shared {
 
     /// A number that changes when a message or an answer to a ping comes.
     pub(crate) fn heard(&self) -> u64 {
-        let messages = self.link.counters.messages_received.get();
+        let messages = self.link.counters().messages_received.get();
         messages.wrapping_add(self.presence.pongs_heard.load(Ordering::Relaxed))
     }
 

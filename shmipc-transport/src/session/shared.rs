@@ -17,13 +17,13 @@ use super::{lead::Lead, presence::Presence};
 use crate::{
     Config, Peer,
     core::{
-        num::{StreamId, index},
+        num::index,
         outbox::Windows,
-        streams::{Lookup, StreamTable},
+        streams::StreamTable,
         sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
     },
     error::{PeerMisbehaved, SessionLost},
-    link::{Arrival, Control, Link, Rx},
+    link::{Control, Link, Rx, ShmipcLink},
     stream::StreamShared,
     wait::{Heat, LOOKS_PER_CLOCK, Lookout, WaitPolicy, Way},
 };
@@ -42,9 +42,11 @@ const READY_IN_A_ROW: u32 = 256;
 
 /// The state of a session.
 pub(crate) struct Shared {
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Link,
     pub(crate) config: Config,
     pub(crate) peer: Peer,
+    /// How much we are ready to receive.
+    pub(crate) windows: Windows,
     /// How much the peer is ready to receive.
     pub(crate) peer_windows: Windows,
     pub(crate) streams: Mutex<StreamTable<StreamShared>>,
@@ -113,14 +115,22 @@ impl Shared {
         lead: Option<Lead>,
     ) -> Self {
         let policy = WaitPolicy::new(config.wait(), config.spin_budget());
-        let streams = StreamTable::new(
-            connecting,
-            peer_windows.streams_max,
-            config.windows().streams_max,
-        );
+        let mut windows = config.windows();
+        let streams_max = windows.streams_max;
+        let streams = match &link {
+            Link::Outbox(_) => StreamTable::new(connecting, peer_windows.streams_max, streams_max),
+            Link::Shmipc(link) if link.is_native() => {
+                windows = ShmipcLink::native_windows(streams_max);
+                StreamTable::opened_by_client(connecting, streams_max)
+            }
+            Link::Shmipc(_) => {
+                StreamTable::with_short_ids(connecting, peer_windows.streams_max, streams_max)
+            }
+        };
         Self {
-            link: Arc::new(link),
+            link,
             config,
+            windows,
             peer,
             peer_windows,
             streams: Mutex::new(streams),
@@ -350,7 +360,7 @@ impl Shared {
             if let Some(arrived) = check() {
                 inbound.policy.hit(way, || began.elapsed());
                 inbound.policy.burst_hit();
-                self.link.counters.spins_hit.add_locked(1);
+                self.link.counters().spins_hit.add_locked(1);
                 return Some(arrived);
             }
             if until <= Instant::now() {
@@ -361,7 +371,7 @@ impl Shared {
         let burst = inbound.policy.burst_missed(inbound.driver.is_alone());
         if left.is_zero() {
             inbound.policy.miss(way);
-            self.link.counters.spins_missed.add_locked(1);
+            self.link.counters().spins_missed.add_locked(1);
         } else {
             inbound.inherited = Some(Lookout {
                 way,
@@ -451,85 +461,15 @@ impl Shared {
         }
         self.lose(if self.presence.said_bye() {
             SessionLost::ClosedHere
+        } else if self.link.is_native() {
+            // Hanging up is how others say goodbye.
+            SessionLost::ClosedByPeer
         } else {
             SessionLost::PeerDied
         });
     }
 
-    fn dispatch(&self, arrival: Arrival) -> Result<(), PeerMisbehaved> {
-        match arrival {
-            Arrival::Message {
-                stream: id,
-                message,
-                end,
-            } => {
-                let lookup = lock(&self.streams).look_up(id, true)?;
-                match lookup {
-                    Lookup::Open(stream) => stream.receive(self, message, end),
-                    Lookup::Over => Ok(()),
-                    Lookup::New => {
-                        let stream = Arc::new(StreamShared::opened_by_peer(id, self));
-                        lock(&self.streams).open_remote(id, Arc::clone(&stream))?;
-                        stream.receive(self, message, end)?;
-                        self.stream_opened();
-                        self.queue_to_accept(stream);
-                        self.wake_acceptors();
-                        Ok(())
-                    }
-                }
-            }
-            Arrival::Reset { stream: id, code } => {
-                let lookup = lock(&self.streams).look_up(id, false)?;
-                if let Lookup::Open(stream) = lookup {
-                    stream.reset_by_peer(self, code);
-                }
-                Ok(())
-            }
-            Arrival::Credit {
-                stream: id,
-                messages,
-                bytes,
-            } => {
-                let lookup = lock(&self.streams).look_up(id, false)?;
-                match lookup {
-                    Lookup::Open(stream) => stream.granted(self, messages, bytes),
-                    _ => Ok(()),
-                }
-            }
-            Arrival::GoAway => {
-                self.presence.peer_goes_away();
-                self.wake_openers();
-                self.changed.notify_waiters();
-                Ok(())
-            }
-            Arrival::Internal => Ok(()),
-            Arrival::Pong { nonce } => {
-                self.presence.answered(nonce)?;
-                self.changed.notify_waiters();
-                Ok(())
-            }
-            Arrival::Bye => {
-                self.lose(SessionLost::ClosedByPeer);
-                Ok(())
-            }
-        }
-    }
-
-    /// Forgets a stream that is over on the wire.
-    pub(crate) fn close_stream(&self, id: StreamId) {
-        let (may_open, is_empty) = {
-            let mut streams = lock(&self.streams);
-            (streams.close(id), streams.is_empty())
-        };
-        if may_open {
-            self.wake_openers();
-        }
-        if is_empty && self.presence.goes_away() {
-            self.changed.notify_waiters();
-        }
-    }
-
-    fn wake_openers(&self) {
+    pub(super) fn wake_openers(&self) {
         for waker in mem::take(&mut *lock(&self.open_waiters)) {
             waker.wake();
         }
@@ -568,7 +508,7 @@ impl Shared {
 
     /// Leaves a stream for whoever accepts. A peer may reset streams and open others as fast as it likes, so those that
     /// it has reset are dropped before the queue holds more than may be open.
-    fn queue_to_accept(&self, stream: Arc<StreamShared>) {
+    pub(super) fn queue_to_accept(&self, stream: Arc<StreamShared>) {
         let mut accept = lock(&self.accept);
         let most = self.config.windows().streams_max;
         if index(most) <= accept.streams.len() {
@@ -577,7 +517,7 @@ impl Shared {
         accept.streams.push_back(stream);
     }
 
-    fn wake_acceptors(&self) {
+    pub(super) fn wake_acceptors(&self) {
         let wakers = mem::take(&mut lock(&self.accept).wakers);
         for waker in wakers {
             self.count_waiting(false);

@@ -1,5 +1,6 @@
 //! Streams: sequences of messages in both directions, many to a session.
 
+mod flush;
 mod recv_buf;
 mod send_buf;
 mod shared;
@@ -13,6 +14,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+pub use flush::Flush;
+use flush::record_flags;
 pub use recv_buf::RecvBuf;
 pub use send_buf::SendBuf;
 pub(crate) use shared::StreamShared;
@@ -23,25 +26,16 @@ pub use watch::{Abandoned, StreamWatch};
 use crate::{
     core::{
         num::{StreamId, u32_len},
-        outbox::{INLINE_MAX, flags},
+        outbox::INLINE_MAX,
         sync::lock,
     },
     error::{PeerMisbehaved, RecvError, SendError},
-    link::{AllocFailure, Link, Outgoing, Reservation, Tx},
+    link::{AllocFailure, Link, Outgoing, Reservation, TxGuard},
     session::{Owner, Shared, Waiter},
 };
 
 /// The code of a reset when a stream is dropped unfinished.
 pub const ABANDONED: u32 = 0;
-
-/// Whether more follows a message.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Flush {
-    /// More messages may follow.
-    More,
-    /// This is the last message. The peer's side of the stream stays open.
-    End,
-}
 
 /// A sequence of messages in each direction.
 ///
@@ -229,7 +223,7 @@ impl SendHalf {
     /// Begins a message that will have about `size_hint` bytes. The hint saves copies and memory; it binds to nothing.
     #[must_use]
     pub fn buffer(&self, size_hint: usize) -> SendBuf {
-        SendBuf::new(Arc::clone(&self.handle.session().link), size_hint)
+        SendBuf::new(self.handle.session().link.clone(), size_hint)
     }
 
     /// Sends a message. Waits while the peer grants no credit on this stream, accepts no further stream, or while ring or
@@ -333,7 +327,7 @@ impl SendHalf {
         }
         let len = u32_len(len);
         let was_open = self.handle.stream.id().is_some();
-        let reserved = self.reserve(Some(len), flush, |link, tx| link.reserve(tx, len))?;
+        let reserved = self.reserve(Some(len), flush, |link, tx, id| link.reserve(tx, len, id))?;
         let Some((mut reservation, id)) = reserved else {
             return Ok(None);
         };
@@ -404,7 +398,7 @@ impl SendHalf {
             let mut empty = Outgoing::default();
             let outgoing = message.as_deref_mut().unwrap_or(&mut empty);
             if let Some((reservation, id)) =
-                self.reserve(len, flush, |link, tx| link.compose(tx, outgoing))?
+                self.reserve(len, flush, |link, tx, id| link.compose(tx, outgoing, id))?
             {
                 reservation.commit(id, record_flags(has_message, flush));
                 return Poll::Ready(Ok(()));
@@ -419,7 +413,7 @@ impl SendHalf {
     fn unspill(&self, message: &mut Outgoing) -> Result<bool, SendError> {
         let session = self.handle.session();
         let (len, max) = (message.len(), session.link.message_max());
-        match message.unspill(&session.link) {
+        match session.link.prepare(message) {
             Ok(()) => Ok(true),
             Err(AllocFailure::Full) => match session.lost() {
                 Some(lost) => Err(SendError::SessionLost(lost.clone())),
@@ -439,7 +433,11 @@ impl SendHalf {
         &'a self,
         len: Option<u32>,
         flush: Flush,
-        reserve: impl FnOnce(&'a Link, &mut Tx) -> Result<Option<Reservation<'a>>, PeerMisbehaved>,
+        reserve: impl FnOnce(
+            &'a Link,
+            &mut TxGuard<'a>,
+            StreamId,
+        ) -> Result<Option<Reservation<'a>>, PeerMisbehaved>,
     ) -> Result<Option<(Reservation<'a>, StreamId)>, SendError> {
         let (session, stream) = (self.handle.session(), &self.handle.stream);
         let clearance = stream.clear_to_send(len, flush == Flush::End)?;
@@ -463,7 +461,7 @@ impl SendHalf {
                 id
             }
         };
-        let reserved = reserve(&session.link, &mut tx);
+        let reserved = reserve(&session.link, &mut tx, id);
         if !matches!(reserved, Ok(Some(_))) {
             if opened.is_none() {
                 lock(&session.streams).unopen_local(id);
@@ -590,10 +588,4 @@ impl Drop for RecvHalf {
             stream.reset(&owner.shared, ABANDONED);
         }
     }
-}
-
-fn record_flags(has_message: bool, flush: Flush) -> u16 {
-    let message = if has_message { flags::MESSAGE } else { 0 };
-    let end = if flush == Flush::End { flags::END } else { 0 };
-    message | end
 }

@@ -4,7 +4,7 @@
     reason = "`BufMut` is an unsafe trait; nothing here does anything unsafe"
 )]
 
-use std::{mem, sync::Arc};
+use std::mem;
 
 use bytes::{Buf, BufMut, buf::UninitSlice};
 
@@ -14,7 +14,7 @@ use crate::{
         num::{RegionId, u32_len},
         outbox::{INLINE_MAX, Part},
     },
-    link::{ForwardedPart, Lease, Link, Outgoing, OutgoingPart},
+    link::{ForwardedPart, Lease, Link, Outgoing, OutgoingPart, Run},
 };
 
 /// `Bytes` of ours at least this long are linked rather than copied into a message.
@@ -37,7 +37,7 @@ const BLOCK_LONGEST: usize = 1 << 20;
 /// that.
 #[derive(Debug)]
 pub struct SendBuf {
-    link: Arc<Link>,
+    link: Link,
     message: Outgoing,
     target: Target,
     /// How long the message will be, as far as anybody said.
@@ -58,6 +58,8 @@ enum Target {
         block: Block,
         written: usize,
     },
+    /// Slices of shmipc's own link.
+    Run(Run),
     /// There is no block. Will need one.
     Spill(Vec<u8>),
 }
@@ -70,7 +72,7 @@ enum Linkable {
 }
 
 impl SendBuf {
-    pub(crate) fn new(link: Arc<Link>, size_hint: usize) -> Self {
+    pub(crate) fn new(link: Link, size_hint: usize) -> Self {
         Self {
             link,
             message: Outgoing::with_inline_capacity(size_hint.min(INLINE_MAX as usize)),
@@ -88,6 +90,7 @@ impl SendBuf {
         let pending = match &self.target {
             Target::Inline => 0,
             Target::Block { written, .. } => *written,
+            Target::Run(run) => run.len(),
             Target::Spill(bytes) => bytes.len(),
         };
         self.message.len() + pending + self.refused
@@ -118,10 +121,11 @@ impl SendBuf {
                 block.truncate(written);
                 self.message.push(OutgoingPart::Block(block));
             }
+            Target::Run(run) if run.len() != 0 => self.message.push(OutgoingPart::Run(run)),
             Target::Spill(bytes) if !bytes.is_empty() => {
                 self.message.push(OutgoingPart::Spilled(bytes))
             }
-            Target::Inline | Target::Block { .. } | Target::Spill(_) => {}
+            Target::Inline | Target::Block { .. } | Target::Run(_) | Target::Spill(_) => {}
         }
     }
 
@@ -130,6 +134,7 @@ impl SendBuf {
         match &self.target {
             Target::Inline => self.message.inline_room(),
             Target::Block { block, written } => block.len() - written,
+            Target::Run(run) => run.room(),
             Target::Spill(_) => usize::MAX,
         }
     }
@@ -138,7 +143,8 @@ impl SendBuf {
     /// that the receiver finds them contiguous.
     fn make_room(&mut self, wanted: usize) {
         let room = self.room();
-        let may_straddle = wanted < LINK_MIN && matches!(self.target, Target::Block { .. });
+        let may_straddle =
+            wanted < LINK_MIN && matches!(self.target, Target::Block { .. } | Target::Run(_));
         if room < wanted && (room == 0 || !may_straddle) {
             self.seal();
             self.target = self.open_block(wanted);
@@ -158,10 +164,15 @@ impl SendBuf {
         self.block_len = (2 * self.block_len).min(BLOCK_LONGEST);
         let fits = self.message.may_link() && len <= self.link.message_max();
         // Whatever the reason is that there is none, sending the message meets it again, and can wait or report it.
-        match fits.then(|| self.link.alloc(u32_len(len))) {
-            Some(Ok(block)) => Target::Block { block, written: 0 },
-            Some(Err(_)) | None => Target::Spill(Vec::with_capacity(if fits { len } else { 0 })),
-        }
+        let target = match &self.link {
+            _ if !fits => None,
+            Link::Outbox(link) => {
+                let block = link.alloc(u32_len(len)).ok();
+                block.map(|block| Target::Block { block, written: 0 })
+            }
+            Link::Shmipc(link) => link.run(len).map(Target::Run),
+        };
+        target.unwrap_or_else(|| Target::Spill(Vec::with_capacity(if fits { len } else { 0 })))
     }
 
     fn copy(&mut self, mut source: &[u8]) {
@@ -181,6 +192,7 @@ impl SendBuf {
                     block.as_mut_slice()[*written..*written + head.len()].copy_from_slice(head);
                     *written += head.len();
                 }
+                Target::Run(run) => run.write(head),
                 Target::Spill(bytes) => bytes.extend_from_slice(head),
             }
             source = rest;

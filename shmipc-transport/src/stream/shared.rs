@@ -74,7 +74,7 @@ impl StreamShared {
         let state = State {
             first: None,
             more: VecDeque::new(),
-            recv_credit: RecvCredit::new(session.config.windows()),
+            recv_credit: RecvCredit::new(session.windows),
             send_credit: SendCredit::new(session.peer_windows),
             recv_ended: false,
             send_ended: false,
@@ -378,6 +378,13 @@ impl StreamShared {
     /// The peer has given the stream up.
     pub(crate) fn reset_by_peer(&self, session: &Shared, code: u32) {
         self.end(session, Over::ByPeer(code));
+        session.close_stream(StreamId(self.id.load(Ordering::Relaxed)));
+    }
+
+    /// The peer has closed the stream: what has arrived may still be taken, and nothing can be sent.
+    pub(crate) fn closed_by_peer(&self, session: &Shared) {
+        self.state().recv_ended = true;
+        self.end(session, Over::ByPeer(super::ABANDONED));
         session.close_stream(StreamId(self.id.load(Ordering::Relaxed)));
     }
 

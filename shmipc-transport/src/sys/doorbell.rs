@@ -20,7 +20,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::readlink,
+    fcntl::{FcntlArg, OFlag, fcntl, readlink},
     sys::{
         eventfd::{EfdFlags, EventFd},
         socket::{
@@ -67,6 +67,20 @@ impl Doorbell {
             }
         };
         Ok((Self { kind, fd }, theirs))
+    }
+
+    /// Takes an eventfd over by which the peer wakes us. It need never be read.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved::Doorbell`] if it is anything else.
+    pub(crate) fn of_eventfd(fd: OwnedFd) -> Result<Self, PeerMisbehaved> {
+        let kind = DoorbellKind::EventFd;
+        if may_be_eventfd(&fd) {
+            Ok(Self { kind, fd })
+        } else {
+            Err(PeerMisbehaved::Doorbell)
+        }
     }
 
     /// Watches it.
@@ -135,6 +149,8 @@ fn take_rings(kind: DoorbellKind, fd: &OwnedFd) {
 pub(crate) struct PeerDoorbell {
     kind: DoorbellKind,
     fd: OwnedFd,
+    /// What a ring of an eventfd adds.
+    adds: u64,
 }
 
 impl PeerDoorbell {
@@ -150,12 +166,25 @@ impl PeerDoorbell {
             DoorbellKind::EventFd
         };
         match (kind, agreed) {
-            (DoorbellKind::Socket, _) => Ok(Self { kind, fd }),
+            (DoorbellKind::Socket, _) => Ok(Self { kind, fd, adds: 0 }),
             (DoorbellKind::EventFd, DoorbellKind::EventFd) if may_be_eventfd(&fd) => {
-                Ok(Self { kind, fd })
+                Ok(Self { kind, fd, adds: 0 })
             }
             _ => Err(PeerMisbehaved::Doorbell),
         }
+    }
+
+    /// Takes an eventfd over whose owner reads it, and so is woken by what is added. Only from our own user: see above.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved::Doorbell`] if it is anything else.
+    pub(crate) fn of_eventfd(fd: OwnedFd) -> Result<Self, PeerMisbehaved> {
+        let kind = DoorbellKind::EventFd;
+        let is_eventfd = may_be_eventfd(&fd) && set_nonblocking(&fd).is_ok();
+        is_eventfd
+            .then_some(Self { kind, fd, adds: 1 })
+            .ok_or(PeerMisbehaved::Doorbell)
     }
 
     /// Rings it, without ever waiting.
@@ -166,7 +195,7 @@ impl PeerDoorbell {
         let ring = || match self.kind {
             // Wakes whoever watches, as any write does; but adding nothing always fits, so that it never waits, however
             // full the peer has made the counter and whatever it has done to `O_NONBLOCK`.
-            DoorbellKind::EventFd => write(&self.fd, &0u64.to_ne_bytes()),
+            DoorbellKind::EventFd => write(&self.fd, &self.adds.to_ne_bytes()),
             DoorbellKind::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
                 send(self.fd.as_raw_fd(), &[1], flags)
@@ -205,6 +234,23 @@ pub(super) fn is_unix_socket(fd: &impl AsFd) -> bool {
     getsockname::<UnixAddr>(fd.as_fd().as_raw_fd()).is_ok()
 }
 
+fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Two eventfds that begin at zero, as shmipc's protocol passes them.
+///
+/// # Errors
+///
+/// Whatever the kernel says.
+pub(crate) fn eventfds() -> io::Result<[OwnedFd; 2]> {
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let make = || EventFd::from_value_and_flags(0, flags).map(OwnedFd::from);
+    Ok([make()?, make()?])
+}
+
 /// Whether `fd` is an eventfd as far as one can tell. Asked of our own user only, so that it guards against mistakes:
 /// where there is no `/proc`, the peer is believed.
 fn may_be_eventfd(fd: &impl AsFd) -> bool {
@@ -216,7 +262,7 @@ fn may_be_eventfd(fd: &impl AsFd) -> bool {
 mod tests {
     use std::{fs::File, future::poll_fn, net::UdpSocket, time::Duration};
 
-    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+    use nix::fcntl::FdFlag;
     use tokio::time::timeout;
 
     use super::*;

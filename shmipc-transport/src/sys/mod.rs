@@ -1,9 +1,10 @@
-//! What we ask of the kernel: sealed memory, doorbells, anchors, sockets that carry file descriptors, and who the peer is.
+//! What we ask of the kernel: sealed memory, shared regions, doorbells, anchors, sockets that carry file descriptors, and who the peer is.
 
 pub(crate) mod anchor;
 pub(crate) mod doorbell;
 pub(crate) mod endpoint;
 pub(crate) mod memfd;
 pub(crate) mod peer;
+pub(crate) mod regions;
 pub(crate) mod socket;
 pub(crate) mod watch;

@@ -61,8 +61,8 @@ pub(crate) struct ServerTerms {
     pub(crate) outbox: Option<DoorbellKind>,
     /// What it grants at most of shmipc's, if it accepts that.
     pub(crate) shmipc: Option<ShmipcGrant>,
-    /// Whether clients may begin with versions 2 and 3.
-    pub(crate) legacy: bool,
+    /// Whether clients may begin with version 2, and with version 3.
+    pub(crate) versions: [bool; 2],
 }
 
 impl ServerTerms {
@@ -71,7 +71,7 @@ impl ServerTerms {
         Self {
             outbox: Some(doorbell),
             shmipc: None,
-            legacy: false,
+            versions: [false; 2],
         }
     }
 }
@@ -202,7 +202,7 @@ impl<Fd> Handshake<Fd> {
             terms: ServerTerms {
                 outbox: None,
                 shmipc: None,
-                legacy: false,
+                versions: [false; 2],
             },
             forwards: false,
             timeout,
@@ -220,7 +220,9 @@ impl<Fd> Handshake<Fd> {
         match (self.state, message) {
             (State::Established | State::Failed, _) => {}
             (State::AwaitingRequest, Message::Negotiation(json)) => self.handle_request(&json),
-            (State::AwaitingRequest, Message::Legacy(first)) if self.terms.legacy => {
+            (State::AwaitingRequest, Message::Legacy(first))
+                if self.terms.versions[usize::from(matches!(first, Frame::Version(_)))] =>
+            {
                 self.switch(Shmipc::Legacy(first));
             }
             (State::AwaitingResponse, Message::Negotiation(json)) => self.handle_response(&json),

@@ -384,7 +384,6 @@ impl fmt::Debug for PeerRegion {
 #[derive(Clone)]
 pub(crate) struct SharedRegion(View);
 
-#[allow(dead_code, reason = "sessions begin to use it with the next change")]
 impl SharedRegion {
     /// Takes a writable, shared mapping of a file that cannot shrink, or whose owner could end this process anyway.
     pub(crate) fn new(map: MmapRaw) -> Self {

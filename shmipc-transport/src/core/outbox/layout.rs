@@ -98,6 +98,18 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
+    /// The windows of a link without credit.
+    pub(crate) const UNLIMITED: Self = Self {
+        streams_max: u32::MAX,
+        messages: u32::MAX,
+        bytes: u32::MAX,
+    };
+
+    /// Whether there is no credit. No configuration allows for as many messages.
+    pub(crate) const fn are_unlimited(&self) -> bool {
+        self.messages == u32::MAX
+    }
+
     /// Whether anything can be sent at all.
     pub(crate) const fn are_valid(&self) -> bool {
         self.streams_max != 0 && self.messages != 0 && self.bytes != 0

@@ -297,6 +297,7 @@ impl Geometry {
         self.slices
     }
 
+    #[cfg(test)]
     /// The most bytes that slices can hold at once, if nobody else holds any: the last of each list is never handed out.
     pub(crate) fn allocatable(&self) -> u64 {
         let of = |list: &List| u64::from(list.count - 1) * u64::from(list.capacity);

@@ -112,10 +112,7 @@ impl<M: Memory> Pool<M> {
     }
 
     /// Puts all slices of a chain back.
-    ///
-    /// # Errors
-    ///
-    /// As for [`put`](Pool::put).
+    #[cfg(test)]
     pub(crate) fn put_chain(&self, chain: Chain) -> Result<(), InvalidShmipc> {
         let mut pieces = chain.pieces.into_iter();
         pieces.try_for_each(|piece| self.put(piece.slice))

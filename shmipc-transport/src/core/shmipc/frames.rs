@@ -371,6 +371,7 @@ impl Deframer {
     }
 
     /// Bytes of an unfinished message that are held.
+    #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.bytes.len()
     }

@@ -41,10 +41,12 @@ pub(crate) mod terms;
 mod tests;
 mod violation;
 
-pub(crate) use buffers::{Geometry, InvalidPlan};
-pub(crate) use chain::{Chain, Piece};
+pub(crate) use buffers::Geometry;
+#[cfg(test)]
+pub(crate) use buffers::InvalidPlan;
+pub(crate) use chain::Piece;
 pub(crate) use pool::{Pool, Slice};
-pub(crate) use queue::{Consumer, Element, Producer, QueueLayout, QueuePlan, Queues, state};
+pub(crate) use queue::{Consumer, Element, Ends, Producer, QueueLayout, QueuePlan, Queues, state};
 pub use violation::InvalidShmipc;
 
 use super::{mem::SharedRegion, num::u32_len, sync::AtomicU32};
@@ -58,20 +60,16 @@ const fn field_at(offset: usize) -> u32 {
     offset as u32
 }
 
-/// A region that both sides write: words that are atomics, and bytes that are copied.
-///
-/// # Panics
-///
-/// All methods do, if the range is not inside or a word not aligned: whoever calls has verified the geometry.
+/// The words of a region that both sides write.
 pub(crate) trait Memory {
     /// The length in bytes.
     fn len(&self) -> u32;
     /// The word at `at`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not inside or not aligned: whoever calls has verified the geometry.
     fn word(&self, at: u32) -> &AtomicU32;
-    /// Copies `source` to `at`.
-    fn copy_in(&self, at: u32, source: &[u8]);
-    /// Copies `len` bytes at `at` to the end of `target`.
-    fn append_to(&self, at: u32, len: u32, target: &mut Vec<u8>);
 }
 
 impl Memory for SharedRegion {
@@ -81,13 +79,5 @@ impl Memory for SharedRegion {
 
     fn word(&self, at: u32) -> &AtomicU32 {
         self.word(at)
-    }
-
-    fn copy_in(&self, at: u32, source: &[u8]) {
-        self.copy_in(at, source);
-    }
-
-    fn append_to(&self, at: u32, len: u32, target: &mut Vec<u8>) {
-        self.append_to(at, len, target);
     }
 }

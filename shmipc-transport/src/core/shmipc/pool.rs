@@ -106,6 +106,7 @@ impl<M: Memory> Pool<M> {
         &self.memory
     }
 
+    #[cfg(test)]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }

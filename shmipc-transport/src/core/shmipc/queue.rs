@@ -226,6 +226,11 @@ impl<M: Memory + Clone> Queues<M> {
 }
 
 impl<M: Memory> Ends<M> {
+    /// The number of elements.
+    pub(crate) fn cap(&self) -> u32 {
+        self.cap
+    }
+
     fn load(&self, at: u32) -> u32 {
         self.memory.word(self.base + at).load(Ordering::Acquire)
     }
@@ -296,25 +301,24 @@ pub(crate) struct Producer<M> {
 }
 
 impl<M: Memory> Producer<M> {
-    /// Whether there is room for one more element.
+    /// For how many more elements there is room, at least. Looks at the consumer only if there seems to be little.
     ///
     /// # Errors
     ///
     /// Returns [`InvalidShmipc`] if the peer has consumed what was never there.
-    pub(crate) fn has_room(&mut self) -> Result<bool, InvalidShmipc> {
-        let tail = halves(self.tail)[0];
-        if tail.wrapping_sub(self.head) < self.ends.cap {
-            return Ok(true);
+    pub(crate) fn room(&mut self) -> Result<u32, InvalidShmipc> {
+        let used = halves(self.tail)[0].wrapping_sub(self.head);
+        if used < self.ends.cap / 2 {
+            return Ok(self.ends.cap - used);
         }
-        self.refresh()?;
-        Ok(tail.wrapping_sub(self.head) < self.ends.cap)
+        Ok(self.ends.cap - self.refresh()?)
     }
 
     /// Looks at how far the consumer is. Returns how many elements it has not consumed.
     ///
     /// # Errors
     ///
-    /// As for [`has_room`](Self::has_room).
+    /// As for [`room`](Self::room).
     pub(crate) fn refresh(&mut self) -> Result<u32, InvalidShmipc> {
         let head = self.ends.load(self.ends.layout.head());
         let waiting = self.ends.distance(head, halves(self.tail)[0])?;
@@ -322,7 +326,7 @@ impl<M: Memory> Producer<M> {
         Ok(waiting)
     }
 
-    /// Publishes an element, for which there is [room](Self::has_room).
+    /// Publishes an element, for which there is [room](Self::room).
     pub(crate) fn put(&mut self, element: Element) {
         let at = self.ends.element(self.tail);
         let words = [element.stream, element.offset, element.status];
@@ -336,6 +340,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Elements published so far.
+    #[cfg(test)]
     pub(crate) fn published(&self) -> u64 {
         self.tail
     }

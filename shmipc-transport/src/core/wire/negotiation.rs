@@ -93,6 +93,7 @@ pub(crate) struct Offer {
 
 impl Offer {
     /// Nothing but our own link.
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn outbox(doorbell: DoorbellKind) -> Self {
         Self {
             outbox: Some(doorbell),

@@ -13,9 +13,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::{Advance, Attach, Dial, Drive, Established, Wants, drive::Clock};
+use super::{Advance, Attach, Dial, Drive, Established, Links, Wants, drive::Clock};
 use crate::{
     Address, Config,
+    core::handshake::Failure,
     error::{ConnectError, HandshakeError},
     sys::{socket::ControlSocket, watch::millis},
 };
@@ -34,13 +35,25 @@ pub(crate) fn connect<A: Attach>(
             Err(pause) => thread::sleep(pause),
         }
     };
-    let mut drive = Drive::client(ControlSocket::bare(stream), clock, config, attach)?;
+    let mut drive = Drive::client(
+        ControlSocket::bare(stream),
+        clock,
+        config,
+        attach,
+        Links::OutboxOnly,
+    )?;
     loop {
         match drive.advance(attach).map_err(ConnectError::from)? {
             Advance::Done(attached) => return Ok(Established::new(drive, attached)),
+            Advance::Shmipc(_) => return Err(not_asked_for().into()),
             Advance::Wants(wants) => wait(&mut drive, wants)?,
         }
     }
+}
+
+/// Threads offer and accept nothing but our own link, so nothing else is agreed on.
+fn not_asked_for() -> HandshakeError {
+    Failure::NotSupported { protocol: 4 }.into()
 }
 
 /// Waits for what a handshake wants, or until its time is over.
@@ -100,7 +113,12 @@ impl<A: Attach> Shaking<A> {
             source,
         })?;
         Ok(Self {
-            drive: Drive::server(ControlSocket::bare(stream), config, &attach)?,
+            drive: Drive::server(
+                ControlSocket::bare(stream),
+                config,
+                &attach,
+                Links::OutboxOnly,
+            )?,
             attach,
             wants: Wants::Writable,
         })
@@ -115,6 +133,7 @@ impl<A: Attach> Shaking<A> {
         }
         match self.drive.advance(&mut self.attach)? {
             Advance::Done(attached) => Ok(Ok(Established::new(self.drive, attached))),
+            Advance::Shmipc(_) => Err(not_asked_for()),
             Advance::Wants(wants) => {
                 self.wants = wants;
                 Ok(Err(self))

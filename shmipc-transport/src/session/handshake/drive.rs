@@ -11,10 +11,15 @@ use tracing::warn;
 
 use super::{Attach, AttachError};
 use crate::{
-    Config, Peer,
+    Config, LinkKind, Peer,
+    config::is_own_user,
     core::{
-        handshake::{Event, Failure, Handshake, ServerTerms, Shmipc},
-        wire::{Transmit, negotiation::Offer},
+        handshake::{Event, Handshake, ServerTerms, Shmipc, ShmipcGrant},
+        shmipc::terms::Terms,
+        wire::{
+            Transmit,
+            negotiation::{DoorbellKind, Offer},
+        },
     },
     error::{ConnectError, HandshakeError, Refusal, RefusalCode},
     sys::{
@@ -27,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Drive<T> {
     handshake: Handshake<OwnedFd>,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) socket: ControlSocket,
     pub(super) peer: Peer,
     /// Becomes readable when the peer's process ends.
@@ -43,6 +48,8 @@ pub(crate) struct Drive<T> {
 #[derive(Debug)]
 pub(crate) enum Advance<T> {
     Done(T),
+    /// It goes on with shmipc's own protocol.
+    Shmipc(Shmipc),
     /// It goes on once the socket is ready for this, or once its [deadline](Drive::deadline) has passed.
     Wants(Wants),
 }
@@ -52,6 +59,45 @@ pub(crate) enum Advance<T> {
 pub(crate) enum Wants {
     Readable,
     Writable,
+}
+
+/// Which of the configured links there may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Links {
+    /// All of them.
+    All,
+    /// Our own: threads speak no other.
+    OutboxOnly,
+}
+
+impl Links {
+    fn offer(self, config: &Config, peer: &Peer, doorbell: DoorbellKind) -> Offer {
+        let asks = |link| config.has_link(link);
+        Offer {
+            outbox: (asks(LinkKind::Outbox) || self == Self::OutboxOnly).then_some(doorbell),
+            shmipc: (asks(LinkKind::ShmipcV4) && self == Self::All).then(|| Terms {
+                wakes: config.shmipc().asked_wakes(is_own_user(peer)),
+                windows: Some(config.windows()),
+            }),
+        }
+    }
+
+    fn server_terms(self, config: &Config, peer: &Peer, doorbell: DoorbellKind) -> ServerTerms {
+        if self == Self::OutboxOnly {
+            return ServerTerms::outbox(doorbell);
+        }
+        ServerTerms {
+            outbox: config.has_link(LinkKind::Outbox).then_some(doorbell),
+            shmipc: config.has_link(LinkKind::ShmipcV4).then(|| ShmipcGrant {
+                eventfd: is_own_user(peer),
+                windows: config.windows(),
+            }),
+            versions: [
+                config.has_link(LinkKind::ShmipcV2),
+                config.has_link(LinkKind::ShmipcV3),
+            ],
+        }
+    }
 }
 
 /// A message on its way out.
@@ -68,6 +114,7 @@ impl<T> Drive<T> {
         clock: Clock,
         config: &Config,
         attach: &A,
+        links: Links,
     ) -> Result<Self, ConnectError> {
         let peer = sys::peer::credentials(&socket).map_err(|source| ConnectError::Io {
             action: "learn who the server is",
@@ -80,7 +127,7 @@ impl<T> Drive<T> {
         let handshake = Handshake::client(
             Duration::ZERO,
             config.handshake_timeout(),
-            Offer::outbox(doorbell),
+            links.offer(config, &peer, doorbell),
         );
         Ok(Self::new(handshake, clock, socket, peer, None))
     }
@@ -90,6 +137,7 @@ impl<T> Drive<T> {
         socket: ControlSocket,
         config: &Config,
         attach: &A,
+        links: Links,
     ) -> Result<Self, HandshakeError> {
         let peer = sys::peer::credentials(&socket).map_err(|source| HandshakeError::Io {
             action: "learn who the client is",
@@ -99,7 +147,7 @@ impl<T> Drive<T> {
         let mut handshake = Handshake::server(
             Duration::ZERO,
             config.handshake_timeout(),
-            ServerTerms::outbox(doorbell),
+            links.server_terms(config, &peer, doorbell),
         );
         if !config.authorize().allows(&peer) {
             let message = format!("user {} is not admitted", peer.uid());
@@ -144,14 +192,7 @@ impl<T> Drive<T> {
                     }
                 }
                 Some(Event::Failed(failure)) => return Err(failure.into()),
-                // Neither asked for nor accepted here.
-                Some(Event::Shmipc(shmipc)) => {
-                    let protocol = match shmipc {
-                        Shmipc::Negotiated(_) => 4,
-                        Shmipc::Legacy(_) => 3,
-                    };
-                    return Err(Failure::NotSupported { protocol }.into());
-                }
+                Some(Event::Shmipc(shmipc)) => return Ok(Advance::Shmipc(shmipc)),
                 Some(Event::Established) => {
                     let attached = self.attached.take();
                     return Ok(Advance::Done(
@@ -305,7 +346,7 @@ impl Clock {
         self.0.elapsed()
     }
 
-    fn at(&self, time: Duration) -> Instant {
+    pub(super) fn at(&self, time: Duration) -> Instant {
         self.0 + time
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod blocking;
 mod drive;
+pub(crate) mod shmipc;
 
 use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as BareStream, time::Duration};
 
@@ -13,10 +14,14 @@ use tokio::{
 };
 
 use self::drive::Clock;
-pub(crate) use self::drive::{Advance, Drive, Wants};
+pub(crate) use self::drive::{Advance, Drive, Links, Wants};
 use crate::{
     Address, Config, Peer,
-    core::wire::{Outbox, negotiation::DoorbellKind},
+    core::{
+        handshake::Shmipc,
+        shmipc::frames::Frame,
+        wire::{Outbox, negotiation::DoorbellKind},
+    },
     error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved},
     sys::{self, socket::ControlSocket},
 };
@@ -60,6 +65,56 @@ pub(crate) struct Established<T> {
     pub(crate) attached: T,
 }
 
+/// A handshake that goes on with shmipc's own protocol.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    pub(crate) socket: ControlSocket,
+    pub(crate) peer: Peer,
+    /// As for [`Established`].
+    pub(crate) process: Option<OwnedFd>,
+    pub(crate) clock: Clock,
+    pub(crate) shmipc: Shmipc,
+}
+
+/// What a handshake came to.
+#[derive(Debug)]
+pub(crate) enum Outcome<T> {
+    Outbox(Established<T>),
+    Shmipc(Switched),
+}
+
+impl<T> Outcome<T> {
+    fn new(drive: Drive<T>, ended: Ended<T>) -> Self {
+        match ended {
+            Ended::Outbox(attached) => Self::Outbox(Established::new(drive, attached)),
+            Ended::Shmipc(shmipc) => Self::Shmipc(Switched {
+                socket: drive.socket,
+                peer: drive.peer,
+                process: drive.process,
+                clock: drive.clock,
+                shmipc,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+impl<T> Outcome<T> {
+    /// What there is if nothing but our own link was agreed on.
+    pub(crate) fn unwrap_outbox(self) -> Established<T> {
+        match self {
+            Self::Outbox(established) => established,
+            Self::Shmipc(_) => panic!("it goes on with shmipc's protocol"),
+        }
+    }
+}
+
+/// How the common part of a handshake ended.
+enum Ended<T> {
+    Outbox(T),
+    Shmipc(Shmipc),
+}
+
 impl<T> Established<T> {
     fn new(drive: Drive<T>, attached: T) -> Self {
         Self {
@@ -81,12 +136,43 @@ pub(crate) async fn connect<A: Attach>(
     address: &Address,
     config: &Config,
     attach: &mut A,
-) -> Result<Established<A::Attached>, ConnectError> {
+) -> Result<Outcome<A::Attached>, ConnectError> {
     let clock = Clock::start();
     let stream = dial(address, &clock, config.handshake_timeout()).await?;
-    let mut drive = Drive::client(ControlSocket::new(stream), clock, config, attach)?;
-    let attached = run(&mut drive, attach).await?;
-    Ok(Established::new(drive, attached))
+    let socket = ControlSocket::new(stream);
+    let mut drive = Drive::client(socket, clock, config, attach, Links::All)?;
+    let ended = run(&mut drive, attach).await?;
+    Ok(Outcome::new(drive, ended))
+}
+
+/// Connects to a server that knows nothing of negotiations, to begin with version 2 or 3 of shmipc's protocol.
+///
+/// # Cancel safety
+///
+/// Dropping the future hangs up; nothing else remains.
+pub(crate) async fn connect_legacy(
+    address: &Address,
+    config: &Config,
+    version: u8,
+) -> Result<shmipc::Joined, ConnectError> {
+    let clock = Clock::start();
+    let stream = dial(address, &clock, config.handshake_timeout()).await?;
+    let socket = ControlSocket::new(stream);
+    let peer = sys::peer::credentials(&socket).map_err(|source| ConnectError::Io {
+        action: "learn who the server is",
+        source,
+    })?;
+    if !config.authorize().allows(&peer) {
+        return Err(ConnectError::ServerNotAuthorized(peer));
+    }
+    let switched = Switched {
+        socket,
+        peer,
+        process: None,
+        clock,
+        shmipc: Shmipc::Legacy(Frame::Version(version)),
+    };
+    Ok(shmipc::connect(switched, config, version, None).await?)
 }
 
 /// Shakes hands with a client that has connected, within the configured time.
@@ -98,19 +184,21 @@ pub(crate) async fn accept<A: Attach>(
     stream: UnixStream,
     config: &Config,
     attach: &mut A,
-) -> Result<Established<A::Attached>, HandshakeError> {
-    let mut drive = Drive::server(ControlSocket::new(stream), config, attach)?;
-    let attached = run(&mut drive, attach).await?;
-    Ok(Established::new(drive, attached))
+) -> Result<Outcome<A::Attached>, HandshakeError> {
+    let socket = ControlSocket::new(stream);
+    let mut drive = Drive::server(socket, config, attach, Links::All)?;
+    let ended = run(&mut drive, attach).await?;
+    Ok(Outcome::new(drive, ended))
 }
 
 async fn run<T>(
     drive: &mut Drive<T>,
     attach: &mut impl Attach<Attached = T>,
-) -> Result<T, HandshakeError> {
+) -> Result<Ended<T>, HandshakeError> {
     loop {
         let wants = match drive.advance(attach)? {
-            Advance::Done(attached) => return Ok(attached),
+            Advance::Done(attached) => return Ok(Ended::Outbox(attached)),
+            Advance::Shmipc(shmipc) => return Ok(Ended::Shmipc(shmipc)),
             Advance::Wants(wants) => wants,
         };
         let deadline = drive.deadline();

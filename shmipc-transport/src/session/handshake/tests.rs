@@ -61,9 +61,13 @@ async fn shake(
 ) -> (Shaken<ConnectError>, Shaken<HandshakeError>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
-    tokio::join!(
+    let (client, server) = tokio::join!(
         connect(&address, &config[0], client),
         accept(theirs, &config[1], server)
+    );
+    (
+        client.map(Outcome::unwrap_outbox),
+        server.map(Outcome::unwrap_outbox),
     )
 }
 
@@ -221,6 +225,7 @@ async fn against(villain: impl FnOnce(&mut StdStream)) -> Shaken<HandshakeError>
         &mut Files::default(),
     )
     .await
+    .map(Outcome::unwrap_outbox)
 }
 
 #[tokio::test]

@@ -36,6 +36,18 @@ impl TestMemory {
         self.word(at).load(Ordering::Acquire)
     }
 
+    pub(super) fn copy_in(&self, at: u32, source: &[u8]) {
+        for (at, byte) in (at..).zip(source) {
+            let mut bytes = self.get(at / 4 * 4).to_le_bytes();
+            bytes[index(at % 4)] = *byte;
+            self.set(at / 4 * 4, u32::from_le_bytes(bytes));
+        }
+    }
+
+    pub(super) fn append_to(&self, at: u32, len: u32, target: &mut Vec<u8>) {
+        target.extend((at..at + len).map(|at| self.get(at / 4 * 4).to_le_bytes()[index(at % 4)]));
+    }
+
     pub(super) fn bytes(&self) -> Vec<u8> {
         let words = self.0.iter().map(|word| word.load(Ordering::Acquire));
         words.flat_map(u32::to_le_bytes).collect()
@@ -50,18 +62,6 @@ impl Memory for TestMemory {
     fn word(&self, at: u32) -> &AtomicU32 {
         assert!(at.is_multiple_of(4), "{at} is not aligned");
         &self.0[index(at / 4)]
-    }
-
-    fn copy_in(&self, at: u32, source: &[u8]) {
-        for (at, byte) in (at..).zip(source) {
-            let mut bytes = self.get(at / 4 * 4).to_le_bytes();
-            bytes[index(at % 4)] = *byte;
-            self.set(at / 4 * 4, u32::from_le_bytes(bytes));
-        }
-    }
-
-    fn append_to(&self, at: u32, len: u32, target: &mut Vec<u8>) {
-        target.extend((at..at + len).map(|at| self.get(at / 4 * 4).to_le_bytes()[index(at % 4)]));
     }
 }
 

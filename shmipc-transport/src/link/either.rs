@@ -1,0 +1,489 @@
+//! Either link: one match for each operation.
+
+use std::{sync::Arc, task::Waker, time::Duration};
+
+use super::{
+    AllocFailure, Arrival, Control, Forwarded, ForwardedPart, Lease, OutboxGuard, OutboxLink,
+    OutboxReservation, OutboxRx, Outgoing, ShmipcLink,
+    shmipc::{ShmipcGuard, ShmipcReservation, ShmipcRx},
+};
+use crate::{
+    core::{
+        mem::{Block, HeapFigures},
+        num::{RegionId, StreamId},
+        outbox::Part,
+    },
+    error::PeerMisbehaved,
+    stats::Counters,
+};
+
+/// The link of a session.
+#[derive(Clone, Debug)]
+pub(crate) enum Link {
+    Outbox(Arc<OutboxLink>),
+    Shmipc(Arc<ShmipcLink>),
+}
+
+/// Its receiving half.
+#[derive(Debug)]
+pub(crate) enum Rx {
+    Outbox(OutboxRx),
+    Shmipc(Box<ShmipcRx>),
+}
+
+/// Its sending half, locked.
+#[derive(Debug)]
+pub(crate) enum TxGuard<'l> {
+    Outbox(OutboxGuard<'l>),
+    Shmipc(ShmipcGuard<'l>),
+}
+
+/// A message that has its place, and is published by being committed.
+#[derive(Debug)]
+pub(crate) enum Reservation<'l> {
+    Outbox(OutboxReservation<'l>),
+    Shmipc(ShmipcReservation<'l>),
+}
+
+const MATCHES: &str = "the halves of a link are made together";
+
+impl Rx {
+    fn outbox(&self) -> &OutboxRx {
+        match self {
+            Self::Outbox(rx) => rx,
+            Self::Shmipc(_) => unreachable!("{MATCHES}"),
+        }
+    }
+
+    fn outbox_mut(&mut self) -> &mut OutboxRx {
+        match self {
+            Self::Outbox(rx) => rx,
+            Self::Shmipc(_) => unreachable!("{MATCHES}"),
+        }
+    }
+
+    fn shmipc(&self) -> &ShmipcRx {
+        match self {
+            Self::Shmipc(rx) => rx,
+            Self::Outbox(_) => unreachable!("{MATCHES}"),
+        }
+    }
+
+    fn shmipc_mut(&mut self) -> &mut ShmipcRx {
+        match self {
+            Self::Shmipc(rx) => rx,
+            Self::Outbox(_) => unreachable!("{MATCHES}"),
+        }
+    }
+}
+
+impl<'l> TxGuard<'l> {
+    fn outbox(&mut self) -> &mut OutboxGuard<'l> {
+        match self {
+            Self::Outbox(tx) => tx,
+            Self::Shmipc(_) => unreachable!("{MATCHES}"),
+        }
+    }
+
+    fn shmipc(&mut self) -> &mut ShmipcGuard<'l> {
+        match self {
+            Self::Shmipc(tx) => tx,
+            Self::Outbox(_) => unreachable!("{MATCHES}"),
+        }
+    }
+
+    /// Bytes of the ring that are in use, as far as we know; elements of the queue count as theirs.
+    pub(crate) fn ring_fill(&mut self) -> u32 {
+        match self {
+            Self::Outbox(tx) => tx.ring_fill(),
+            Self::Shmipc(tx) => tx.queue_fill(),
+        }
+    }
+
+    /// Segments that the peer has not given back, as far as that is known.
+    pub(crate) fn segments_under_way(&self) -> u32 {
+        match self {
+            Self::Outbox(tx) => tx.segments_under_way(),
+            Self::Shmipc(_) => 0,
+        }
+    }
+}
+
+impl Reservation<'_> {
+    /// The body, to be written.
+    pub(crate) fn body(&mut self) -> &mut [u8] {
+        match self {
+            Self::Outbox(reservation) => reservation.body(),
+            Self::Shmipc(reservation) => reservation.body(),
+        }
+    }
+
+    /// Publishes the message, and wakes the peer if it must be woken.
+    pub(crate) fn commit(self, stream: StreamId, flags: u16) {
+        match self {
+            Self::Outbox(reservation) => reservation.commit(stream, flags),
+            Self::Shmipc(reservation) => reservation.commit(flags),
+        }
+    }
+
+    /// Publishes the message. The caller [wakes the peer](Link::wake_peer) soon.
+    pub(crate) fn commit_quietly(self, stream: StreamId, flags: u16) {
+        match self {
+            Self::Outbox(reservation) => reservation.commit_quietly(stream, flags),
+            Self::Shmipc(reservation) => reservation.commit_quietly(flags),
+        }
+    }
+}
+
+/// Calls a method that both links have.
+macro_rules! either {
+    ($link:expr, $bound:ident => $call:expr) => {
+        match $link {
+            Link::Outbox($bound) => $call,
+            Link::Shmipc($bound) => $call,
+        }
+    };
+}
+
+impl Link {
+    /// What is counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        either!(self, link => &link.counters)
+    }
+
+    /// Whether something is waiting. One load.
+    pub(crate) fn is_ready(&self, rx: &Rx) -> bool {
+        match self {
+            Self::Outbox(link) => link.is_ready(rx.outbox()),
+            Self::Shmipc(link) => link.is_ready(rx.shmipc()),
+        }
+    }
+
+    /// Says that we are about to sleep. Returns `false` if something arrived in the meantime; then we must not.
+    pub(crate) fn arm(&self, rx: &mut Rx) -> bool {
+        match self {
+            Self::Outbox(link) => link.arm(rx.outbox_mut()),
+            Self::Shmipc(link) => link.arm(rx.shmipc()),
+        }
+    }
+
+    /// Says that we are awake.
+    pub(crate) fn disarm(&self, rx: &mut Rx) {
+        match self {
+            Self::Outbox(link) => link.disarm(rx.outbox_mut()),
+            Self::Shmipc(link) => link.disarm(rx.shmipc()),
+        }
+    }
+
+    /// Takes the next arrival, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the peer broke the protocol. The session must end then.
+    pub(crate) fn take(&self, rx: &mut Rx) -> Result<Option<Arrival>, PeerMisbehaved> {
+        match self {
+            Self::Outbox(link) => link.take(rx.outbox_mut()),
+            Self::Shmipc(link) => link.take(rx.shmipc_mut()),
+        }
+    }
+
+    /// Takes what has come over the socket. Returns whether it is still open.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the peer broke the protocol.
+    pub(crate) fn receive_regions(&self, rx: &mut Rx) -> Result<bool, PeerMisbehaved> {
+        match self {
+            Self::Outbox(link) => link.receive_regions(rx.outbox_mut()),
+            Self::Shmipc(link) => link.receive_frames(rx.shmipc_mut()),
+        }
+    }
+
+    /// The most arrivals that there can be at once.
+    pub(crate) fn records_max(&self) -> usize {
+        either!(self, link => link.records_max())
+    }
+
+    /// Locks the sending half.
+    pub(crate) fn tx(&self) -> TxGuard<'_> {
+        match self {
+            Self::Outbox(link) => TxGuard::Outbox(link.tx()),
+            Self::Shmipc(link) => TxGuard::Shmipc(link.tx()),
+        }
+    }
+
+    /// Finds a place for a message of `len` bytes, or says that there is none now.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn reserve(
+        &self,
+        tx: &mut TxGuard<'_>,
+        len: u32,
+        stream: StreamId,
+    ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
+        Ok(match self {
+            Self::Outbox(link) => link.reserve(tx.outbox(), len)?.map(Reservation::Outbox),
+            Self::Shmipc(link) => link
+                .reserve(tx.shmipc(), len, stream)?
+                .map(Reservation::Shmipc),
+        })
+    }
+
+    /// Finds a place for a composed message, or says that there is none now; then `message` can be passed again.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn compose(
+        &self,
+        tx: &mut TxGuard<'_>,
+        message: &mut Outgoing,
+        stream: StreamId,
+    ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
+        Ok(match self {
+            Self::Outbox(link) => link.compose(tx.outbox(), message)?.map(Reservation::Outbox),
+            Self::Shmipc(link) => link
+                .compose(tx.shmipc(), message, stream)?
+                .map(Reservation::Shmipc),
+        })
+    }
+
+    /// Makes a message ready to be composed.
+    ///
+    /// # Errors
+    ///
+    /// Returns why memory that it needs could not be had.
+    pub(crate) fn prepare(&self, message: &mut Outgoing) -> Result<(), AllocFailure> {
+        match self {
+            Self::Outbox(link) => message.unspill(link),
+            // What has no shared memory goes over the socket.
+            Self::Shmipc(_) => Ok(()),
+        }
+    }
+
+    /// Sends a control record, now or as soon as there is room.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursor is impossible, or if it has long stopped consuming.
+    pub(crate) fn control(&self, control: Control) -> Result<(), PeerMisbehaved> {
+        either!(self, link => link.control(control))
+    }
+
+    /// Wakes the peer if it sleeps and something has been published.
+    pub(crate) fn wake_peer(&self) {
+        either!(self, link => link.wake_peer());
+    }
+
+    /// Has `waker` called when the peer has made progress. Returns `true` if it just did, so that a retry is due.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn wait_for_space(&self, waker: &Waker) -> Result<bool, PeerMisbehaved> {
+        match self {
+            Self::Outbox(link) => link.wait_for_space(waker),
+            Self::Shmipc(link) => {
+                link.wait_for_space(waker);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Looks for progress of the peer's on behalf of those who wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn relieve(&self) -> Result<(), PeerMisbehaved> {
+        either!(self, link => link.relieve())
+    }
+
+    /// After which time to look although nobody calls, if at all.
+    pub(crate) fn tick(&self) -> Option<Duration> {
+        match self {
+            Self::Outbox(_) => None,
+            Self::Shmipc(link) => link.tick(),
+        }
+    }
+
+    /// Does what is to be done after such a time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`relieve`](Self::relieve).
+    pub(crate) fn ticked(&self) -> Result<(), PeerMisbehaved> {
+        match self {
+            Self::Outbox(_) => Ok(()),
+            Self::Shmipc(link) => link.ticked(),
+        }
+    }
+
+    /// Whether nothing is taken from the socket at the moment, because so much waits to be received.
+    pub(crate) fn is_paused(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.is_paused(),
+        }
+    }
+
+    /// Whether bytes wait until the socket takes them.
+    pub(crate) fn has_unsent(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.has_unsent(),
+        }
+    }
+
+    /// Sends what the socket takes.
+    pub(crate) fn send_unsent(&self) {
+        if let Self::Shmipc(link) = self {
+            link.send_unsent();
+        }
+    }
+
+    /// Whether the peer has not taken everything that was sent, and might lose it if the socket were closed now.
+    pub(crate) fn lingers(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.lingers(),
+        }
+    }
+
+    /// Whether the peer knows of sessions and streams no more than shmipc does: see [`ShmipcLink::is_native`].
+    pub(crate) fn is_native(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.is_native(),
+        }
+    }
+
+    /// Forgets what is kept for a stream that is over.
+    pub(crate) fn stream_over(&self, stream: StreamId) {
+        if let Self::Shmipc(link) = self {
+            link.stream_over(stream);
+        }
+    }
+
+    /// Takes out a block of `len` bytes; `None` if the link has none of its own.
+    ///
+    /// # Errors
+    ///
+    /// See [`AllocFailure`].
+    pub(crate) fn alloc(&self, len: u32) -> Result<Option<Block>, AllocFailure> {
+        match self {
+            Self::Outbox(link) => link.alloc(len).map(Some),
+            Self::Shmipc(_) => Ok(None),
+        }
+    }
+
+    /// Whether [`alloc`](Self::alloc) might succeed now, where it just failed.
+    pub(crate) fn may_alloc(&self, len: u32) -> bool {
+        match self {
+            Self::Outbox(link) => link.may_alloc(len),
+            Self::Shmipc(_) => true,
+        }
+    }
+
+    /// The longest message there can be.
+    pub(crate) fn message_max(&self) -> usize {
+        either!(self, link => link.message_max())
+    }
+
+    /// Gives memory that is not in use back to the system. Returns whether any is left.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn retire_idle(&self) -> Result<bool, PeerMisbehaved> {
+        match self {
+            Self::Outbox(link) => link.retire_idle(),
+            Self::Shmipc(_) => Ok(false),
+        }
+    }
+
+    /// Whether memory of others has been passed on.
+    pub(crate) fn has_forwarded(&self) -> bool {
+        match self {
+            Self::Outbox(link) => link.has_forwarded(),
+            Self::Shmipc(_) => false,
+        }
+    }
+
+    /// Drops regions of others that are no longer used.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn sweep_forwarded(&self) -> Result<(), PeerMisbehaved> {
+        match self {
+            Self::Outbox(link) => link.sweep_forwarded(),
+            Self::Shmipc(_) => Ok(()),
+        }
+    }
+
+    /// What is kept for readers in other sessions.
+    pub(crate) fn take_kept(&self) -> Vec<(Lease, Arc<Forwarded>)> {
+        match self {
+            Self::Outbox(link) => link.take_kept(),
+            Self::Shmipc(_) => Vec::new(),
+        }
+    }
+
+    /// Allows for memory of another session's to be passed on over this link; both must be our own.
+    pub(crate) fn forward_from(&self, source: &Self) -> bool {
+        match (self, source) {
+            (Self::Outbox(link), Self::Outbox(source)) => link.forward_from(source),
+            _ => false,
+        }
+    }
+
+    /// What the arena holds.
+    pub(crate) fn heap_figures(&self) -> HeapFigures {
+        match self {
+            Self::Outbox(link) => link.heap_figures(),
+            Self::Shmipc(_) => HeapFigures::default(),
+        }
+    }
+
+    /// Where `bytes` lies in our arena, if it does.
+    pub(crate) fn locate_own(&self, bytes: &[u8]) -> Option<(RegionId, u32)> {
+        match self {
+            Self::Outbox(link) => link.locate_own(bytes),
+            Self::Shmipc(_) => None,
+        }
+    }
+
+    /// The part of the peer's memory that `bytes` is, if it is a lease of this session.
+    pub(crate) fn pin_lease(&self, bytes: &[u8]) -> Option<(Part, Lease)> {
+        match self {
+            Self::Outbox(link) => link.pin_lease(bytes),
+            Self::Shmipc(_) => None,
+        }
+    }
+
+    /// The part of another session's memory that `bytes` is, if it may be passed on.
+    pub(crate) fn locate_forwardable(&self, bytes: &[u8]) -> Option<ForwardedPart> {
+        match self {
+            Self::Outbox(link) => link.locate_forwardable(bytes),
+            Self::Shmipc(_) => None,
+        }
+    }
+
+    /// Parts of the peer's memory that we hold.
+    pub(crate) fn leases_held(&self) -> usize {
+        either!(self, link => link.leases_held())
+    }
+
+    /// Has `waker` called whenever there is something for whoever looks after the session.
+    pub(crate) fn watch_growth(&self, waker: &Waker) {
+        either!(self, link => link.watch_growth(waker));
+    }
+
+    /// Ends the link: nobody is woken any more but those who wait here.
+    pub(crate) fn sever(&self) {
+        either!(self, link => link.sever());
+    }
+}

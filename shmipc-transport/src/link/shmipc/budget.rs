@@ -1,0 +1,90 @@
+//! What received messages may take of private memory.
+//!
+//! shmipc's protocol has no credit. What lies in the region is bounded by the region; what came over the socket, or was copied out of
+//! the region, is bounded here: above the limit, nothing more is taken from socket and queue, until some of it was dropped.
+
+use std::{
+    sync::{Arc, Mutex},
+    task::Waker,
+};
+
+use bytes::Bytes;
+
+use crate::core::sync::{AtomicU64, Ordering, lock};
+
+/// The most bytes that are held before the session stops taking more. One message may exceed it.
+const LIMIT: u64 = 64 << 20;
+
+/// Private memory of the messages of a session.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    held: AtomicU64,
+    keeper: Mutex<Option<Waker>>,
+}
+
+impl Budget {
+    /// Has `waker` called when there is room again.
+    pub(super) fn watch(&self, waker: &Waker) {
+        *lock(&self.keeper) = Some(waker.clone());
+    }
+
+    /// Whether nothing more should be taken.
+    pub(super) fn is_exceeded(&self) -> bool {
+        LIMIT <= self.held.load(Ordering::Acquire)
+    }
+
+    /// Makes a buffer of `bytes`, which is counted until it is dropped.
+    pub(super) fn charge(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
+        self.held.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+        Bytes::from_owner(Charged {
+            bytes,
+            budget: Arc::clone(self),
+        })
+    }
+}
+
+struct Charged {
+    bytes: Vec<u8>,
+    budget: Arc<Budget>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        let len = self.bytes.len() as u64;
+        let before = self.budget.held.fetch_sub(len, Ordering::AcqRel);
+        if LIMIT <= before && before - len < LIMIT {
+            let keeper = lock(&self.budget.keeper).clone();
+            if let Some(keeper) = keeper {
+                keeper.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hazard_h46_what_is_held_is_counted_until_it_is_dropped() {
+        let budget = Arc::new(Budget::default());
+        let half = usize::try_from(LIMIT / 2).unwrap();
+        let first = budget.charge(vec![0; half]);
+        assert!(!budget.is_exceeded());
+        let second = budget.charge(vec![0; half]);
+        assert!(budget.is_exceeded());
+        let part = second.slice(..10);
+        drop(second);
+        assert!(budget.is_exceeded(), "a part keeps the whole");
+        drop(part);
+        assert!(!budget.is_exceeded());
+        drop(first);
+        assert_eq!(budget.held.load(Ordering::Acquire), 0);
+    }
+}

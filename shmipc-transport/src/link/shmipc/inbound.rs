@@ -1,0 +1,369 @@
+//! The receiving half.
+//!
+//! What came over the socket is delivered behind everything that was in the queue when it was read, so that neither a message nor a
+//! close overtakes what its sender said before (H49, C1).
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+
+use super::{Record, ShmipcLink};
+use crate::{
+    core::{
+        mem::SharedRegion,
+        num::{StreamId, index},
+        shmipc::{
+            Consumer, Element, InvalidShmipc, Piece, Slice,
+            frames::{Deframer, Frame},
+            state,
+        },
+        sync::lock,
+        wire::InvalidMessage,
+    },
+    error::PeerMisbehaved,
+    link::Arrival,
+    stream::RecvBuf,
+};
+
+/// Bytes read from the socket at a time.
+const READ_LEN: usize = 64 << 10;
+
+/// Messages taken from the socket before others run.
+const FRAMES_PER_CALL_MAX: usize = 64;
+
+/// Messages of the socket that may wait until the queue has been taken. More are left in the socket.
+const BACKLOG_MAX: usize = 256;
+
+/// Ranges at least this long are lent where they may be; shorter ones are cheaper to copy.
+const LEND_MIN: u32 = 2048;
+
+/// What only whoever drains the queue may touch.
+#[derive(Debug)]
+pub(crate) struct ShmipcRx {
+    consumer: Consumer<SharedRegion>,
+    deframer: Deframer,
+    /// What has come over the socket, and how much of the queue comes before it.
+    backlog: VecDeque<(u64, Said)>,
+    buffer: Vec<u8>,
+}
+
+/// What has come over the socket.
+#[derive(Debug)]
+enum Said {
+    Close {
+        stream: u32,
+    },
+    Fallback {
+        stream: u32,
+        status: u32,
+        payload: Bytes,
+    },
+}
+
+/// A slice of a message that was lent, which goes back when the last `Bytes` over it is dropped.
+#[derive(Debug)]
+struct SliceLease {
+    link: Weak<ShmipcLink>,
+    slice: Option<Slice>,
+}
+
+impl Drop for SliceLease {
+    fn drop(&mut self) {
+        // If the session is over, so is its region.
+        if let (Some(link), Some(slice)) = (self.link.upgrade(), self.slice.take()) {
+            link.put_slice(slice);
+        }
+    }
+}
+
+impl ShmipcRx {
+    pub(super) fn new(consumer: Consumer<SharedRegion>) -> Self {
+        Self {
+            consumer,
+            deframer: Deframer::default(),
+            backlog: VecDeque::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    fn has_due(&self) -> bool {
+        let due = |&(after, _): &(u64, Said)| after <= self.consumer.consumed();
+        self.backlog.front().is_some_and(due)
+    }
+}
+
+impl ShmipcLink {
+    /// Whether something is waiting that may be taken now.
+    pub(crate) fn is_ready(&self, rx: &ShmipcRx) -> bool {
+        (rx.consumer.is_ready() || rx.has_due()) && !self.is_paused()
+    }
+
+    /// Says that we are about to sleep. Returns `false` if something arrived in the meantime; then we must not.
+    pub(crate) fn arm(&self, rx: &ShmipcRx) -> bool {
+        let is_empty = rx.consumer.arm();
+        is_empty && !rx.has_due() || self.is_paused()
+    }
+
+    /// Says that we are awake.
+    #[expect(clippy::unused_self, reason = "the other link's needs it")]
+    pub(crate) fn disarm(&self, rx: &ShmipcRx) {
+        rx.consumer.disarm();
+    }
+
+    /// Takes the next arrival, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the peer broke the protocol. The session must end then.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        rx: &mut ShmipcRx,
+    ) -> Result<Option<Arrival>, PeerMisbehaved> {
+        if let Some(misbehaved) = lock(&self.broken).clone() {
+            return Err(misbehaved);
+        }
+        if self.is_paused() {
+            return Ok(None);
+        }
+        if rx.has_due()
+            && let Some((_, said)) = rx.backlog.pop_front()
+        {
+            return self.said(said).map(Some);
+        }
+        let Some(element) = rx.consumer.take()? else {
+            return Ok(self.answered_ping());
+        };
+        self.remove_files();
+        self.element(&element).map(Some)
+    }
+
+    /// A ping that nobody would answer counts as answered when the peer has taken all that was sent before it.
+    fn answered_ping(&self) -> Option<Arrival> {
+        if self.speaks_records {
+            return None;
+        }
+        let mut pings = lock(&self.pings);
+        pings.front()?;
+        if self.lingers() {
+            return None;
+        }
+        pings.pop_front().map(|nonce| Arrival::Pong { nonce })
+    }
+
+    fn element(self: &Arc<Self>, element: &Element) -> Result<Arrival, PeerMisbehaved> {
+        let stream = StreamId(u64::from(element.stream));
+        if self.is_native() {
+            return match element.status & 0xff {
+                state::OPEN => self.message(stream, element.offset),
+                state::CLOSED => {
+                    self.tx().forget(stream);
+                    Ok(Arrival::Closed { stream })
+                }
+                status => Err(InvalidShmipc::Status { status }.into()),
+            };
+        }
+        Ok(match Record::of(element)? {
+            Record::Message {
+                offset: Some(offset),
+                end,
+                ..
+            } => match self.message(stream, offset)? {
+                Arrival::Message {
+                    stream, message, ..
+                } => Arrival::Message {
+                    stream,
+                    // Its slices may all have been empty.
+                    message: Some(message.unwrap_or_default()),
+                    end,
+                },
+                other => other,
+            },
+            Record::Message {
+                offset: None,
+                is_message,
+                end,
+            } => {
+                self.counters.messages_received.add(u64::from(is_message));
+                Arrival::Message {
+                    stream,
+                    message: is_message.then(RecvBuf::default),
+                    end,
+                }
+            }
+            Record::Reset { code } => Arrival::Reset { stream, code },
+            Record::Credit { messages, bytes } => Arrival::Credit {
+                stream,
+                messages,
+                bytes,
+            },
+            Record::GoAway => Arrival::GoAway,
+            Record::Bye => Arrival::Bye,
+            Record::Ping { nonce } => {
+                self.control(crate::link::Control::Pong { nonce })?;
+                Arrival::Internal
+            }
+            Record::Pong { nonce } => Arrival::Pong { nonce },
+        })
+    }
+
+    /// Takes the message that begins at `offset`. One of no bytes is none.
+    fn message(self: &Arc<Self>, stream: StreamId, offset: u32) -> Result<Arrival, PeerMisbehaved> {
+        let chain = self.pool.follow(offset)?;
+        let len = chain.len();
+        let mut message = RecvBuf::default();
+        for piece in chain.pieces {
+            message.push(self.receive_piece(piece)?);
+        }
+        if message.is_empty() {
+            return Ok(Arrival::Message {
+                stream,
+                message: None,
+                end: false,
+            });
+        }
+        self.counters.messages_received.add(1);
+        self.counters.bytes_received.add(len);
+        Ok(Arrival::Message {
+            stream,
+            message: Some(message),
+            end: false,
+        })
+    }
+
+    /// Lends or copies a part of a message.
+    fn receive_piece(self: &Arc<Self>, piece: Piece) -> Result<Bytes, InvalidShmipc> {
+        let Piece { slice, offset, len } = piece;
+        match self.trust.filter(|_| LEND_MIN <= len) {
+            Some(trust) => {
+                self.counters.bytes_lent.add(u64::from(len));
+                let lease = SliceLease {
+                    link: Arc::downgrade(self),
+                    slice: Some(slice),
+                };
+                Ok(self.memory().lend(offset, len, lease, trust))
+            }
+            None => {
+                let mut copy = Vec::with_capacity(index(len));
+                self.memory().append_to(offset, len, &mut copy);
+                self.pool.put(slice)?;
+                Ok(self.budget.charge(copy))
+            }
+        }
+    }
+
+    fn said(&self, said: Said) -> Result<Arrival, PeerMisbehaved> {
+        match said {
+            Said::Close { stream } => {
+                let stream = StreamId(u64::from(stream));
+                self.tx().forget(stream);
+                Ok(Arrival::Closed { stream })
+            }
+            Said::Fallback {
+                stream,
+                status,
+                payload,
+            } => {
+                let id = StreamId(u64::from(stream));
+                let (is_message, end) = if self.is_native() {
+                    match status & 0xff {
+                        state::OPEN => (!payload.is_empty(), false),
+                        _ => return Err(InvalidShmipc::Status { status }.into()),
+                    }
+                } else {
+                    let element = Element {
+                        stream,
+                        offset: 0,
+                        status,
+                    };
+                    match Record::of(&element)? {
+                        Record::Message {
+                            is_message, end, ..
+                        } => (is_message, end),
+                        _ => return Err(InvalidShmipc::Status { status }.into()),
+                    }
+                };
+                self.counters.messages_received.add(u64::from(is_message));
+                self.counters.bytes_received.add(payload.len() as u64);
+                Ok(Arrival::Message {
+                    stream: id,
+                    message: is_message.then(|| RecvBuf::from_bytes(payload)),
+                    end,
+                })
+            }
+        }
+    }
+
+    /// Takes what has come over the socket. Returns whether it is still open.
+    ///
+    /// # Errors
+    ///
+    /// Returns how the peer broke the protocol.
+    pub(crate) fn receive_frames(&self, rx: &mut ShmipcRx) -> Result<bool, PeerMisbehaved> {
+        let mut buffer = std::mem::take(&mut rx.buffer);
+        buffer.resize(READ_LEN, 0);
+        let mut frames = 0;
+        let outcome = loop {
+            if frames == FRAMES_PER_CALL_MAX || BACKLOG_MAX <= rx.backlog.len() || self.is_paused()
+            {
+                break Ok(true);
+            }
+            let wanted = rx.deframer.wanted().min(READ_LEN);
+            let len = match self.socket.try_read(&mut buffer[..wanted]) {
+                Ok(0) => break Ok(false),
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(true),
+                // An error of the socket means that the peer is gone, as its closing does.
+                Err(_) => break Ok(false),
+            };
+            match rx.deframer.push(&buffer[..len]) {
+                Ok(None) => {}
+                Ok(Some(frame)) => {
+                    frames += 1;
+                    if let Err(misbehaved) = self.accept_frame(rx, frame) {
+                        break Err(misbehaved);
+                    }
+                }
+                Err(invalid) => break Err(invalid.into()),
+            }
+        };
+        rx.buffer = buffer;
+        outcome
+    }
+
+    fn accept_frame(&self, rx: &mut ShmipcRx, frame: Frame) -> Result<(), PeerMisbehaved> {
+        let said = match frame {
+            // Whoever is woken looks at the queue.
+            Frame::Polling => {
+                self.counters.doorbells_heard.add(1);
+                return Ok(());
+            }
+            Frame::Close { stream } => Said::Close { stream },
+            Frame::Fallback {
+                stream,
+                status,
+                payload,
+            } => {
+                self.counters.fallbacks_received.add(1);
+                Said::Fallback {
+                    stream,
+                    status,
+                    payload: self.budget.charge(payload),
+                }
+            }
+            // An old server asks its clients to go elsewhere. Whoever does not, is closed some time.
+            Frame::HotRestart { .. } | Frame::HotRestartAck { .. } => return Ok(()),
+            other => {
+                let message = other.name();
+                let when = "after the handshake";
+                return Err(InvalidMessage::OutOfTurn { message, when }.into());
+            }
+        };
+        let after = rx.consumer.consumed() + u64::from(rx.consumer.waiting()?);
+        rx.backlog.push_back((after, said));
+        Ok(())
+    }
+}

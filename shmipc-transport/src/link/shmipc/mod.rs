@@ -1,0 +1,250 @@
+//! The link that speaks shmipc's own protocol.
+//!
+//! Two *dialects* share its memory and its socket. Between two of our own processes, who find that out in the negotiation of version 4,
+//! the upper bytes of an element's status say what kind of [record](Record) it is: ends of one direction, credit, pings and so on, as on
+//! our own link. Towards anybody else (*native*) there is nothing but messages and closes: no end of one direction, so that the
+//! end is told when a stream is dropped; no credit, so that memory is bounded by the region, and by what is taken from the socket; no
+//! empty messages.
+//!
+//! Messages for which there is no shared memory fall back to the socket, in order: see [`outbound`]. Who waits for room in the
+//! queue, or for slices, is not told by the protocol when there is some; so while anybody waits, the session looks now and then
+//! ([`ShmipcLink::tick`]).
+//!
+//! # Locks
+//!
+//! The session's `inbound`, then `tx`; no other is taken inside of them.
+
+mod budget;
+mod inbound;
+mod outbound;
+mod progress;
+mod record;
+mod run;
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex},
+    task::Waker,
+    time::Duration,
+};
+
+use budget::Budget;
+pub(super) use inbound::ShmipcRx;
+use outbound::ShmipcTx;
+pub(super) use outbound::{ShmipcGuard, ShmipcReservation};
+use record::Record;
+pub(crate) use run::Run;
+
+use super::Rx;
+use crate::{
+    Payloads, Peer,
+    core::{
+        mem::{SharedRegion, Trust},
+        num::StreamId,
+        outbox::Windows,
+        shmipc::{
+            Ends, Pool, Queues,
+            frames::FALLBACK_MAX,
+            handshake::version_byte,
+            terms::{Terms, Wakes},
+        },
+        sync::{AtomicBool, Ordering, lock},
+    },
+    error::PeerMisbehaved,
+    stats::Counters,
+    sys::{doorbell::PeerDoorbell, regions::NamedRegion, socket::ControlSocket},
+};
+
+/// How long to wait before another look, while somebody waits for what the protocol does not tell.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// What a session is made of that speaks shmipc's own protocol.
+#[derive(Debug)]
+pub(crate) struct ShmipcParts {
+    pub(crate) version: u8,
+    pub(crate) is_client: bool,
+    pub(crate) terms: Terms,
+    pub(crate) pool: Pool<SharedRegion>,
+    /// The user who made the buffer region.
+    pub(crate) owner: u32,
+    pub(crate) queues: Queues<SharedRegion>,
+    /// What wakes the peer, if eventfds were agreed on.
+    pub(crate) bell: Option<PeerDoorbell>,
+    /// Files of ours that the peer may not have mapped yet.
+    pub(crate) files: Vec<NamedRegion>,
+}
+
+/// The link of a session that speaks shmipc's own protocol.
+#[derive(Debug)]
+pub(crate) struct ShmipcLink {
+    pool: Pool<SharedRegion>,
+    tx: Mutex<ShmipcTx>,
+    socket: Arc<ControlSocket>,
+    /// The peer's eventfd, until the session ends.
+    bell: Mutex<Option<PeerDoorbell>>,
+    wakes: Wakes,
+    version_byte: u8,
+    /// Whether the peer knows our records.
+    speaks_records: bool,
+    /// Set if what lies in the buffer region may be lent in place.
+    trust: Option<Trust>,
+    budget: Arc<Budget>,
+    /// Who looks after the session, and must hear of what is to be done.
+    keeper: Mutex<Option<Waker>>,
+    /// Whether anybody waits for progress of the peer's.
+    starving: AtomicBool,
+    /// Whether something was published for which the peer has not been woken.
+    unwoken: AtomicBool,
+    /// Whether bytes wait for the socket.
+    unsent: AtomicBool,
+    /// What was found out about the peer where nobody could end the session.
+    broken: Mutex<Option<PeerMisbehaved>>,
+    /// Pings that are answered once the peer has taken everything; natively it would not answer.
+    pings: Mutex<VecDeque<u64>>,
+    queue_len: u32,
+    files: Mutex<Vec<NamedRegion>>,
+    pub(crate) counters: Counters,
+}
+
+impl ShmipcLink {
+    /// Makes a link of its parts.
+    pub(crate) fn new(
+        parts: ShmipcParts,
+        socket: Arc<ControlSocket>,
+        payloads: Payloads,
+        peer: &Peer,
+    ) -> (Self, Rx) {
+        let Queues {
+            to_server,
+            to_client,
+        } = parts.queues;
+        let (ours, theirs): (Ends<SharedRegion>, Ends<SharedRegion>) = if parts.is_client {
+            (to_server, to_client)
+        } else {
+            (to_client, to_server)
+        };
+        let queue_len = theirs.cap();
+        let link = Self {
+            pool: parts.pool,
+            tx: Mutex::new(ShmipcTx::new(ours.into_producer())),
+            socket,
+            bell: Mutex::new(parts.bell),
+            wakes: parts.terms.wakes,
+            version_byte: version_byte(parts.version),
+            speaks_records: parts.terms.windows.is_some(),
+            trust: payloads.trust(peer, Some(parts.owner)),
+            budget: Arc::default(),
+            keeper: Mutex::new(None),
+            starving: AtomicBool::new(false),
+            unwoken: AtomicBool::new(false),
+            unsent: AtomicBool::new(false),
+            broken: Mutex::new(None),
+            pings: Mutex::default(),
+            queue_len,
+            files: Mutex::new(parts.files),
+            counters: Counters::default(),
+        };
+        let rx = ShmipcRx::new(theirs.into_consumer());
+        (link, Rx::Shmipc(Box::new(rx)))
+    }
+
+    /// Whether the peer knows nothing but what shmipc's protocol has. Then streams are opened by clients alone, numbered 2, 3, 4
+    /// and so on; there is no end of one direction, no credit, and no goodbye.
+    pub(crate) fn is_native(&self) -> bool {
+        !self.speaks_records
+    }
+
+    /// The longest message there can be: one that could go over the socket if it had to.
+    #[expect(
+        clippy::unused_self,
+        reason = "the other link's depends on its settings"
+    )]
+    pub(crate) fn message_max(&self) -> usize {
+        FALLBACK_MAX
+    }
+
+    /// The most elements that the peer's queue can hold at once, and as many messages of the socket.
+    pub(crate) fn records_max(&self) -> usize {
+        2 * crate::core::num::index(self.queue_len)
+    }
+
+    /// Has `waker` called when there is something for whoever looks after the session.
+    pub(crate) fn watch_growth(&self, waker: &Waker) {
+        *lock(&self.keeper) = Some(waker.clone());
+        self.budget.watch(waker);
+    }
+
+    fn wake_keeper(&self) {
+        let keeper = lock(&self.keeper).clone();
+        if let Some(keeper) = keeper {
+            keeper.wake();
+        }
+    }
+
+    /// Slices of the region that this side holds, in messages that were lent or are being written.
+    pub(crate) fn leases_held(&self) -> usize {
+        crate::core::num::index(self.pool.held())
+    }
+
+    /// After which time to look again although nobody calls, if at all.
+    pub(crate) fn tick(&self) -> Option<Duration> {
+        if self.starving.load(Ordering::Acquire) || !lock(&self.pings).is_empty() {
+            return Some(LOOK_AGAIN);
+        }
+        match self.wakes {
+            Wakes::Polling(interval) => Some(interval),
+            Wakes::Socket | Wakes::EventFd => None,
+        }
+    }
+
+    /// Whether so much waits to be received that nothing more is taken from the socket or the queue.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.budget.is_exceeded()
+    }
+
+    /// Notes what was found out about the peer where the session cannot be ended: the next look at it does.
+    fn blame(&self, misbehaved: PeerMisbehaved) {
+        lock(&self.broken).get_or_insert(misbehaved);
+        self.wake_keeper();
+    }
+
+    /// Ends the link: nobody is woken any more but those who wait here.
+    pub(crate) fn sever(&self) {
+        let waiters = lock(&self.tx).sever();
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the peer has not taken everything that was sent. Others lose what is left when the socket is closed (H45).
+    pub(crate) fn lingers(&self) -> bool {
+        let mut tx = self.tx();
+        tx.has_unsent() || tx.queue_fill() != 0
+    }
+
+    /// Removes the files of the regions: the peer has mapped them.
+    fn remove_files(&self) {
+        let files = std::mem::take(&mut *lock(&self.files));
+        drop(files);
+    }
+
+    /// Forgets what is kept for a stream that is over.
+    pub(crate) fn stream_over(&self, stream: StreamId) {
+        // Natively it is asked for once more, when the close is sent.
+        if self.speaks_records {
+            lock(&self.tx).forget(stream);
+        }
+    }
+
+    /// Names or makes nothing: says how much a native peer may send, and be sent. There is no credit.
+    pub(crate) const fn native_windows(streams_max: u32) -> Windows {
+        Windows {
+            streams_max,
+            ..Windows::UNLIMITED
+        }
+    }
+}
+
+/// Bytes that were not sent because the socket is full, or because the peer is gone, which its reader learns.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}

@@ -1,0 +1,517 @@
+//! The sending half.
+//!
+//! # Falling back, in order
+//!
+//! A message for which there are no slices goes over the socket, and with it all further ones of its stream: two channels are not
+//! ordered against each other, and a stream that stays with one needs no order. So only the first such message must not overtake
+//! what went through the queue before. Between two of our own the receiver sees to that, as it does for everybody (it takes what the queue
+//! had when the message was read). Natively, a peer that is woken by the socket reads a `polling` message right before it, and takes the
+//! queue then (H49); one that is not woken by the socket has two tasks for the two (C1), so the message waits until the
+//! peer has taken all that was published.
+//!
+//! What the socket does not take at once is kept, up to a limit at which senders wait.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    mem,
+    sync::{Arc, MutexGuard},
+    task::Waker,
+};
+
+use foldhash::fast::RandomState;
+
+use super::{
+    Run, ShmipcLink, is_full,
+    record::{status_of, wire_id},
+};
+use crate::{
+    core::{
+        mem::SharedRegion,
+        num::{StreamId, index, u32_len},
+        outbox::flags,
+        shmipc::{
+            Element, InvalidShmipc, Producer, Slice,
+            frames::{Frame, fallback},
+            state,
+            terms::Wakes,
+        },
+        sync::{Ordering, lock},
+    },
+    error::PeerMisbehaved,
+    link::{Control, Outgoing, OutgoingPart},
+};
+
+/// Bytes that may wait for the socket before senders do.
+const UNSENT_MAX: usize = 256 << 10;
+
+/// What only one sender at a time may touch.
+#[derive(Debug)]
+pub(crate) struct ShmipcTx {
+    pub(super) producer: Producer<SharedRegion>,
+    /// Elements that are promised to reservations.
+    reserved: u32,
+    /// What the socket has not taken yet, from `sent` on.
+    pub(super) unsent: Vec<u8>,
+    pub(super) sent: usize,
+    /// Streams that have fallen back to the socket.
+    pub(super) fallen: HashSet<u32, RandomState>,
+    /// Records that wait for room. While there are any, no message overtakes them.
+    pub(super) control: VecDeque<Control>,
+    pub(super) waiters: Vec<Waker>,
+    /// What there was when those who wait were last woken: elements not consumed, bytes not sent.
+    pub(super) seen: (u32, usize),
+    pub(super) severed: bool,
+}
+
+/// The sending half, locked.
+pub(crate) type ShmipcGuard<'l> = MutexGuard<'l, ShmipcTx>;
+
+/// How a message goes.
+#[derive(Debug)]
+enum Route {
+    /// In these slices.
+    Shared(Vec<(Slice, u32)>),
+    /// In these bytes, over the socket.
+    Socket(Vec<u8>),
+    /// Without any bytes.
+    Nothing,
+}
+
+/// A message that has its place. Dropped without being committed, it leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct ShmipcReservation<'l> {
+    link: &'l ShmipcLink,
+    route: Option<Route>,
+    stream: u32,
+    /// What is written by [`body`](Self::body), to be copied as it is committed.
+    body: Vec<u8>,
+    len: usize,
+}
+
+impl ShmipcTx {
+    pub(super) fn new(producer: Producer<SharedRegion>) -> Self {
+        Self {
+            producer,
+            reserved: 0,
+            unsent: Vec::new(),
+            sent: 0,
+            fallen: HashSet::default(),
+            control: VecDeque::new(),
+            waiters: Vec::new(),
+            seen: (0, 0),
+            severed: false,
+        }
+    }
+
+    /// Elements that the peer has not consumed. All of them, if it claims what cannot be.
+    pub(crate) fn queue_fill(&mut self) -> u32 {
+        self.producer.refresh().unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        self.sent < self.unsent.len()
+    }
+
+    pub(super) fn sever(&mut self) -> Vec<Waker> {
+        self.severed = true;
+        mem::take(&mut self.waiters)
+    }
+
+    pub(super) fn forget(&mut self, stream: StreamId) {
+        self.fallen.remove(&wire_id(stream));
+    }
+
+    /// Whether there is room for one more element beside those that are promised.
+    pub(super) fn has_room(&mut self) -> Result<bool, InvalidShmipc> {
+        Ok(self.producer.room()? > self.reserved)
+    }
+}
+
+impl ShmipcReservation<'_> {
+    /// The body, to be written.
+    pub(crate) fn body(&mut self) -> &mut [u8] {
+        &mut self.body
+    }
+
+    /// Publishes the message, and wakes the peer if it must be woken.
+    pub(crate) fn commit(self, record_flags: u16) {
+        let link = self.link;
+        self.commit_quietly(record_flags);
+        link.wake_peer();
+    }
+
+    /// Publishes the message. The caller [wakes the peer](ShmipcLink::wake_peer) soon.
+    pub(crate) fn commit_quietly(mut self, record_flags: u16) {
+        let link = self.link;
+        let Some(mut route) = self.route.take() else {
+            return;
+        };
+        match &mut route {
+            Route::Shared(slices) => link.fill(slices, &self.body),
+            Route::Socket(bytes) if bytes.is_empty() => mem::swap(bytes, &mut self.body),
+            Route::Socket(_) | Route::Nothing => {}
+        }
+        let is_message = record_flags & flags::MESSAGE != 0;
+        link.counters.messages_sent.add(u64::from(is_message));
+        link.counters.bytes_sent.add(self.len as u64);
+        let mut tx = lock(&link.tx);
+        tx.reserved -= 1;
+        let status = if link.speaks_records {
+            status_of(record_flags, self.len == 0)
+        } else {
+            state::OPEN
+        };
+        let stream = self.stream;
+        match route {
+            Route::Shared(slices) => {
+                let offset = link.pool.link(slices);
+                link.publish(
+                    &mut tx,
+                    Element {
+                        stream,
+                        offset,
+                        status,
+                    },
+                );
+            }
+            Route::Nothing if link.speaks_records => {
+                let offset = 0;
+                link.publish(
+                    &mut tx,
+                    Element {
+                        stream,
+                        offset,
+                        status,
+                    },
+                );
+            }
+            // Natively there are neither empty messages nor ends of one direction.
+            Route::Nothing => {}
+            Route::Socket(bytes) => link.fall_back(&mut tx, stream, status, &bytes),
+        }
+    }
+}
+
+impl Drop for ShmipcReservation<'_> {
+    fn drop(&mut self) {
+        let Some(route) = self.route.take() else {
+            return;
+        };
+        lock(&self.link.tx).reserved -= 1;
+        if let Route::Shared(slices) = route {
+            for (slice, _) in slices {
+                self.link.put_slice(slice);
+            }
+        }
+    }
+}
+
+impl ShmipcLink {
+    pub(super) fn memory(&self) -> &SharedRegion {
+        self.pool.memory()
+    }
+
+    /// Locks the sending half.
+    pub(crate) fn tx(&self) -> ShmipcGuard<'_> {
+        lock(&self.tx)
+    }
+
+    /// Takes slices for `len` bytes; `None` if they are not to be had, which includes a region that is broken.
+    pub(super) fn take_slices(&self, len: u32) -> Option<Vec<Slice>> {
+        match self.pool.take_for(len) {
+            Ok(Some(slices)) => {
+                self.counters.blocks_taken.add(1);
+                Some(slices)
+            }
+            Ok(None) => None,
+            Err(invalid) => {
+                self.blame(invalid.into());
+                None
+            }
+        }
+    }
+
+    /// Puts a slice back.
+    pub(super) fn put_slice(&self, slice: Slice) {
+        if let Err(invalid) = self.pool.put(slice) {
+            self.blame(invalid.into());
+        }
+    }
+
+    /// Finds a place for a message of `len` bytes, which are written to it afterwards; `None` if there is none now.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn reserve(
+        &self,
+        tx: &mut ShmipcTx,
+        len: u32,
+        stream: StreamId,
+    ) -> Result<Option<ShmipcReservation<'_>>, PeerMisbehaved> {
+        if !self.has_place(tx)? {
+            return Ok(None);
+        }
+        let slices = if len == 0 || tx.fallen.contains(&wire_id(stream)) {
+            None
+        } else {
+            self.take_slices(len)
+        };
+        let route = match slices {
+            Some(slices) => Route::Shared(slices.into_iter().map(|slice| (slice, 0)).collect()),
+            None => match self.route_without_slices(tx, stream, len == 0)? {
+                Some(route) => route,
+                None => return Ok(None),
+            },
+        };
+        let body = vec![0; index(len)];
+        Ok(Some(self.promise(tx, route, stream, index(len), body)))
+    }
+
+    /// Finds a place for a composed message; `None` if there is none now, and then `message` can be passed again.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn compose(
+        &self,
+        tx: &mut ShmipcTx,
+        message: &mut Outgoing,
+        stream: StreamId,
+    ) -> Result<Option<ShmipcReservation<'_>>, PeerMisbehaved> {
+        if !self.has_place(tx)? {
+            return Ok(None);
+        }
+        let len = message.len();
+        let is_fallen = tx.fallen.contains(&wire_id(stream));
+        let slices = if len == 0 || is_fallen {
+            None
+        } else {
+            self.slices_of(message)
+        };
+        let route = match slices {
+            Some(slices) => Route::Shared(slices),
+            None => match self.route_without_slices(tx, stream, len == 0)? {
+                None => return Ok(None),
+                Some(Route::Socket(mut bytes)) => {
+                    bytes.reserve_exact(len);
+                    self.gather(message, &mut bytes);
+                    Route::Socket(bytes)
+                }
+                Some(route) => route,
+            },
+        };
+        Ok(Some(self.promise(tx, route, stream, len, Vec::new())))
+    }
+
+    fn promise(
+        &self,
+        tx: &mut ShmipcTx,
+        route: Route,
+        stream: StreamId,
+        len: usize,
+        body: Vec<u8>,
+    ) -> ShmipcReservation<'_> {
+        tx.reserved += 1;
+        ShmipcReservation {
+            link: self,
+            route: Some(route),
+            stream: wire_id(stream),
+            body,
+            len,
+        }
+    }
+
+    /// Whether one more message could be published, whichever way it goes.
+    fn has_place(&self, tx: &mut ShmipcTx) -> Result<bool, PeerMisbehaved> {
+        if tx.severed || !self.flush_control(tx)? {
+            return Ok(false);
+        }
+        Ok(tx.has_room()? && tx.unsent.len() - tx.sent < UNSENT_MAX)
+    }
+
+    /// How a message goes for which there are no slices: over the socket, if it would overtake nothing.
+    fn route_without_slices(
+        &self,
+        tx: &mut ShmipcTx,
+        stream: StreamId,
+        is_empty: bool,
+    ) -> Result<Option<Route>, PeerMisbehaved> {
+        let is_fallen = tx.fallen.contains(&wire_id(stream));
+        if is_empty && !(is_fallen && self.speaks_records) {
+            return Ok(Some(Route::Nothing));
+        }
+        let may_overtake = self.is_native() && self.wakes != Wakes::Socket && !is_fallen;
+        if may_overtake && (tx.producer.refresh()? != 0 || !tx.producer.is_consumer_idle()) {
+            return Ok(None);
+        }
+        Ok(Some(Route::Socket(Vec::new())))
+    }
+
+    /// The slices of a message, if all of it has some. If not, the message is as it was.
+    fn slices_of(&self, message: &mut Outgoing) -> Option<Vec<(Slice, u32)>> {
+        let mut taken: VecDeque<Vec<Slice>> = VecDeque::new();
+        for part in &message.parts {
+            if matches!(part, OutgoingPart::Run(_)) || part.len() == 0 {
+                continue;
+            }
+            match self.take_slices(u32_len(part.len())) {
+                Some(slices) => taken.push_back(slices),
+                None => {
+                    taken
+                        .into_iter()
+                        .flatten()
+                        .for_each(|slice| self.put_slice(slice));
+                    return None;
+                }
+            }
+        }
+        let mut inline = message.inline.as_slice();
+        let mut slices = Vec::new();
+        for part in message.parts.drain(..) {
+            match part {
+                OutgoingPart::Run(run) => slices.extend(run.into_written()),
+                part if part.len() == 0 => {}
+                part => {
+                    let fresh = taken.pop_front().unwrap_or_default();
+                    let mut fresh = fresh.into_iter().map(|slice| (slice, 0)).collect();
+                    match &part {
+                        OutgoingPart::Inline(len) => {
+                            let (head, rest) = inline.split_at(index(*len));
+                            self.fill(&mut fresh, head);
+                            inline = rest;
+                        }
+                        other => self.fill(&mut fresh, bytes_of(other)),
+                    }
+                    slices.extend(fresh);
+                }
+            }
+        }
+        Some(slices)
+    }
+
+    /// Copies all of a message to the end of `target`, and lets go of what it held.
+    fn gather(&self, message: &mut Outgoing, target: &mut Vec<u8>) {
+        let mut inline = message.inline.as_slice();
+        for part in message.parts.drain(..) {
+            match part {
+                OutgoingPart::Inline(len) => {
+                    let (head, rest) = inline.split_at(index(len));
+                    target.extend_from_slice(head);
+                    inline = rest;
+                }
+                OutgoingPart::Run(run) => run.append_to(target),
+                other => target.extend_from_slice(bytes_of(&other)),
+            }
+        }
+    }
+
+    /// Copies `bytes` to slices that have room for all of them. Nothing is copied for none, which says that they are written.
+    fn fill(&self, slices: &mut Vec<(Slice, u32)>, mut bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        for (slice, written) in slices.iter_mut() {
+            let (head, rest) = bytes.split_at(index(slice.capacity()).min(bytes.len()));
+            self.memory().copy_in(slice.data(), head);
+            *written = u32_len(head.len());
+            bytes = rest;
+        }
+        while let Some((slice, _)) = slices.pop_if(|(_, written)| *written == 0) {
+            self.put_slice(slice);
+        }
+    }
+
+    pub(super) fn publish(&self, tx: &mut ShmipcTx, element: Element) {
+        tx.producer.put(element);
+        self.unwoken.store(true, Ordering::Release);
+    }
+
+    /// Sends a message over the socket. From then on, its stream stays there.
+    fn fall_back(&self, tx: &mut ShmipcTx, stream: u32, status: u32, bytes: &[u8]) {
+        if self.is_native() && self.wakes == Wakes::Socket {
+            self.say(tx, &Frame::Polling);
+        }
+        let frame = fallback(self.version_byte, stream, status, bytes.len(), |target| {
+            target.extend_from_slice(bytes);
+        });
+        self.counters.fallbacks_sent.add(1);
+        tx.fallen.insert(stream);
+        tx.unsent.extend_from_slice(&frame);
+        self.push_unsent(tx);
+    }
+
+    pub(super) fn say(&self, tx: &mut ShmipcTx, frame: &Frame) {
+        tx.unsent
+            .extend_from_slice(&frame.encode(self.version_byte));
+        self.push_unsent(tx);
+    }
+
+    /// Sends what the socket takes now. Whoever looks after the session sends the rest.
+    fn push_unsent(&self, tx: &mut ShmipcTx) {
+        while tx.sent < tx.unsent.len() {
+            match self.socket.try_send(&tx.unsent[tx.sent..], &[]) {
+                Ok(sent) => tx.sent += sent,
+                Err(error) if is_full(&error) => {
+                    if !self.unsent.swap(true, Ordering::AcqRel) {
+                        self.wake_keeper();
+                    }
+                    return;
+                }
+                // The peer is gone, which whoever reads from it learns.
+                Err(_) => tx.sent = tx.unsent.len(),
+            }
+        }
+        tx.unsent.clear();
+        tx.unsent.shrink_to(UNSENT_MAX);
+        tx.sent = 0;
+        self.unsent.store(false, Ordering::Release);
+    }
+
+    /// Whether bytes wait until the socket takes them.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent.load(Ordering::Acquire)
+    }
+
+    /// Sends what the socket takes.
+    pub(crate) fn send_unsent(&self) {
+        let mut tx = self.tx();
+        // The flag is set again if that is not all.
+        self.unsent.store(false, Ordering::Release);
+        self.push_unsent(&mut tx);
+    }
+
+    /// Wakes the peer if it sleeps and something has been published.
+    pub(crate) fn wake_peer(&self) {
+        if !self.unwoken.load(Ordering::Acquire) || matches!(self.wakes, Wakes::Polling(_)) {
+            return;
+        }
+        // Under one lock with the message, so that nobody else's is missing for whom the flag was found set (H50).
+        let mut tx = self.tx();
+        if !self.unwoken.swap(false, Ordering::AcqRel) || !tx.producer.must_wake() {
+            return;
+        }
+        self.counters.doorbells_rung.add(1);
+        match &*lock(&self.bell) {
+            Some(bell) => bell.ring(),
+            None => self.say(&mut tx, &Frame::Polling),
+        }
+    }
+
+    /// A run of slices for `len` bytes; `None` if they are not to be had.
+    pub(crate) fn run(self: &Arc<Self>, len: usize) -> Option<Run> {
+        Run::take(self, len)
+    }
+}
+
+/// The bytes of a part that is neither inline nor in slices.
+fn bytes_of(part: &OutgoingPart) -> &[u8] {
+    match part {
+        OutgoingPart::Inline(_) | OutgoingPart::Run(_) => &[],
+        OutgoingPart::Spilled(bytes) => bytes,
+        OutgoingPart::Block(block) => block.as_ref(),
+        OutgoingPart::Own { bytes, .. }
+        | OutgoingPart::Theirs { bytes, .. }
+        | OutgoingPart::Forwarded { bytes, .. } => bytes,
+    }
+}

@@ -1,0 +1,156 @@
+//! Control records, and who waits for the peer's progress.
+
+use std::{mem, task::Waker};
+
+use super::{
+    ShmipcLink, ShmipcTx,
+    record::{element_of, wire_id},
+};
+use crate::{
+    core::{
+        shmipc::{Element, InvalidShmipc, frames::Frame, state},
+        sync::{Ordering, lock},
+    },
+    error::PeerMisbehaved,
+    link::Control,
+};
+
+/// More control records than ever wait for a peer that consumes at all.
+const CONTROL_MAX: usize = 1 << 17;
+
+impl ShmipcLink {
+    /// Sends a control record, now or as soon as there is room.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursor is impossible, or if it has long stopped consuming.
+    pub(crate) fn control(&self, control: Control) -> Result<(), PeerMisbehaved> {
+        if !self.speaks_records {
+            match control {
+                Control::Reset { .. } => {}
+                Control::Ping { nonce } => {
+                    lock(&self.pings).push_back(nonce);
+                    self.wake_keeper();
+                    return Ok(());
+                }
+                // There is no such thing.
+                _ => return Ok(()),
+            }
+        }
+        {
+            let mut tx = self.tx();
+            if tx.severed {
+                return Ok(());
+            }
+            if CONTROL_MAX <= tx.control.len() {
+                return Err(PeerMisbehaved::NotConsuming {
+                    waiting: CONTROL_MAX,
+                });
+            }
+            tx.control.push_back(control);
+            if !self.flush_control(&mut tx)? {
+                self.starve();
+            }
+        }
+        self.wake_peer();
+        Ok(())
+    }
+
+    /// Publishes waiting control records. Returns whether none is left.
+    pub(super) fn flush_control(&self, tx: &mut ShmipcTx) -> Result<bool, InvalidShmipc> {
+        while let Some(&control) = tx.control.front() {
+            if !self.speaks_records
+                && let Control::Reset { stream, .. } = control
+                && tx.fallen.remove(&wire_id(stream))
+            {
+                // Behind what went over the socket (H49).
+                let close = Frame::Close {
+                    stream: wire_id(stream),
+                };
+                self.say(tx, &close);
+                tx.control.pop_front();
+                continue;
+            }
+            if !tx.has_room()? {
+                return Ok(false);
+            }
+            tx.control.pop_front();
+            if self.speaks_records {
+                if let Some((element, rest)) = element_of(control) {
+                    self.publish(tx, element);
+                    rest.into_iter()
+                        .for_each(|rest| tx.control.push_front(rest));
+                }
+            } else if let Control::Reset { stream, .. } = control {
+                self.publish(
+                    tx,
+                    Element {
+                        stream: wire_id(stream),
+                        offset: 0,
+                        status: state::CLOSED,
+                    },
+                );
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has `waker` called when there may be room.
+    pub(crate) fn wait_for_space(&self, waker: &Waker) {
+        let mut tx = self.tx();
+        if !tx.waiters.iter().any(|known| known.will_wake(waker)) {
+            tx.waiters.push(waker.clone());
+        }
+        drop(tx);
+        self.starve();
+    }
+
+    pub(super) fn starve(&self) {
+        if !self.starving.swap(true, Ordering::AcqRel) {
+            // Nobody tells when there is room, so somebody has to look.
+            self.wake_keeper();
+        }
+    }
+
+    /// Looks for progress of the peer's on behalf of those who wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn relieve(&self) -> Result<(), PeerMisbehaved> {
+        if self.starving.load(Ordering::Acquire) {
+            self.wake_waiters(false)?;
+        }
+        Ok(())
+    }
+
+    /// Looks again for whatever the protocol does not tell.
+    ///
+    /// # Errors
+    ///
+    /// As for [`relieve`](Self::relieve).
+    pub(crate) fn ticked(&self) -> Result<(), PeerMisbehaved> {
+        if self.starving.load(Ordering::Acquire) {
+            self.wake_waiters(true)?;
+        }
+        Ok(())
+    }
+
+    /// Wakes those who wait, if there is progress, or because it is time to see whether slices have come back.
+    fn wake_waiters(&self, is_due: bool) -> Result<(), PeerMisbehaved> {
+        let waiters = {
+            let mut tx = self.tx();
+            let seen = (tx.producer.refresh()?, tx.unsent.len() - tx.sent);
+            if !is_due && seen == tx.seen {
+                return Ok(());
+            }
+            tx.seen = seen;
+            let is_done = self.flush_control(&mut tx)?;
+            self.starving.store(!is_done, Ordering::Release);
+            mem::take(&mut tx.waiters)
+        };
+        self.wake_peer();
+        waiters.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! The regions of shmipc's own protocol: memory files and files, made here or by the peer.
+//!
+//! # A file that shrinks
+//!
+//! Whoever touches a page of a mapping behind the end of its file is killed by SIGBUS. What we make is sealed against that, or has
+//! its space set aside. What a peer makes is taken from anybody only if it is sealed as well (`F_SEAL_SHRINK`). Other implementations do
+//! not seal, and files cannot be sealed; so those are taken only from a process that could end this one anyway: one of our own user, or of
+//! root. Such a peer wins nothing by shrinking a file that it could not have by `kill`. From all others they are refused.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::{
+    fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open, openat},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        stat::{FileStat, Mode, SFlag, fstat},
+    },
+    unistd::{UnlinkatFlags, ftruncate, unlinkat},
+};
+
+use crate::{
+    Peer,
+    config::is_own_user,
+    core::{mem::SharedRegion, num::index},
+    error::PeerMisbehaved,
+};
+
+/// A region, mapped.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    pub(crate) region: SharedRegion,
+    /// The user who made its file.
+    pub(crate) owner: u32,
+}
+
+/// Makes a memory file of `len` bytes that can never change its length, and its descriptor for the peer (H31, H36).
+///
+/// # Errors
+///
+/// Whatever the kernel says.
+pub(crate) fn create_memfd(name: &str, len: u32) -> io::Result<(Mapped, OwnedFd)> {
+    // A name is shown in `/proc`; other implementations put theirs before it.
+    let name = CString::new(format!("shmipc{name}"))?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd = memfd_create(name.as_c_str(), flags)?;
+    ftruncate(&fd, i64::from(len))?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+    let mapped = map(&fd, len, fstat(&fd)?.st_uid)?;
+    Ok((mapped, fd))
+}
+
+/// A file of ours, which is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct NamedRegion {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl NamedRegion {
+    /// Where it lies.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for NamedRegion {
+    fn drop(&mut self) {
+        if let Some(name) = self.path.file_name() {
+            // If somebody has removed it before us, that is that.
+            let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// Makes a file of `len` bytes in `directory`, for its owner only, with its space set aside (H33, H35, H65).
+///
+/// # Errors
+///
+/// Whatever the kernel says; that there is a file of this name, for one.
+pub(crate) fn create_file(
+    directory: &Path,
+    name: &str,
+    len: u32,
+) -> io::Result<(Mapped, NamedRegion)> {
+    let parent = open_directory(directory)?;
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(&parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let file = NamedRegion {
+        directory: parent,
+        path: directory.join(name),
+    };
+    ftruncate(&fd, i64::from(len))?;
+    fallocate(&fd, FallocateFlags::empty(), 0, i64::from(len))?;
+    Ok((map(&fd, len, fstat(&fd)?.st_uid)?, file))
+}
+
+/// Maps a memory file that the peer has passed.
+///
+/// # Errors
+///
+/// Returns [`PeerMisbehaved`] if it is none, or could shrink and the peer is none that we would let.
+pub(crate) fn open_memfd(fd: &OwnedFd, peer: &Peer) -> Result<Mapped, PeerMisbehaved> {
+    let stat = verify(fd, peer)?;
+    map(fd, length(&stat)?, stat.st_uid).map_err(|error| unmappable(&error))
+}
+
+/// Maps a file that the peer has named (H29, V9): a regular one directly in `directory`, of its own user, in memory (H32). Its space
+/// is set aside, so that no access can fail for want of it (H35).
+///
+/// # Errors
+///
+/// Returns [`PeerMisbehaved`] if it is anything else.
+pub(crate) fn open_file(
+    directory: &Path,
+    path: &[u8],
+    peer: &Peer,
+) -> Result<Mapped, PeerMisbehaved> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    let outside = || PeerMisbehaved::Path {
+        path: path.to_string_lossy().chars().take(200).collect(),
+    };
+    if path.parent() != Some(directory) {
+        return Err(outside());
+    }
+    let name = path.file_name().ok_or_else(outside)?;
+    let parent = open_directory(directory).map_err(|error| unmappable(&error))?;
+    // Neither waits for a FIFO's other end, nor makes a terminal ours.
+    let flags =
+        OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let fd = openat(&parent, name, flags, Mode::empty()).map_err(|_| outside())?;
+    let stat = verify(&fd, peer)?;
+    if stat.st_uid != peer.uid() {
+        return Err(outside());
+    }
+    let len = length(&stat)?;
+    fallocate(&fd, FallocateFlags::empty(), 0, i64::from(len))
+        .map_err(|errno| unmappable(&errno.into()))?;
+    map(&fd, len, stat.st_uid).map_err(|error| unmappable(&error))
+}
+
+/// Says that `fd` is a regular file in memory, and that the peer may be trusted with its length.
+fn verify(fd: &OwnedFd, peer: &Peer) -> Result<FileStat, PeerMisbehaved> {
+    let unsealed = |seals| PeerMisbehaved::Unsealed { seals };
+    // Fails for whatever is not in memory: other file systems could make us wait at each page (H32).
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|_| unsealed(0))?;
+    let stat = fstat(fd).map_err(|_| unsealed(seals))?;
+    let is_regular =
+        SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG;
+    let is_sealed = SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK);
+    let may_kill = peer.uid() == 0 || is_own_user(peer);
+    if is_regular && (is_sealed || may_kill) {
+        Ok(stat)
+    } else {
+        Err(unsealed(seals))
+    }
+}
+
+fn length(stat: &FileStat) -> Result<u32, PeerMisbehaved> {
+    let actual = u64::try_from(stat.st_size).unwrap_or(0);
+    u32::try_from(actual)
+        .ok()
+        .filter(|&len| len != 0)
+        .ok_or(PeerMisbehaved::RegionLength {
+            claimed: actual,
+            actual,
+        })
+}
+
+fn map(fd: &impl AsFd, len: u32, owner: u32) -> io::Result<Mapped> {
+    use std::os::fd::AsRawFd;
+    let map: MmapRaw = MmapOptions::new()
+        .len(index(len))
+        .map_raw(fd.as_fd().as_raw_fd())?;
+    Ok(Mapped {
+        region: SharedRegion::new(map),
+        owner,
+    })
+}
+
+fn unmappable(error: &io::Error) -> PeerMisbehaved {
+    PeerMisbehaved::Unmappable {
+        errno: error.raw_os_error().unwrap_or(0),
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
+}
+
+/// 128 random bits in hexadecimal, so that no two regions have the same name (H30).
+///
+/// # Errors
+///
+/// Whatever the kernel says.
+pub(crate) fn random_name() -> io::Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn peer(uid: u32) -> Peer {
+        Peer::new(1, uid, uid)
+    }
+
+    fn ourselves() -> Peer {
+        peer(nix::unistd::geteuid().as_raw())
+    }
+
+    /// A directory in memory.
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").unwrap()
+    }
+
+    fn named(path: &Path) -> Vec<u8> {
+        path.as_os_str().as_bytes().to_vec()
+    }
+
+    #[test]
+    fn what_we_make_both_sides_write_and_nobody_shortens() {
+        let (ours, fd) = create_memfd("test", 8192).unwrap();
+        let theirs = open_memfd(&fd, &peer(12345)).unwrap();
+        ours.region.copy_in(100, b"to and");
+        let mut read = Vec::new();
+        theirs.region.append_to(100, 6, &mut read);
+        assert_eq!(read, b"to and");
+        theirs.region.copy_in(200, b"fro");
+        let mut read = Vec::new();
+        ours.region.append_to(200, 3, &mut read);
+        assert_eq!(read, b"fro");
+        assert!(ftruncate(&fd, 0).is_err());
+    }
+
+    #[test]
+    fn hazard_h31_what_could_shrink_is_taken_only_from_those_who_could_kill_us() {
+        let fd = memfd_create(c"unsealed", MFdFlags::MFD_CLOEXEC).unwrap();
+        ftruncate(&fd, 8192).unwrap();
+        open_memfd(&fd, &ourselves()).unwrap();
+        open_memfd(&fd, &peer(0)).unwrap();
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let foreign = open_memfd(&fd, &peer(12345));
+        assert!(matches!(foreign, Err(PeerMisbehaved::Unsealed { .. })));
+    }
+
+    #[test]
+    fn hazard_h32_descriptors_of_anything_but_memory_are_refused() {
+        let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let (reader, _writer) = std::io::pipe().unwrap();
+        for fd in [null, reader.into()] {
+            assert!(open_memfd(&fd, &ourselves()).is_err());
+        }
+        let empty = memfd_create(c"empty", MFdFlags::MFD_CLOEXEC).unwrap();
+        assert!(matches!(
+            open_memfd(&empty, &ourselves()),
+            Err(PeerMisbehaved::RegionLength { .. })
+        ));
+    }
+
+    #[test]
+    fn hazard_h33_files_are_for_their_owner_and_never_taken_over() {
+        let directory = directory();
+        let (_, file) = create_file(directory.path(), "region", 4096).unwrap();
+        let path = file.path().to_owned();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(
+            create_file(directory.path(), "region", 4096).is_err(),
+            "it exists"
+        );
+        open_file(directory.path(), &named(&path), &ourselves()).unwrap();
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn hazard_h29_paths_that_lead_elsewhere_are_refused() {
+        let (allowed, elsewhere) = (directory(), directory());
+        let target = elsewhere.path().join("target");
+        std::fs::write(&target, [0; 4096]).unwrap();
+        let (link, below, fifo) = (
+            allowed.path().join("link"),
+            allowed.path().join("below"),
+            allowed.path().join("fifo"),
+        );
+        symlink(&target, &link).unwrap();
+        std::fs::create_dir(&below).unwrap();
+        std::fs::write(below.join("region"), [0; 4096]).unwrap();
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let escape = allowed.path().join("..").join("target");
+        for path in [
+            target.clone(),
+            link,
+            below.clone(),
+            below.join("region"),
+            fifo,
+            escape,
+            allowed.path().join("missing"),
+            allowed.path().join(".."),
+            PathBuf::from("/etc/passwd"),
+            PathBuf::from("region"),
+        ] {
+            let refused = open_file(allowed.path(), &named(&path), &ourselves());
+            assert!(refused.is_err(), "{}", path.display());
+        }
+        assert_eq!(std::fs::read(target).unwrap(), [0; 4096], "untouched");
+    }
+
+    #[test]
+    fn hazard_h29_files_of_others_are_refused() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let directory = directory();
+        let path = directory.path().join("region");
+        std::fs::write(&path, [0; 4096]).unwrap();
+        std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+        let refused = open_file(directory.path(), &named(&path), &ourselves());
+        assert!(matches!(refused, Err(PeerMisbehaved::Path { .. })));
+    }
+
+    #[test]
+    fn hazard_h30_names_are_not_given_twice() {
+        assert_ne!(random_name().unwrap(), random_name().unwrap());
+    }
+}

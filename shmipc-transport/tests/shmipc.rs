@@ -1,0 +1,462 @@
+//! shmipc's own link, in every version, between two sides of ours.
+
+use std::{collections::HashSet, path::Path, time::Duration};
+
+use bytes::{Buf, BufMut, Bytes};
+use shmipc_transport::{
+    Config, ConnectError, Flush, LinkKind, Listener, RecvBuf, SendError, Session, SessionLost,
+    Shmipc, ShmipcMapping, ShmipcWakes, Stream, Wait,
+};
+use tokio::time::timeout;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A way to talk, with its name.
+#[derive(Clone, Debug)]
+struct Mode {
+    name: &'static str,
+    link: LinkKind,
+    mapping: ShmipcMapping,
+    wakes: ShmipcWakes,
+}
+
+fn modes() -> Vec<Mode> {
+    let mode = |name, link, mapping, wakes| Mode {
+        name,
+        link,
+        mapping,
+        wakes,
+    };
+    let (memfd, file) = (ShmipcMapping::Memfd, ShmipcMapping::File);
+    let (socket, eventfd) = (ShmipcWakes::Socket, ShmipcWakes::EventFd);
+    let polling = ShmipcWakes::Polling(Duration::from_millis(1));
+    vec![
+        mode("v2", LinkKind::ShmipcV2, file, socket),
+        mode("v3 file", LinkKind::ShmipcV3, file, socket),
+        mode("v3 memfd", LinkKind::ShmipcV3, memfd, socket),
+        mode("v4 file", LinkKind::ShmipcV4, file, socket),
+        mode("v4 memfd", LinkKind::ShmipcV4, memfd, socket),
+        mode("v4 eventfd", LinkKind::ShmipcV4, memfd, eventfd),
+        mode("v4 polling", LinkKind::ShmipcV4, memfd, polling),
+    ]
+}
+
+struct Pair {
+    client: Session,
+    server: Session,
+    files: tempfile::TempDir,
+}
+
+/// Settings for a mode, with a region that suits tests.
+fn config(mode: &Mode, files: &Path, shmipc: Shmipc, wait: Wait) -> Config {
+    let shmipc = shmipc
+        .mapping(mode.mapping)
+        .wakes(mode.wakes)
+        .directory(files);
+    let builder = Config::builder().links([mode.link]).shmipc(shmipc);
+    builder.wait(wait).build().unwrap()
+}
+
+async fn connect_with(mode: &Mode, shmipc: Shmipc, wait: Wait) -> Pair {
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let sockets = tempfile::tempdir().unwrap();
+    let path = sockets.path().join("socket");
+    let config = config(mode, files.path(), shmipc, wait);
+    let listener = Listener::bind_with(path.as_path(), config.clone()).unwrap();
+    let (client, server) = tokio::join!(
+        Session::connect_with(path.as_path(), config),
+        timeout(LONG, listener.accept())
+    );
+    Pair {
+        client: client.unwrap_or_else(|error| panic!("{}: {error:?}", mode.name)),
+        server: server.unwrap().unwrap(),
+        files,
+    }
+}
+
+async fn connect(mode: &Mode) -> Pair {
+    connect_with(mode, Shmipc::default(), Wait::Adaptive).await
+}
+
+fn message(len: usize, seed: usize) -> Bytes {
+    (0..len)
+        .map(|i| u8::try_from((i.wrapping_mul(31) ^ seed) % 251).unwrap())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+async fn send(stream: &mut Stream, bytes: &Bytes) -> Result<(), SendError> {
+    let mut buffer = stream.buffer(bytes.len());
+    buffer.put_slice(bytes);
+    timeout(LONG, stream.send(buffer, Flush::More))
+        .await
+        .expect("a message was not sent in time")
+}
+
+async fn recv(stream: &mut Stream) -> Option<RecvBuf> {
+    timeout(LONG, stream.recv())
+        .await
+        .expect("nothing arrived in time")
+        .unwrap()
+}
+
+fn whole(mut message: RecvBuf) -> Bytes {
+    message.copy_to_bytes(message.remaining())
+}
+
+/// Sends back what comes on every stream, until it ends.
+fn echo(session: Session) {
+    tokio::spawn(async move {
+        while let Ok(mut stream) = session.accept_stream().await {
+            tokio::spawn(async move {
+                while let Ok(Some(message)) = stream.recv().await {
+                    let mut reply = stream.buffer(message.len());
+                    reply.put(message);
+                    if stream.send(reply, Flush::More).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn messages_of_every_size_come_back_in_every_version() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        echo(pair.server.clone());
+        let mut stream = pair.client.open_stream().unwrap();
+        let sizes = [
+            1,
+            2,
+            63,
+            64,
+            2048,
+            2049,
+            8172,
+            8173,
+            32_748,
+            131_052,
+            131_053,
+            1 << 20,
+            8 << 20,
+        ];
+        for (seed, len) in sizes.into_iter().enumerate() {
+            let sent = message(len, seed);
+            send(&mut stream, &sent).await.unwrap();
+            let received = whole(recv(&mut stream).await.unwrap());
+            assert!(received == sent, "{}: {len} bytes", mode.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn sleeping_sides_wake_each_other_in_every_version() {
+    for mode in modes() {
+        let pair = connect_with(&mode, Shmipc::default(), Wait::Block).await;
+        echo(pair.server.clone());
+        let mut stream = pair.client.open_stream().unwrap();
+        for round in 0..50 {
+            let sent = message(100, round);
+            send(&mut stream, &sent).await.unwrap();
+            assert_eq!(
+                whole(recv(&mut stream).await.unwrap()),
+                sent,
+                "{}",
+                mode.name
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_share_a_session() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        echo(pair.server.clone());
+        let mut tasks = tokio::task::JoinSet::new();
+        for seed in 0..32 {
+            let mut stream = pair.client.open_stream().unwrap();
+            tasks.spawn(async move {
+                for round in 0..20 {
+                    let sent = message(1 + 700 * seed, seed + round);
+                    send(&mut stream, &sent).await.unwrap();
+                    assert_eq!(whole(recv(&mut stream).await.unwrap()), sent);
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_stream_ends_at_the_other_side_after_what_was_sent() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        let mut ours = pair.client.open_stream().unwrap();
+        let sent = message(5000, 1);
+        send(&mut ours, &sent).await.unwrap();
+        let mut theirs = timeout(LONG, pair.server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        if mode.link == LinkKind::ShmipcV4 {
+            // Between two of our own there are ends of one direction.
+            ours.finish().await.unwrap();
+        } else {
+            drop(ours);
+        }
+        assert_eq!(whole(recv(&mut theirs).await.unwrap()), sent);
+        assert!(recv(&mut theirs).await.is_none(), "{}", mode.name);
+    }
+}
+
+#[tokio::test]
+async fn a_server_closes_streams_too() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        let mut ours = pair.client.open_stream().unwrap();
+        send(&mut ours, &message(10, 1)).await.unwrap();
+        let theirs = timeout(LONG, pair.server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        drop(theirs);
+        let ended = timeout(LONG, ours.recv()).await.unwrap();
+        assert!(matches!(ended, Ok(None) | Err(_)), "{}", mode.name);
+        let refused = send(&mut ours, &message(10, 2)).await;
+        assert!(matches!(refused, Err(SendError::Reset(_))), "{}", mode.name);
+        // What crosses the close opens nothing (hazard H47).
+        let mut next = pair.client.open_stream().unwrap();
+        send(&mut next, &message(10, 3)).await.unwrap();
+        let mut theirs = timeout(LONG, pair.server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(whole(recv(&mut theirs).await.unwrap()), message(10, 3));
+    }
+}
+
+/// A region in which hardly anything fits.
+fn tight() -> Shmipc {
+    Shmipc::default()
+        .buffer_len(64 << 10)
+        .slices([(1024, 50), (4096, 50)])
+        .queue_len(16)
+}
+
+#[tokio::test]
+async fn messages_that_do_not_fit_fall_back_to_the_socket_in_order() {
+    for mode in modes() {
+        let pair = connect_with(&mode, tight(), Wait::Adaptive).await;
+        let mut ours = pair.client.open_stream().unwrap();
+        let sizes = [10, 300_000, 20, 3000, 100_000, 5, 1 << 20, 7];
+        let (sending, receiving) = tokio::join!(
+            async {
+                for (seed, len) in sizes.into_iter().enumerate() {
+                    send(&mut ours, &message(len, seed)).await.unwrap();
+                }
+            },
+            async {
+                let mut theirs = timeout(LONG, pair.server.accept_stream())
+                    .await
+                    .unwrap()
+                    .unwrap();
+                for (seed, len) in sizes.into_iter().enumerate() {
+                    let received = whole(recv(&mut theirs).await.unwrap());
+                    assert!(received == message(len, seed), "{}: {len}", mode.name);
+                }
+                theirs
+            }
+        );
+        let () = sending;
+        assert_ne!(pair.client.stats().fallbacks_sent, 0, "{}", mode.name);
+        assert_ne!(pair.server.stats().fallbacks_received, 0);
+        // And the other way.
+        let mut theirs = receiving;
+        let reply = message(400_000, 9);
+        let (sent, received) = tokio::join!(send(&mut theirs, &reply), recv(&mut ours));
+        sent.unwrap();
+        assert!(whole(received.unwrap()) == reply);
+        drop(theirs);
+        let ended = timeout(LONG, ours.recv()).await.unwrap();
+        assert!(matches!(ended, Ok(None) | Err(_)));
+    }
+}
+
+#[tokio::test]
+async fn hazard_h51_a_full_queue_is_waited_for_and_nothing_is_lost() {
+    const COUNT: usize = 500;
+    for mode in modes() {
+        let pair = connect_with(&mode, tight(), Wait::Block).await;
+        let mut ours = pair.client.open_stream().unwrap();
+        let sending = tokio::spawn(async move {
+            for seed in 0..COUNT {
+                send(&mut ours, &message(8, seed)).await.unwrap();
+            }
+            ours
+        });
+        let mut theirs = timeout(LONG, pair.server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        for seed in 0..COUNT {
+            assert_eq!(
+                whole(recv(&mut theirs).await.unwrap()),
+                message(8, seed),
+                "{}",
+                mode.name
+            );
+        }
+        sending.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_received_is_lent_and_goes_back() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        let mut ours = pair.client.open_stream().unwrap();
+        let sent = message(100_000, 3);
+        send(&mut ours, &sent).await.unwrap();
+        let mut theirs = timeout(LONG, pair.server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        let received = whole(recv(&mut theirs).await.unwrap());
+        assert_eq!(pair.server.stats().bytes_lent, 100_000);
+        assert_eq!(pair.server.stats().leases_held, 1, "one slice of 128 KiB");
+        pair.server.close();
+        assert_eq!(received, sent, "it outlives the session");
+        drop(received);
+        assert_eq!(pair.server.stats().leases_held, 0);
+    }
+}
+
+#[tokio::test]
+async fn hazard_h45_what_was_sent_before_a_close_arrives() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        let mut ours = pair.client.open_stream().unwrap();
+        for seed in 0..30 {
+            send(&mut ours, &message(100, seed)).await.unwrap();
+        }
+        pair.client.close();
+        let mut theirs = timeout(LONG, pair.server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        for seed in 0..30 {
+            assert_eq!(whole(recv(&mut theirs).await.unwrap()), message(100, seed));
+        }
+        let lost = timeout(LONG, pair.server.closed()).await.unwrap();
+        assert!(
+            matches!(lost, SessionLost::ClosedByPeer),
+            "{}: {lost:?}",
+            mode.name
+        );
+    }
+}
+
+#[tokio::test]
+async fn files_are_gone_as_soon_as_they_are_mapped() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        let names = || {
+            let entries = std::fs::read_dir(pair.files.path()).unwrap();
+            entries
+                .map(|entry| entry.unwrap().file_name())
+                .collect::<HashSet<_>>()
+        };
+        if mode.link != LinkKind::ShmipcV2 {
+            assert!(names().is_empty(), "{}", mode.name);
+        }
+        echo(pair.server.clone());
+        let mut stream = pair.client.open_stream().unwrap();
+        send(&mut stream, &message(10, 1)).await.unwrap();
+        recv(&mut stream).await.unwrap();
+        assert!(
+            names().is_empty(),
+            "{}: an answer shows that they are mapped",
+            mode.name
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_once_the_peer_has_taken_everything() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        echo(pair.server.clone());
+        let mut stream = pair.client.open_stream().unwrap();
+        send(&mut stream, &message(10, 1)).await.unwrap();
+        timeout(LONG, pair.client.ping())
+            .await
+            .unwrap_or_else(|_| panic!("{}: no answer", mode.name))
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sessions_drain_in_every_version() {
+    for mode in modes() {
+        let pair = connect(&mode).await;
+        echo(pair.server.clone());
+        let mut stream = pair.client.open_stream().unwrap();
+        send(&mut stream, &message(10, 1)).await.unwrap();
+        recv(&mut stream).await.unwrap();
+        let (drained, ()) =
+            tokio::join!(timeout(LONG, pair.client.drain()), async { drop(stream) });
+        drained.unwrap_or_else(|_| panic!("{}: it does not end", mode.name));
+    }
+}
+
+#[tokio::test]
+async fn the_best_common_link_is_found_with_one_attempt() {
+    let all = || Config::builder().links(LinkKind::ALL);
+    for accepted in LinkKind::ALL {
+        let files = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = files.path().join("socket");
+        let shmipc = || Shmipc::default().directory(files.path());
+        let server = Config::builder()
+            .links([accepted])
+            .shmipc(shmipc())
+            .build()
+            .unwrap();
+        let listener = Listener::bind_with(path.as_path(), server).unwrap();
+        let client = all().shmipc(shmipc()).build().unwrap();
+        let (client, server) = tokio::join!(
+            timeout(LONG, Session::connect_with(path.as_path(), client)),
+            timeout(LONG, listener.accept())
+        );
+        let (client, server) = (client.unwrap(), server.unwrap().unwrap());
+        let client = client.unwrap_or_else(|error| panic!("{accepted:?}: {error:?}"));
+        echo(server);
+        let mut stream = client.open_stream().unwrap();
+        send(&mut stream, &message(77, 1)).await.unwrap();
+        assert_eq!(whole(recv(&mut stream).await.unwrap()), message(77, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_server_accepts_nothing_that_it_is_not_configured_for() {
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = files.path().join("socket");
+    let listener = Listener::bind(path.as_path()).unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    for link in [LinkKind::ShmipcV4, LinkKind::ShmipcV3] {
+        let shmipc = Shmipc::default().directory(files.path());
+        let config = Config::builder().links([link]).shmipc(shmipc);
+        let refused = Session::connect_with(path.as_path(), config.build().unwrap()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(ConnectError::Refused(_) | ConnectError::Closed { .. })
+            ),
+            "{link:?}: {refused:?}"
+        );
+    }
+}
