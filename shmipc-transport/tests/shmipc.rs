@@ -288,6 +288,34 @@ async fn messages_that_do_not_fit_fall_back_to_the_socket_in_order() {
 }
 
 #[tokio::test]
+async fn hazard_h49_an_end_does_not_overtake_what_went_over_the_socket() {
+    for mode in modes() {
+        for round in 0..20 {
+            let pair = connect_with(&mode, tight(), Wait::Adaptive).await;
+            let mut ours = pair.client.open_stream().unwrap();
+            send(&mut ours, &message(10, round)).await.unwrap();
+            let mut theirs = timeout(LONG, pair.server.accept_stream())
+                .await
+                .unwrap()
+                .unwrap();
+            let last = message(300_000, round);
+            let (sent, received) = tokio::join!(
+                async {
+                    send(&mut theirs, &last).await.unwrap();
+                    theirs.finish().await.unwrap();
+                    drop(theirs);
+                },
+                recv(&mut ours)
+            );
+            let () = sent;
+            assert!(whole(received.unwrap()) == last, "{}", mode.name);
+            let ended = timeout(LONG, ours.recv()).await.unwrap();
+            assert!(matches!(ended, Ok(None)), "{}: {ended:?}", mode.name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn hazard_h51_a_full_queue_is_waited_for_and_nothing_is_lost() {
     const COUNT: usize = 500;
     for mode in modes() {

@@ -329,6 +329,11 @@ impl Link {
         }
     }
 
+    /// Whether arrivals come over the socket, too.
+    pub(crate) fn delivers_from_socket(&self) -> bool {
+        matches!(self, Self::Shmipc(_))
+    }
+
     /// Whether bytes wait until the socket takes them.
     pub(crate) fn has_unsent(&self) -> bool {
         match self {

@@ -122,8 +122,13 @@ impl Driver {
             return Poll::Ready(());
         }
         while !self.shared.link.is_paused() && self.socket.poll_readable(cx).is_ready() {
-            if !self.shared.take_regions(&mut self.shared.inbound()) {
+            let inbound = &mut *self.shared.inbound();
+            if !self.shared.take_regions(inbound) {
                 return Poll::Ready(());
+            }
+            // Only so much is taken before it is delivered.
+            if self.shared.link.delivers_from_socket() {
+                self.shared.drain(inbound);
             }
         }
         Poll::Pending

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Record, ShmipcLink};
+use super::{Record, ShmipcLink, record::reset_code};
 use crate::{
     core::{
         mem::SharedRegion,
@@ -268,10 +268,11 @@ impl ShmipcLink {
                 payload,
             } => {
                 let id = StreamId(u64::from(stream));
+                let wrong = InvalidShmipc::Status { status };
                 let (is_message, end) = if self.is_native() {
                     match status & 0xff {
                         state::OPEN => (!payload.is_empty(), false),
-                        _ => return Err(InvalidShmipc::Status { status }.into()),
+                        _ => return Err(wrong.into()),
                     }
                 } else {
                     let element = Element {
@@ -283,9 +284,14 @@ impl ShmipcLink {
                         Record::Message {
                             is_message, end, ..
                         } => (is_message, end),
-                        _ => return Err(InvalidShmipc::Status { status }.into()),
+                        Record::Reset { .. } => {
+                            let code = reset_code(&payload).ok_or(wrong)?;
+                            return Ok(Arrival::Reset { stream: id, code });
+                        }
+                        _ => return Err(wrong.into()),
                     }
                 };
+                self.counters.fallbacks_received.add(u64::from(is_message));
                 self.counters.messages_received.add(u64::from(is_message));
                 self.counters.bytes_received.add(payload.len() as u64);
                 Ok(Arrival::Message {
@@ -346,14 +352,11 @@ impl ShmipcLink {
                 stream,
                 status,
                 payload,
-            } => {
-                self.counters.fallbacks_received.add(1);
-                Said::Fallback {
-                    stream,
-                    status,
-                    payload: self.budget.charge(payload),
-                }
-            }
+            } => Said::Fallback {
+                stream,
+                status,
+                payload: self.budget.charge(payload),
+            },
             // An old server asks its clients to go elsewhere. Whoever does not, is closed some time.
             Frame::HotRestart { .. } | Frame::HotRestartAck { .. } => return Ok(()),
             other => {

@@ -229,10 +229,7 @@ impl ShmipcLink {
 
     /// Forgets what is kept for a stream that is over.
     pub(crate) fn stream_over(&self, stream: StreamId) {
-        // Natively it is asked for once more, when the close is sent.
-        if self.speaks_records {
-            lock(&self.tx).forget(stream);
-        }
+        lock(&self.tx).forget(stream);
     }
 
     /// Names or makes nothing: says how much a native peer may send, and be sent. There is no credit.

@@ -44,6 +44,9 @@ use crate::{
 /// Bytes that may wait for the socket before senders do.
 const UNSENT_MAX: usize = 256 << 10;
 
+/// How many streams that are over are remembered to have fallen back.
+const LEAVING_MAX: usize = 1024;
+
 /// What only one sender at a time may touch.
 #[derive(Debug)]
 pub(crate) struct ShmipcTx {
@@ -55,6 +58,8 @@ pub(crate) struct ShmipcTx {
     pub(super) sent: usize,
     /// Streams that have fallen back to the socket.
     pub(super) fallen: HashSet<u32, RandomState>,
+    /// Those of them that are over.
+    leaving: VecDeque<u32>,
     /// Records that wait for room. While there are any, no message overtakes them.
     pub(super) control: VecDeque<Control>,
     pub(super) waiters: Vec<Waker>,
@@ -96,6 +101,7 @@ impl ShmipcTx {
             unsent: Vec::new(),
             sent: 0,
             fallen: HashSet::default(),
+            leaving: VecDeque::new(),
             control: VecDeque::new(),
             waiters: Vec::new(),
             seen: (0, 0),
@@ -117,8 +123,17 @@ impl ShmipcTx {
         mem::take(&mut self.waiters)
     }
 
+    /// Forgets a stream that is over, some time: what is said of it last stays on the socket.
     pub(super) fn forget(&mut self, stream: StreamId) {
-        self.fallen.remove(&wire_id(stream));
+        let stream = wire_id(stream);
+        if self.fallen.contains(&stream) {
+            self.leaving.push_back(stream);
+        }
+        if LEAVING_MAX < self.leaving.len()
+            && let Some(oldest) = self.leaving.pop_front()
+        {
+            self.fallen.remove(&oldest);
+        }
     }
 
     /// Whether there is room for one more element beside those that are promised.
@@ -187,7 +202,13 @@ impl ShmipcReservation<'_> {
             }
             // Natively there are neither empty messages nor ends of one direction.
             Route::Nothing => {}
-            Route::Socket(bytes) => link.fall_back(&mut tx, stream, status, &bytes),
+            Route::Socket(bytes) => {
+                link.fall_back(&mut tx, stream, status, &bytes);
+                link.counters.fallbacks_sent.add(u64::from(is_message));
+                if record_flags & flags::END != 0 {
+                    tx.forget(StreamId(u64::from(stream)));
+                }
+            }
         }
     }
 }
@@ -435,7 +456,6 @@ impl ShmipcLink {
         let frame = fallback(self.version_byte, stream, status, bytes.len(), |target| {
             target.extend_from_slice(bytes);
         });
-        self.counters.fallbacks_sent.add(1);
         tx.fallen.insert(stream);
         tx.unsent.extend_from_slice(&frame);
         self.push_unsent(tx);

@@ -4,7 +4,7 @@ use std::{mem, task::Waker};
 
 use super::{
     ShmipcLink, ShmipcTx,
-    record::{element_of, wire_id},
+    record::{element_of, reset_frame, wire_id},
 };
 use crate::{
     core::{
@@ -59,15 +59,17 @@ impl ShmipcLink {
     /// Publishes waiting control records. Returns whether none is left.
     pub(super) fn flush_control(&self, tx: &mut ShmipcTx) -> Result<bool, InvalidShmipc> {
         while let Some(&control) = tx.control.front() {
-            if !self.speaks_records
-                && let Control::Reset { stream, .. } = control
+            if let Control::Reset { stream, code } = control
                 && tx.fallen.remove(&wire_id(stream))
             {
                 // Behind what went over the socket (H49).
-                let close = Frame::Close {
-                    stream: wire_id(stream),
+                let stream = wire_id(stream);
+                let frame = if self.speaks_records {
+                    reset_frame(stream, code)
+                } else {
+                    Frame::Close { stream }
                 };
-                self.say(tx, &close);
+                self.say(tx, &frame);
                 tx.control.pop_front();
                 continue;
             }
@@ -103,6 +105,8 @@ impl ShmipcLink {
         }
         drop(tx);
         self.starve();
+        // Looking for room may have published what waited for some.
+        self.wake_peer();
     }
 
     pub(super) fn starve(&self) {

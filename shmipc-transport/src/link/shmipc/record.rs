@@ -10,7 +10,7 @@ use crate::{
     core::{
         num::StreamId,
         outbox::flags,
-        shmipc::{Element, InvalidShmipc, state},
+        shmipc::{Element, InvalidShmipc, frames::Frame, state},
     },
     link::Control,
 };
@@ -179,6 +179,20 @@ pub(super) fn element_of(control: Control) -> Option<(Element, Option<Control>)>
             return None;
         }
     })
+}
+
+/// A reset that follows messages over the socket: in the place of a payload, it has its code.
+pub(super) fn reset_frame(stream: u32, code: u32) -> Frame {
+    Frame::Fallback {
+        stream,
+        status: state::OPEN | (Kind::Reset as u32) << 8,
+        payload: code.to_be_bytes().to_vec(),
+    }
+}
+
+/// The code in the place of a payload.
+pub(super) fn reset_code(payload: &[u8]) -> Option<u32> {
+    payload.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// A stream's id as elements have it: the table hands out no longer ones.
