@@ -160,6 +160,9 @@ pub(crate) struct StreamTable<S> {
     /// How many of ours the peer accepts, and how many of the peer's we do.
     local_max: u32,
     remote_max: u32,
+    /// Streams that we, or the peer, have opened so far.
+    opened: u64,
+    accepted: u64,
 }
 
 /// What an id in a record stands for.
@@ -212,6 +215,8 @@ impl<S> StreamTable<S> {
             remote: 0,
             local_max,
             remote_max,
+            opened: 0,
+            accepted: 0,
         }
     }
 
@@ -242,6 +247,7 @@ impl<S> StreamTable<S> {
         let id = StreamId(self.next_local);
         self.next_local += self.step();
         self.local += 1;
+        self.opened += 1;
         self.open.insert(id.0, stream);
         id
     }
@@ -256,6 +262,7 @@ impl<S> StreamTable<S> {
         if self.open.remove(&id.0).is_some() {
             self.next_local = id.0;
             self.local -= 1;
+            self.opened -= 1;
         }
     }
 
@@ -314,6 +321,7 @@ impl<S> StreamTable<S> {
         }
         self.last_remote = Some(id.0);
         self.remote += 1;
+        self.accepted += 1;
         self.open.insert(id.0, stream);
         Ok(())
     }
@@ -363,6 +371,16 @@ impl<S> StreamTable<S> {
 
     pub(crate) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// How many streams we have opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// How many streams the peer has opened so far.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
     }
 
     /// Takes out all streams, because the session is over.

@@ -3,8 +3,8 @@
 use std::{sync::Arc, task::Waker, time::Duration};
 
 use super::{
-    AllocFailure, Arrival, Control, Forwarded, ForwardedPart, Lease, OutboxGuard, OutboxLink,
-    OutboxReservation, OutboxRx, Outgoing, ShmipcLink,
+    AllocFailure, Arrival, Control, Forwarded, ForwardedPart, Lease, LinkFigures, OutboxGuard,
+    OutboxLink, OutboxReservation, OutboxRx, Outgoing, ShmipcLink,
     shmipc::{ShmipcGuard, ShmipcReservation, ShmipcRx},
 };
 use crate::{
@@ -89,22 +89,6 @@ impl<'l> TxGuard<'l> {
         match self {
             Self::Shmipc(tx) => tx,
             Self::Outbox(_) => unreachable!("{MATCHES}"),
-        }
-    }
-
-    /// Bytes of the ring that are in use, as far as we know; elements of the queue count as theirs.
-    pub(crate) fn ring_fill(&mut self) -> u32 {
-        match self {
-            Self::Outbox(tx) => tx.ring_fill(),
-            Self::Shmipc(tx) => tx.queue_fill(),
-        }
-    }
-
-    /// Segments that the peer has not given back, as far as that is known.
-    pub(crate) fn segments_under_way(&self) -> u32 {
-        match self {
-            Self::Outbox(tx) => tx.segments_under_way(),
-            Self::Shmipc(_) => 0,
         }
     }
 }
@@ -477,9 +461,11 @@ impl Link {
         }
     }
 
-    /// Parts of the peer's memory that we hold.
-    pub(crate) fn leases_held(&self) -> usize {
-        either!(self, link => link.leases_held())
+    /// What the link holds now.
+    ///
+    /// Costs short locks, and a look at each record that waits to be received and at each lease.
+    pub(crate) fn figures(&self) -> LinkFigures {
+        either!(self, link => link.figures())
     }
 
     /// Has `waker` called whenever there is something for whoever looks after the session.

@@ -105,17 +105,31 @@ impl OutboxLink {
         rx: &mut OutboxRx,
     ) -> Result<Option<Arrival>, PeerMisbehaved> {
         let Some((head, body)) = rx.consumer.peek(&self.peer_ring)? else {
-            if rx.consumer.announce(&self.own_header().head.0) {
-                self.offer_space();
-            }
+            self.announce(rx);
             return Ok(None);
         };
         let arrival = self.arrival(rx, &head, body)?;
         rx.consumer.consume(&head);
-        if rx.consumer.is_announcement_due() && rx.consumer.announce(&self.own_header().head.0) {
-            self.offer_space();
+        if rx.consumer.is_announcement_due() {
+            self.announce(rx);
         }
         Ok(Some(arrival))
+    }
+
+    /// Tells the peer how far we are, if that is news.
+    fn announce(&self, rx: &mut OutboxRx) {
+        // Until now, the peer could not use these bytes again.
+        let mut fill = rx.consumer.unannounced();
+        if fill == 0 {
+            return;
+        }
+        if rx.consumer.has_lapped() && rx.consumer.is_announcement_due() {
+            fill = fill.saturating_add(rx.consumer.backlog(&self.peer_ring).bytes);
+        }
+        self.counters.peer_ring_fill_max.raise(u64::from(fill));
+        if rx.consumer.announce(&self.own_header().head.0) {
+            self.offer_space();
+        }
     }
 
     /// Reads one record. What concerns the link alone is done here.
@@ -238,6 +252,7 @@ impl OutboxLink {
                         len,
                     } = part;
                     let shared = self.tx().flights().share(token, region, offset, len);
+                    self.counters.bytes_sent_back.add_locked(u64::from(len));
                     shared.ok_or(PeerMisbehaved::UnknownToken { token })?
                 }
             };

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     mem,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
@@ -21,6 +22,7 @@ use crate::{
         sync::lock,
     },
     error::PeerMisbehaved,
+    sys::clock,
 };
 
 /// How many leases are looked at to find the one that some bytes belong to.
@@ -58,6 +60,8 @@ struct Entry {
     shares: u32,
     /// Whether any part of it has been sent back to its owner.
     sent_back: bool,
+    /// When it began, by the [coarse clock](clock::coarse).
+    began: Duration,
 }
 
 /// What is done with a segment that has arrived.
@@ -177,6 +181,7 @@ impl OutboxLink {
             len,
             shares: 1,
             sent_back: false,
+            began: clock::coarse(),
         };
         back.leases.insert((address, token), entry);
         let link = Arc::downgrade(self);
@@ -188,9 +193,14 @@ impl OutboxLink {
         Ok(Received::Lent(memory, lease, trust))
     }
 
-    /// Segments of the peer's that we hold.
-    pub(crate) fn leases_held(&self) -> usize {
-        lock(&self.back).leases.len()
+    /// How many segments of the peer's we hold, and for how long the oldest of them, to a few milliseconds.
+    ///
+    /// Costs a look at each, which are [`RETURNS_MAX`] at most.
+    pub(crate) fn leases_held(&self) -> (usize, Option<Duration>) {
+        let back = lock(&self.back);
+        let oldest = back.leases.values().map(|entry| entry.began).min();
+        let age = oldest.map(|began| clock::coarse().saturating_sub(began));
+        (back.leases.len(), age)
     }
 
     /// The part of the peer's memory that `bytes` is, if it is a lease of this session, and a share in that lease: the

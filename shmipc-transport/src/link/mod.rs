@@ -14,6 +14,7 @@
 //! link is never taken while one of another link's is held, which is why what lands is dropped by [`OutboxGuard`]. None is held while code of users runs, or across an `await`.
 
 mod either;
+mod figures;
 mod forward;
 mod inbound;
 mod lease;
@@ -28,6 +29,7 @@ use std::{
 };
 
 pub(crate) use either::{Link, Reservation, Rx, TxGuard};
+pub(crate) use figures::{Fill, LinkFigures};
 use forward::{FORWARDED_MAX, Forwards};
 pub(crate) use forward::{Forwarded, ForwardedPart};
 pub(crate) use inbound::Arrival;
@@ -265,6 +267,7 @@ impl OutboxLink {
         Bell::fence();
         let starved = self.peer_header().starved.0.load(Ordering::Relaxed);
         if self.space_bell.must_ring(starved) {
+            self.counters.rung_for_space.add(1);
             self.ring();
         }
     }

@@ -33,8 +33,8 @@ const CONTROL_MAX: usize = 1 << 17;
 /// What only one sender at a time may touch.
 #[derive(Debug)]
 pub(crate) struct Tx {
-    producer: Producer,
-    flights: Flights,
+    pub(super) producer: Producer,
+    pub(super) flights: Flights,
     returns: ReturnReader,
     starved: SleepWord,
     /// Records that wait for space. While there are any, no message overtakes them.
@@ -198,16 +198,6 @@ impl Tx {
             landed: Vec::new(),
             severed: false,
         }
-    }
-
-    /// Bytes of the ring that are in use, as far as we know.
-    pub(crate) fn ring_fill(&self) -> u32 {
-        self.producer.fill()
-    }
-
-    /// Segments that the peer has not given back.
-    pub(crate) fn segments_under_way(&self) -> u32 {
-        self.flights.count()
     }
 
     pub(super) fn sever(&mut self) -> (Vec<Flight>, Vec<Waker>) {

@@ -69,6 +69,7 @@ impl Shared {
             }
             Arrival::GoAway => {
                 self.presence.peer_goes_away();
+                self.link.counters().go_aways_received.add(1);
                 self.wake_openers();
                 self.changed.notify_waiters();
                 Ok(())

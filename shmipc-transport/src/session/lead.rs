@@ -14,8 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::shared::{Inbound, Shared};
 use crate::{
     blocking::Parker,
@@ -25,6 +23,7 @@ use crate::{
     },
     error::SessionLost,
     sys::{
+        clock,
         socket::ControlSocket,
         watch::{Seen, Watch},
     },
@@ -145,10 +144,7 @@ impl Shared {
     /// Takes note of what the peer has said or done, if nobody has for a while.
     pub(crate) fn attend(&self, lead: &Lead) {
         // Coarse, because it is read at every call; a few milliseconds are exact enough.
-        let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE) else {
-            return;
-        };
-        let now = u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX);
+        let now = u64::try_from(clock::coarse().as_nanos()).unwrap_or(u64::MAX);
         // Relaxed: it orders nothing, and two who look at once do no harm.
         if now.saturating_sub(lead.tended.load(Ordering::Relaxed)) < UNTENDED_MAX {
             return;

@@ -8,6 +8,7 @@ mod establish;
 mod fuzz;
 mod handshake;
 mod lead;
+mod observe;
 mod presence;
 mod pulse;
 mod shared;
@@ -26,14 +27,14 @@ pub(crate) use establish::Joining;
 pub use fuzz::fuzz_session;
 pub(crate) use handshake::dial_plain;
 pub(crate) use lead::Elapsed;
+pub(crate) use observe::Lack;
 pub(crate) use shared::{Shared, Waiter};
 
 use crate::{
     Address, Config, Peer,
-    core::{mem::Block, num::u32_len, sync::lock},
+    core::{mem::Block, num::u32_len},
     error::{AllocError, ConnectError, HandshakeError, SessionLost},
     link::AllocFailure,
-    stats::Stats,
     stream::{Stream, StreamShared},
 };
 
@@ -223,7 +224,10 @@ impl Session {
                 // A block may have come back between the look and the registration.
                 Ok(false) if shared.link.may_alloc(u32_len(len)) => {}
                 Ok(false) if shared.lost().is_some() => {}
-                Ok(false) => return Poll::Pending,
+                Ok(false) => {
+                    shared.lacks(Lack::Memory);
+                    return Poll::Pending;
+                }
                 Err(misbehaved) => return lost(shared.blame(misbehaved)),
             }
         }
@@ -250,42 +254,6 @@ impl Session {
         // Where no task looks after a session, nobody would hear in time of what has come back.
         let are_looked_after = sink.lead().is_none() && source.lead().is_none();
         are_looked_after && sink.link.forward_from(&source.link)
-    }
-
-    /// Takes a snapshot of what the session has done and holds.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let shared = self.shared();
-        let (link, counters) = (&shared.link, shared.link.counters());
-        let arena = link.heap_figures();
-        let (ring_fill, segments_under_way) = {
-            let mut tx = link.tx();
-            (tx.ring_fill(), tx.segments_under_way())
-        };
-        Stats {
-            messages_sent: counters.messages_sent.get(),
-            messages_received: counters.messages_received.get(),
-            bytes_sent: counters.bytes_sent.get(),
-            bytes_received: counters.bytes_received.get(),
-            bytes_linked: counters.bytes_linked.get(),
-            bytes_lent: counters.bytes_lent.get(),
-            segments_forwarded: counters.segments_forwarded.get(),
-            bytes_forwarded: counters.bytes_forwarded.get(),
-            fallbacks_sent: counters.fallbacks_sent.get(),
-            fallbacks_received: counters.fallbacks_received.get(),
-            doorbells_rung: counters.doorbells_rung.get(),
-            doorbells_heard: counters.doorbells_heard.get(),
-            spins_hit: counters.spins_hit.get(),
-            spins_missed: counters.spins_missed.get(),
-            regions_added: counters.regions_added.get(),
-            arena_mapped: arena.mapped,
-            arena_used: arena.used,
-            arena_used_max: arena.used_max,
-            ring_fill,
-            segments_under_way,
-            leases_held: link.leases_held(),
-            streams_open: lock(&shared.streams).len(),
-        }
     }
 
     /// The process on the other side.

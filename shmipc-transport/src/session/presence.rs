@@ -61,6 +61,7 @@ impl Shared {
     pub(crate) fn go_away(&self) {
         // Whoever waits for the last stream to be over looks at the table, whose lock is taken by whoever takes it out.
         self.presence.goes_away.store(true, Ordering::Relaxed);
+        self.link.counters().go_aways_sent.add(1);
         self.control(Control::GoAway);
     }
 

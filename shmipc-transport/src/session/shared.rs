@@ -477,6 +477,7 @@ impl Shared {
 
     /// Has `waker` called when the peer accepts one more stream, or none ever again.
     pub(crate) fn wait_to_open(&self, waker: &Waker) {
+        self.link.counters().waits_streams.add(1);
         lock(&self.open_waiters).push(waker.clone());
     }
 

@@ -31,7 +31,7 @@ use crate::{
     },
     error::{PeerMisbehaved, RecvError, SendError},
     link::{AllocFailure, Link, Outgoing, Reservation, TxGuard},
-    session::{Owner, Shared, Waiter},
+    session::{Lack, Owner, Shared, Waiter},
 };
 
 /// The code of a reset when a stream is dropped unfinished.
@@ -388,7 +388,7 @@ impl SendHalf {
             if let Some(message) = message.as_deref_mut()
                 && !self.unspill(message)?
             {
-                if self.is_space_out(waker)? {
+                if self.is_space_out(waker, Lack::Memory)? {
                     return Poll::Pending;
                 }
                 continue;
@@ -498,14 +498,14 @@ impl SendHalf {
             // A stream may have closed, or the session have ended, between the look and the registration.
             return Ok(!session.may_open(&lock(&session.streams))?);
         }
-        self.is_space_out(waker)
+        self.is_space_out(waker, Lack::Ring)
     }
 
     /// Registers `waker` for space. Returns `false` if there is some meanwhile, or the session is over.
-    fn is_space_out(&self, waker: &Waker) -> Result<bool, SendError> {
+    fn is_space_out(&self, waker: &Waker, lack: Lack) -> Result<bool, SendError> {
         let session = self.handle.session();
         match session.link.wait_for_space(waker) {
-            Ok(progress) => Ok(!progress && session.lost().is_none()),
+            Ok(progress) => Ok(!progress && session.lost().is_none() && session.lacks(lack)),
             Err(misbehaved) => Err(SendError::SessionLost(session.blame(misbehaved))),
         }
     }

@@ -229,6 +229,10 @@ impl StreamShared {
         if state.send_credit.is_open() || state.over.is_some() {
             return false;
         }
+        // One that is polled again without having been woken waits on.
+        if state.send_waker.is_none() {
+            session.link.counters().waits_credit.add(1);
+        }
         set_waker(session, &mut state.send_waker, waker);
         true
     }

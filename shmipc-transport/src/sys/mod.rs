@@ -1,6 +1,7 @@
 //! What we ask of the kernel: sealed memory, shared regions, doorbells, anchors, sockets that carry file descriptors, and who the peer is.
 
 pub(crate) mod anchor;
+pub(crate) mod clock;
 pub(crate) mod doorbell;
 pub(crate) mod endpoint;
 pub(crate) mod memfd;

@@ -32,5 +32,5 @@ pub(crate) use record::{
 pub use returns::ReturnsOverrun;
 pub(crate) use returns::{ReturnReader, ReturnWriter};
 pub use ring::HeadOverrun;
-pub(crate) use ring::{Consumer, Producer, ReadRing, Slot, WriteRing};
+pub(crate) use ring::{Backlog, Consumer, Producer, ReadRing, Slot, WriteRing};
 pub(crate) use sleep::{Bell, SleepWord};

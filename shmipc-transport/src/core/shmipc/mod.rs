@@ -46,7 +46,9 @@ pub(crate) use buffers::Geometry;
 pub(crate) use buffers::InvalidPlan;
 pub(crate) use chain::Piece;
 pub(crate) use pool::{Pool, Slice};
-pub(crate) use queue::{Consumer, Element, Ends, Producer, QueueLayout, QueuePlan, Queues, state};
+pub(crate) use queue::{
+    Consumer, ELEMENT_LEN, Element, Ends, Producer, QueueLayout, QueuePlan, Queues, state,
+};
 pub use violation::InvalidShmipc;
 
 use super::{mem::SharedRegion, num::u32_len, sync::AtomicU32};

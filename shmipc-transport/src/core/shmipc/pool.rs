@@ -106,7 +106,6 @@ impl<M: Memory> Pool<M> {
         &self.memory
     }
 
-    #[cfg(test)]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }

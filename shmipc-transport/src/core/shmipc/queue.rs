@@ -61,7 +61,7 @@ pub(crate) mod state {
 }
 
 const HEADER_LEN: u32 = 24;
-const ELEMENT_LEN: u32 = 12;
+pub(crate) const ELEMENT_LEN: u32 = 12;
 
 const _: () = {
     assert!(cfg!(target_endian = "little"));
@@ -231,6 +231,12 @@ impl<M: Memory> Ends<M> {
         self.cap
     }
 
+    /// The number of elements that are in it. All of them, if the peer claims what cannot be.
+    pub(crate) fn waiting(&self) -> u32 {
+        let (head, tail) = (self.load(self.layout.head()), self.load(self.layout.tail()));
+        self.distance(head, tail).unwrap_or(self.cap)
+    }
+
     fn load(&self, at: u32) -> u32 {
         self.memory.word(self.base + at).load(Ordering::Acquire)
     }
@@ -340,7 +346,6 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Elements published so far.
-    #[cfg(test)]
     pub(crate) fn published(&self) -> u64 {
         self.tail
     }

@@ -15,6 +15,7 @@
 //! The session's `inbound`, then `tx`; no other is taken inside of them.
 
 mod budget;
+mod figures;
 mod inbound;
 mod outbound;
 mod progress;
@@ -102,7 +103,9 @@ pub(crate) struct ShmipcLink {
     broken: Mutex<Option<PeerMisbehaved>>,
     /// Pings that are answered once the peer has taken everything; natively it would not answer.
     pings: Mutex<VecDeque<u64>>,
-    queue_len: u32,
+    /// Both queues, to be looked at.
+    ours: Ends<SharedRegion>,
+    theirs: Ends<SharedRegion>,
     files: Mutex<Vec<NamedRegion>>,
     pub(crate) counters: Counters,
 }
@@ -124,10 +127,9 @@ impl ShmipcLink {
         } else {
             (to_client, to_server)
         };
-        let queue_len = theirs.cap();
         let link = Self {
             pool: parts.pool,
-            tx: Mutex::new(ShmipcTx::new(ours.into_producer())),
+            tx: Mutex::new(ShmipcTx::new(ours.clone().into_producer())),
             socket,
             bell: Mutex::new(parts.bell),
             wakes: parts.terms.wakes,
@@ -141,7 +143,8 @@ impl ShmipcLink {
             unsent: AtomicBool::new(false),
             broken: Mutex::new(None),
             pings: Mutex::default(),
-            queue_len,
+            ours,
+            theirs: theirs.clone(),
             files: Mutex::new(parts.files),
             counters: Counters::default(),
         };
@@ -166,7 +169,7 @@ impl ShmipcLink {
 
     /// The most elements that the peer's queue can hold at once, and as many messages of the socket.
     pub(crate) fn records_max(&self) -> usize {
-        2 * crate::core::num::index(self.queue_len)
+        2 * crate::core::num::index(self.theirs.cap())
     }
 
     /// Has `waker` called when there is something for whoever looks after the session.
@@ -180,11 +183,6 @@ impl ShmipcLink {
         if let Some(keeper) = keeper {
             keeper.wake();
         }
-    }
-
-    /// Slices of the region that this side holds, in messages that were lent or are being written.
-    pub(crate) fn leases_held(&self) -> usize {
-        crate::core::num::index(self.pool.held())
     }
 
     /// After which time to look again although nobody calls, if at all.

@@ -104,6 +104,8 @@ impl ShmipcLink {
             tx.waiters.push(waker.clone());
         }
         drop(tx);
+        // For the high-water marks: seldom enough, and when they are.
+        self.figures();
         self.starve();
         // Looking for room may have published what waited for some.
         self.wake_peer();

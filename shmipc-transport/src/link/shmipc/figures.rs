@@ -1,0 +1,61 @@
+//! What shmipc's link has to say for statistics.
+
+use super::ShmipcLink;
+use crate::{
+    core::{
+        mem::{HeapFigures, SharedRegion},
+        num::index,
+        shmipc::{ELEMENT_LEN, Ends},
+    },
+    link::{Fill, LinkFigures},
+    stats::Peak,
+};
+
+impl ShmipcLink {
+    /// What the link holds now. All words but our own counters are the peer's as well: they are figures, and nothing follows from
+    /// them.
+    pub(crate) fn figures(&self) -> LinkFigures {
+        let records_sent = self.tx().producer.published();
+        let heap = self.region_figures();
+        LinkFigures {
+            ring: fill(&self.ours, &self.counters.ring_fill_max),
+            peer_ring: fill(&self.theirs, &self.counters.peer_ring_fill_max),
+            records_sent,
+            // A message sent belongs to the peer, which puts its slices back where we need not see it.
+            segments_under_way: 0,
+            leases_held: index(self.pool.held()),
+            lease_age: None,
+            heap_max: heap.mapped,
+            heap,
+        }
+    }
+
+    /// How much of the region is in use, by either side.
+    fn region_figures(&self) -> HeapFigures {
+        let lists = self.pool.geometry().lists();
+        let bytes = |count: u32, capacity: u32| u64::from(count) * u64::from(capacity);
+        let mapped = lists.iter().map(|list| bytes(list.count, list.capacity));
+        // One slice of each list is never taken.
+        let used = lists.iter().enumerate().map(|(i, list)| {
+            let free = self.pool.available(i).saturating_add(1);
+            bytes(list.count.saturating_sub(free), list.capacity)
+        });
+        let (mapped, used) = (mapped.sum(), used.sum());
+        self.counters.arena_used_max.raise(used);
+        HeapFigures {
+            mapped,
+            used,
+            used_max: self.counters.arena_used_max.get(),
+        }
+    }
+}
+
+fn fill(queue: &Ends<SharedRegion>, peak: &Peak) -> Fill {
+    let now = queue.waiting().saturating_mul(ELEMENT_LEN);
+    peak.raise(u64::from(now));
+    Fill {
+        now,
+        max: u32::try_from(peak.get()).unwrap_or(u32::MAX),
+        capacity: queue.cap().saturating_mul(ELEMENT_LEN),
+    }
+}
