@@ -131,16 +131,24 @@ impl RecvCredit {
 /// Who opens which ids.
 #[derive(Debug)]
 enum Numbering {
-    /// Each side opens those of its parity, in order; up to this one.
-    ByParity { last: u64 },
+    /// Each side opens those of its parity, up to this one, in order.
+    Parity { last: u64 },
+    /// Likewise, but the other side may hear of them in another order. These of the peer's have been passed over.
+    ParityInAnyOrder {
+        last: u64,
+        gaps: HashSet<u64, RandomState>,
+    },
     /// The client opens 2, 3, 4 and so on, of which the server may hear in any order; the server opens none. Ids that were
     /// closed lately are remembered, since the peer may not have heard of that (H47).
-    ByClient {
+    ClientOnly {
         is_client: bool,
         closed: VecDeque<u64>,
         closed_set: HashSet<u64, RandomState>,
     },
 }
+
+/// How many ids may be passed over, where they have no order.
+const GAPS_MAX: usize = 65_536;
 
 /// How many closed ids are remembered, where they have no order.
 const CLOSED_MAX: usize = 4096;
@@ -178,26 +186,24 @@ pub(crate) enum Lookup<S> {
 
 impl<S> StreamTable<S> {
     pub(crate) fn new(connecting: bool, local_max: u32, remote_max: u32) -> Self {
-        let numbering = Numbering::ByParity { last: u64::MAX - 2 };
+        let numbering = Numbering::Parity { last: u64::MAX - 2 };
         let next_local = if connecting { 1 } else { 2 };
         Self::numbered(numbering, next_local, local_max, remote_max)
     }
 
-    /// Like [`new`](Self::new), with ids of 32 bits.
+    /// Like [`new`](Self::new), with ids of 32 bits, which may be heard of in another order than they were given in.
     pub(crate) fn with_short_ids(connecting: bool, local_max: u32, remote_max: u32) -> Self {
-        let last = u64::from(u32::MAX - 2);
+        let numbering = Numbering::ParityInAnyOrder {
+            last: u64::from(u32::MAX - 2),
+            gaps: HashSet::default(),
+        };
         let next_local = if connecting { 1 } else { 2 };
-        Self::numbered(
-            Numbering::ByParity { last },
-            next_local,
-            local_max,
-            remote_max,
-        )
+        Self::numbered(numbering, next_local, local_max, remote_max)
     }
 
     /// The streams of a session in which only the client opens some, of 32 bits.
     pub(crate) fn opened_by_client(is_client: bool, remote_max: u32) -> Self {
-        let numbering = Numbering::ByClient {
+        let numbering = Numbering::ClientOnly {
             is_client,
             closed: VecDeque::new(),
             closed_set: HashSet::default(),
@@ -228,8 +234,10 @@ impl<S> StreamTable<S> {
     /// Whether this side has no ids left to open streams with, or never had any.
     pub(crate) fn is_exhausted(&self) -> bool {
         match &self.numbering {
-            Numbering::ByParity { last } => *last < self.next_local,
-            Numbering::ByClient { is_client, .. } => {
+            Numbering::Parity { last } | Numbering::ParityInAnyOrder { last, .. } => {
+                *last < self.next_local
+            }
+            Numbering::ClientOnly { is_client, .. } => {
                 !is_client || u64::from(u32::MAX) <= self.next_local
             }
         }
@@ -237,8 +245,8 @@ impl<S> StreamTable<S> {
 
     fn step(&self) -> u64 {
         match &self.numbering {
-            Numbering::ByParity { .. } => 2,
-            Numbering::ByClient { .. } => 1,
+            Numbering::Parity { .. } | Numbering::ParityInAnyOrder { .. } => 2,
+            Numbering::ClientOnly { .. } => 1,
         }
     }
 
@@ -276,7 +284,7 @@ impl<S> StreamTable<S> {
         if let Some(stream) = self.open.get(&id.0) {
             return Ok(Lookup::Open(Arc::clone(stream)));
         }
-        if let Numbering::ByClient {
+        if let Numbering::ClientOnly {
             is_client,
             closed_set,
             ..
@@ -294,6 +302,10 @@ impl<S> StreamTable<S> {
         let ours = id.0 % 2 == self.next_local % 2;
         let known = if ours {
             id.0 < self.next_local
+        } else if let Numbering::ParityInAnyOrder { gaps, .. } = &self.numbering
+            && gaps.contains(&id.0)
+        {
+            !opens // What is said of one that was given up before it was opened is nothing.
         } else {
             !self.is_after_last_remote(id)
         };
@@ -319,7 +331,19 @@ impl<S> StreamTable<S> {
                 max: self.remote_max,
             });
         }
-        self.last_remote = Some(id.0);
+        if let Numbering::ParityInAnyOrder { gaps, .. } = &mut self.numbering {
+            // An honest peer is passing over a few, for a moment; and those that it has given up, for good.
+            let next = self.last_remote.map_or(2 - id.0 % 2, |last| last + 2);
+            let passed_over = (next..id.0).step_by(2);
+            let passed_over_count =
+                usize::try_from(id.0.saturating_sub(next) / 2).unwrap_or(usize::MAX);
+            if GAPS_MAX < gaps.len().saturating_add(passed_over_count) {
+                return Err(PeerMisbehaved::StreamId { stream: id.0 });
+            }
+            gaps.remove(&id.0);
+            gaps.extend(passed_over);
+        }
+        self.last_remote = self.last_remote.max(Some(id.0));
         self.remote += 1;
         self.accepted += 1;
         self.open.insert(id.0, stream);
@@ -331,7 +355,7 @@ impl<S> StreamTable<S> {
         if self.open.remove(&id.0).is_none() {
             return false;
         }
-        if let Numbering::ByClient { is_client, .. } = self.numbering {
+        if let Numbering::ClientOnly { is_client, .. } = self.numbering {
             if is_client {
                 self.local -= 1;
             } else {
@@ -350,7 +374,7 @@ impl<S> StreamTable<S> {
 
     /// Has data that still comes for this id dropped, where ids have no order.
     pub(crate) fn remember(&mut self, id: StreamId) {
-        if let Numbering::ByClient {
+        if let Numbering::ClientOnly {
             closed, closed_set, ..
         } = &mut self.numbering
             && closed_set.insert(id.0)
@@ -478,6 +502,33 @@ mod tests {
             client.look_up(StreamId(7), true),
             Ok(Lookup::Over)
         ));
+    }
+
+    #[test]
+    fn ids_that_were_passed_over_may_still_come_once() {
+        let mut table: StreamTable<()> = StreamTable::with_short_ids(false, 8, 4);
+        for id in [5, 1, 3] {
+            assert!(matches!(table.look_up(StreamId(id), true), Ok(Lookup::New)));
+            table.open_remote(StreamId(id), Arc::new(())).unwrap();
+            table.close(StreamId(id));
+            assert!(matches!(
+                table.look_up(StreamId(id), true),
+                Ok(Lookup::Over)
+            ));
+        }
+        table.open_remote(StreamId(9), Arc::new(())).unwrap();
+        assert!(matches!(
+            table.look_up(StreamId(7), false),
+            Ok(Lookup::Over)
+        ));
+        assert!(matches!(table.look_up(StreamId(7), true), Ok(Lookup::New)));
+        assert!(
+            table
+                .open_remote(StreamId(11 + 2 * GAPS_MAX as u64), Arc::new(()))
+                .is_err(),
+            "more than anybody passes over"
+        );
+        assert!(table.open_remote(StreamId(u64::MAX), Arc::new(())).is_err());
     }
 
     #[test]

@@ -52,7 +52,7 @@ const LEAVING_MAX: usize = 1024;
 pub(crate) struct ShmipcTx {
     pub(super) producer: Producer<SharedRegion>,
     /// Elements that are promised to reservations.
-    reserved: u32,
+    pub(super) reserved: u32,
     /// What the socket has not taken yet, from `sent` on.
     pub(super) unsent: Vec<u8>,
     pub(super) sent: usize,

@@ -73,7 +73,9 @@ impl ShmipcLink {
                 tx.control.pop_front();
                 continue;
             }
-            if !tx.has_room()? {
+            // Whoever hears the answer to a ping takes it that streams that were opened before have been heard of.
+            let must_follow = matches!(control, Control::Pong { .. }) && tx.reserved != 0;
+            if must_follow || !tx.has_room()? {
                 return Ok(false);
             }
             tx.control.pop_front();
