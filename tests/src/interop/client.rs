@@ -122,7 +122,7 @@ where
     for mut stream in streams {
         tasks.spawn(async move {
             match in_time(stream.readable()).await? {
-                Err(Ended::Finished | Ended::Lost) => Ok(()),
+                Err(Ended::Finished | Ended::Lost(_)) => Ok(()),
                 other => Err(format!("read without a session: {other:?}")),
             }
         });
@@ -210,12 +210,9 @@ impl<C: Client<Stream: Stream>> Shared<C> {
     async fn expect(&self, stream: &mut C::Stream, request: &Head) -> Result<(), String> {
         for index in 0..u64::from(request.replies) {
             let reply = receive(stream, self.piece).await?;
-            let Some(reply) = reply else {
-                let len = request.reply_len;
-                return Err(format!(
-                    "the stream ended before reply {index} of {len} bytes"
-                ));
-            };
+            let len = request.reply_len;
+            let reply =
+                reply.map_err(|why| format!("lost before reply {index} of {len} bytes: {why}"))?;
             let seed = answer(request.seed, index);
             if (reply.kind, reply.index, reply.seed) != (REPLY, index, seed) {
                 return Err(format!("{reply:?} is not reply {index} to {request:?}"));
@@ -234,22 +231,31 @@ impl<C: Client<Stream: Stream>> Shared<C> {
             kind: ECHO,
             ..Head::default()
         };
-        let sent = in_time(stream.send(&head.encode(), &[], self.piece)).await?;
-        if !matches!(sent, Err(Ended::Finished | Ended::Lost)) {
-            return Err(format!("written behind the end: {sent:?}"));
+        // Where each direction ends by itself, it takes a while to learn that nobody listens.
+        let refused = async {
+            loop {
+                match stream.send(&head.encode(), &[], self.piece).await {
+                    Ok(()) => tokio::task::yield_now().await,
+                    Err(refused) => break refused,
+                }
+            }
+        };
+        let refused = in_time(refused).await?;
+        if !matches!(refused, Ended::Finished | Ended::Lost(_)) {
+            return Err(format!("written behind the end: {refused:?}"));
         }
         Ok(())
     }
 }
 
-/// Receives one message and verifies it. `None` if the session was lost.
+/// Receives one message and verifies it, or says within how the session was lost.
 pub(super) async fn receive(
     stream: &mut impl Stream,
     piece: usize,
-) -> Result<Option<Head>, String> {
+) -> Result<Result<Head, String>, String> {
     let head = match in_time(stream.read(HEAD_LEN)).await? {
         Ok(head) => head,
-        Err(Ended::Lost) => return Ok(None),
+        Err(Ended::Lost(why)) => return Ok(Err(why)),
         Err(why) => return Err(format!("no head: {why:?}")),
     };
     let head = head.first_chunk().ok_or("a head is longer")?;
@@ -264,7 +270,7 @@ pub(super) async fn receive(
         let next = if piece == 0 { rest } else { rest.min(piece) };
         match in_time(stream.read(next)).await? {
             Ok(bytes) => payload.extend(bytes),
-            Err(Ended::Lost) => return Ok(None),
+            Err(Ended::Lost(why)) => return Ok(Err(why)),
             Err(why) => {
                 let got = payload.len();
                 return Err(format!("torn behind {got} of {len} bytes: {why:?}"));
@@ -272,7 +278,7 @@ pub(super) async fn receive(
         }
     }
     head.verify(&payload)?;
-    Ok(Some(head))
+    Ok(Ok(head))
 }
 
 async fn in_time<F: Future>(future: F) -> Result<F::Output, String> {

@@ -183,7 +183,7 @@ impl Stream for shmipc::stream::Stream {
 fn ended(error: Error) -> Ended {
     match error {
         Error::EndOfStream => Ended::Finished,
-        Error::StreamClosed | Error::SessionShutdown => Ended::Lost,
+        Error::StreamClosed | Error::SessionShutdown => Ended::Lost(error.to_string()),
         other => Ended::Failed(other.to_string()),
     }
 }

@@ -7,8 +7,8 @@ use super::{message::HEAD_LEN, setting::Setting};
 pub enum Ended {
     /// The other side closed it.
     Finished,
-    /// Its session is over, or it was closed on this side.
-    Lost,
+    /// Its session is over, and why, or it was closed on this side.
+    Lost(String),
     /// Something that must not happen.
     Failed(String),
 }

@@ -31,6 +31,7 @@ pub mod crate_peer;
 pub mod go;
 pub mod implementation;
 pub mod message;
+pub mod our_peer;
 pub mod peer;
 pub mod program;
 pub mod region;

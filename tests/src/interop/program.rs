@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use super::{
-    client, crate_peer::CratePeer, implementation::Implementation, server, setting::Setting,
+    client, crate_peer::CratePeer, implementation::Implementation, our_peer::OurPeer, server,
+    setting::Setting,
 };
 
 /// Does what the command line asks for: the name of an implementation, a role, and a [`Setting`].
@@ -22,6 +23,7 @@ pub fn main() -> ExitCode {
     let role = arguments.next().unwrap_or_default();
     let done = Setting::parse(arguments).and_then(|setting| match implementation.as_str() {
         "crate" => play::<CratePeer>(&role, &setting),
+        "ours" => play::<OurPeer>(&role, &setting),
         _ => Err(format!("{implementation} is no implementation")),
     });
     match done {

@@ -111,12 +111,12 @@ async fn answer_all(
         match stream.readable().await {
             Ok(()) => {}
             Err(Ended::Finished) => return Ok(End::Ended),
-            Err(Ended::Lost) => return Ok(End::Lost),
+            Err(Ended::Lost(_)) => return Ok(End::Lost),
             Err(Ended::Failed(why)) => return Err(why),
         }
         let request = match receive(stream, piece).await? {
-            Some(request) => request,
-            None => return Ok(End::Lost),
+            Ok(request) => request,
+            Err(_) => return Ok(End::Lost),
         };
         stream.release();
         counts.served.fetch_add(1, Relaxed);
@@ -133,7 +133,7 @@ async fn answer_all(
             };
             match stream.send(&reply.encode(), &payload, piece).await {
                 Ok(()) => {}
-                Err(Ended::Lost) => return Ok(End::Lost),
+                Err(Ended::Lost(_)) => return Ok(End::Lost),
                 Err(why) => return Err(format!("a reply was refused: {why:?}")),
             }
         }

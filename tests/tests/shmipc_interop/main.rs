@@ -66,6 +66,38 @@ macro_rules! tests_of_scenarios {
 use tests_of_scenarios;
 
 run_all_scenarios_between! {
+    ours_to_ours: Ours => Ours {
+        v2: V2,
+        v3: V3,
+        v4: V4,
+        v4_file: V4File,
+        v4_eventfd: V4Eventfd,
+        v4_polling: V4Polling,
+    }
+    ours_to_crate: Ours => Crate {
+        v2: V2,
+        v3: V3,
+        v4: V4,
+        v4_file: V4File,
+        v4_eventfd: V4Eventfd,
+        v4_polling: V4Polling,
+    }
+    crate_to_ours: Crate => Ours {
+        v2: V2,
+        v3: V3,
+        v4: V4,
+        v4_file: V4File,
+        v4_eventfd: V4Eventfd,
+        v4_polling: V4Polling,
+    }
+    ours_to_go: Ours => Go {
+        v2: V2,
+        v3: V3,
+    }
+    go_to_ours: Go => Ours {
+        v2: V2,
+        v3: V3,
+    }
     crate_to_crate: Crate => Crate {
         v2: V2,
         v3: V3,

@@ -17,6 +17,8 @@ pub(crate) enum Who {
     Crate,
     /// shmipc-go.
     Go,
+    /// Our shmipc link.
+    Ours,
 }
 
 impl Who {
@@ -30,6 +32,7 @@ impl Who {
                 });
             }
             Self::Crate => "crate",
+            Self::Ours => "ours",
         };
         Some(Program {
             path: Path::new(env!("CARGO_BIN_EXE_interop-peer")),
