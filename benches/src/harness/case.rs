@@ -45,6 +45,10 @@ pub enum PeerKind {
     TonicAdapter,
     /// Streams of shmipc-transport, without RPC, over the outbox link.
     Outbox,
+    /// The same over the link that speaks shmipc's own protocol.
+    Link(Wire),
+    /// The same over version 3 of that, to a server made with shmipc-go.
+    LinkToGo,
     /// Streams of the `shmipc` crate.
     Crate(Wire),
     /// Streams of shmipc-go.
@@ -219,6 +223,11 @@ impl fmt::Display for Case {
             PeerKind::Layered => "shmipc/layered",
             PeerKind::TonicAdapter => "shmipc/tonic",
             PeerKind::Outbox => "outbox",
+            PeerKind::Link(Wire::V2) => "link/v2",
+            PeerKind::Link(Wire::V3) => "link/v3",
+            PeerKind::Link(Wire::V4Eventfd) => "link/v4-eventfd",
+            PeerKind::Link(Wire::V4Polling) => "link/v4-polling",
+            PeerKind::LinkToGo => "link-to-go",
             PeerKind::Crate(Wire::V2) => "crate/v2",
             PeerKind::Crate(Wire::V3) => "crate/v3",
             PeerKind::Crate(Wire::V4Eventfd) => "crate/v4-eventfd",

@@ -56,13 +56,8 @@ pub const PING_PONG_SIZES: [usize; 7] = [
     4 << 20,
 ];
 
-/// The modes of the `shmipc` crate. One with named files moves data as the one with memory files does.
-pub const CRATE: [PeerKind; 4] = [
-    PeerKind::Crate(Wire::V2),
-    PeerKind::Crate(Wire::V3),
-    PeerKind::Crate(Wire::V4Eventfd),
-    PeerKind::Crate(Wire::V4Polling),
-];
+/// The versions of shmipc's protocol, with their ways to be woken.
+pub const WIRES: [Wire; 4] = [Wire::V2, Wire::V3, Wire::V4Eventfd, Wire::V4Polling];
 
 /// shmipc-go, as its own benchmark has it.
 pub const GO: PeerKind = PeerKind::Go(Wire::V3);
@@ -110,7 +105,7 @@ pub struct Findings {
 }
 
 impl Plan {
-    /// Enough to publish: below sixteen minutes.
+    /// Enough to publish: below twenty minutes.
     #[must_use]
     pub fn full() -> Self {
         Self {
@@ -266,8 +261,9 @@ pub fn ping_pong_peers(streams: usize) -> Vec<PeerKind> {
         PeerKind::Sockets
     };
     let mut peers = vec![PeerKind::Outbox];
-    peers.extend(CRATE);
-    peers.extend([GO, sockets]);
+    peers.extend(WIRES.map(PeerKind::Link));
+    peers.extend(WIRES.map(PeerKind::Crate));
+    peers.extend([GO, PeerKind::LinkToGo, sockets]);
     peers
 }
 
@@ -365,7 +361,7 @@ pub fn run(plan: &Plan) -> Result<Findings> {
 fn sample_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
     let mut cases = sampled_cases();
     cases.retain(|case| plan.wants(&case.to_string()) && 0 < plan.rounds(case));
-    let with_go = |case: &Case| matches!(case.peer, PeerKind::Go(_));
+    let with_go = |case: &Case| matches!(case.peer, PeerKind::Go(_) | PeerKind::LinkToGo);
     if cases.iter().any(with_go) {
         progress.show("building the peer in Go");
         if let Err(why) = go::build() {

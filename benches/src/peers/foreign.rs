@@ -21,13 +21,13 @@ use crate::harness::window::Calls;
 use crate::{Failure, Result, pattern};
 
 /// How often a queue is looked into, where nobody is woken: as in the crate's own benchmark.
-const INTERVAL: Duration = Duration::from_micros(100);
+pub(super) const INTERVAL: Duration = Duration::from_micros(100);
 
 /// The capacity of a queue.
 pub(super) const QUEUE: u32 = 1 << 16;
 
 /// What a slice has beyond the payload, as in shmipc's own benchmarks.
-pub(super) const SLICE_SPARE: usize = 256;
+const SLICE_SPARE: usize = 256;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,11 @@ pub(super) fn memory(case: &Case) -> u32 {
     }
 }
 
+/// The capacity of a slice of a case.
+pub(super) fn slice(case: &Case) -> Result<u32> {
+    Ok(u32::try_from(case.size + SLICE_SPARE)?)
+}
+
 impl Foreign {
     pub(super) fn new(wire: Wire) -> Self {
         Self { wire }
@@ -55,7 +60,7 @@ impl Foreign {
             share_memory_buffer_cap: memory(&setting.case),
             share_memory_path_prefix: prefix(&setting.socket),
             buffer_slice_sizes: vec![SizePercentPair {
-                size: u32::try_from(setting.case.size + SLICE_SPARE)?,
+                size: slice(&setting.case)?,
                 percent: 100,
             }],
             mem_map_type: match self.wire {

@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use super::foreign::{QUEUE, memory, prefix};
+use super::streams::Streams;
 use super::{Caller, Peer, Setting};
 use crate::Result;
 use crate::harness::case::{Wire, Work};
@@ -100,6 +101,20 @@ impl Peer for Go {
 
     fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
         Ok(Box::new(self.start("bench-client", &setting)?))
+    }
+}
+
+/// A server of [`Go`], and a client of [`Streams`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FromUs;
+
+impl Peer for FromUs {
+    fn serve(&self, setting: Setting, ready: &dyn Fn() -> Result<()>) -> Result<()> {
+        Go::new(Wire::V3).serve(setting, ready)
+    }
+
+    fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
+        Streams::over(Wire::V3).connect(setting)
     }
 }
 

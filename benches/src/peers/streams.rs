@@ -1,23 +1,69 @@
 //! Streams of shmipc-transport, without RPC: on each of them a message goes to and fro.
 
 use bytes::{Buf, BufMut};
-use shmipc_transport::{Flush, Listener, RecvBuf, SendHalf, Session, Stream};
+use shmipc_transport::{
+    Config, Flush, LinkKind, Listener, RecvBuf, SendHalf, Session, Shmipc, ShmipcMapping,
+    ShmipcWakes, Stream,
+};
 
 use super::asynchronous::{AsyncCaller, runtime};
-use super::shmipc::config;
+use super::foreign::{INTERVAL, QUEUE, memory, slice};
 use super::{Caller, Peer, Setting};
-use crate::harness::case::{Case, Runtime, Waiting, Work};
+use crate::harness::case::{Case, Runtime, Wire, Work};
 use crate::harness::window::Calls;
 use crate::{Failure, Result, pattern};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Streams;
+pub(super) struct Streams {
+    /// `None` is the outbox link.
+    wire: Option<Wire>,
+}
+
+impl Streams {
+    pub(super) fn over_the_outbox() -> Self {
+        Self { wire: None }
+    }
+
+    /// Over the link that speaks shmipc's own protocol, with memory as its other implementations have it.
+    pub(super) fn over(wire: Wire) -> Self {
+        Self { wire: Some(wire) }
+    }
+
+    fn config(self, setting: &Setting) -> Result<Config> {
+        let Some(wire) = self.wire else {
+            return Ok(Config::default());
+        };
+        let link = match wire {
+            Wire::V2 => LinkKind::ShmipcV2,
+            Wire::V3 => LinkKind::ShmipcV3,
+            Wire::V4Eventfd | Wire::V4Polling => LinkKind::ShmipcV4,
+        };
+        let mapping = match wire {
+            Wire::V2 => ShmipcMapping::File,
+            Wire::V3 | Wire::V4Eventfd | Wire::V4Polling => ShmipcMapping::Memfd,
+        };
+        let wakes = match wire {
+            Wire::V2 | Wire::V3 => ShmipcWakes::Socket,
+            Wire::V4Eventfd => ShmipcWakes::EventFd,
+            Wire::V4Polling => ShmipcWakes::Polling(INTERVAL),
+        };
+        let folder = setting.socket.parent().ok_or("a socket lies in a folder")?;
+        let shmipc = Shmipc::default()
+            .buffer_len(memory(&setting.case))
+            .queue_len(QUEUE)
+            .slices([(slice(&setting.case)?, 100)])
+            .mapping(mapping)
+            .wakes(wakes)
+            .directory(folder);
+        Ok(Config::builder().links([link]).shmipc(shmipc).build()?)
+    }
+}
 
 impl Peer for Streams {
     fn serve(&self, setting: Setting, ready: &dyn Fn() -> Result<()>) -> Result<()> {
         runtime(Runtime::CurrentThread)?.block_on(async {
-            let config = config(Waiting::Adaptive)?;
+            let config = self.config(&setting)?;
             let listener = Listener::bind_with(setting.socket.as_path(), config)?;
             ready()?;
             let session = listener.accept().await?;
@@ -32,7 +78,7 @@ impl Peer for Streams {
     fn connect(&self, setting: Setting) -> Result<Box<dyn Caller>> {
         let runtime = runtime(Runtime::CurrentThread)?;
         let calls = runtime.block_on(async {
-            let config = config(Waiting::Adaptive)?;
+            let config = self.config(&setting)?;
             let session = Session::connect_with(setting.socket.as_path(), config).await?;
             let open = |_| {
                 let end = End::new(&session, session.open_stream()?, setting.case);

@@ -188,7 +188,9 @@ fn colour(peer: PeerKind) -> RGBColor {
         | PeerKind::Blocking(_)
         | PeerKind::Layered
         | PeerKind::TonicAdapter
-        | PeerKind::Outbox => RGBColor(86, 180, 233),
+        | PeerKind::Outbox
+        | PeerKind::Link(_)
+        | PeerKind::LinkToGo => RGBColor(86, 180, 233),
         PeerKind::Crate(_) | PeerKind::Go(_) | PeerKind::Sockets => RGBColor(150, 150, 150),
     }
 }

@@ -355,6 +355,11 @@ pub(super) fn name(peer: PeerKind) -> &'static str {
         PeerKind::Layered => "shmipc-rpc, adaptive, behind layers",
         PeerKind::TonicAdapter => "tonic's client and server over shmipc-rpc",
         PeerKind::Outbox => "shmipc-transport, outbox link",
+        PeerKind::Link(Wire::V2) => "shmipc-transport, shmipc link, V2",
+        PeerKind::Link(Wire::V3) => "shmipc-transport, shmipc link, V3",
+        PeerKind::Link(Wire::V4Eventfd) => "shmipc-transport, shmipc link, V4, eventfd",
+        PeerKind::Link(Wire::V4Polling) => "shmipc-transport, shmipc link, V4, polling",
+        PeerKind::LinkToGo => "shmipc-transport to shmipc-go, V3",
         PeerKind::Crate(Wire::V2) => "`shmipc` crate, V2",
         PeerKind::Crate(Wire::V3) => "`shmipc` crate, V3",
         PeerKind::Crate(Wire::V4Eventfd) => "`shmipc` crate, V4, eventfd",
@@ -377,10 +382,12 @@ pub(super) fn runtime(peer: PeerKind) -> &'static str {
         | PeerKind::Layered
         | PeerKind::TonicAdapter
         | PeerKind::Outbox
+        | PeerKind::Link(_)
         | PeerKind::Sockets
         | PeerKind::Tonic(Runtime::CurrentThread)
         | PeerKind::TonicDefaults => "tokio, current thread",
         PeerKind::Tonic(Runtime::TwoWorkers) | PeerKind::Crate(_) => "tokio, two workers",
+        PeerKind::LinkToGo => "tokio, current thread, and Go",
         PeerKind::Go(_) => "Go",
     }
 }
