@@ -42,6 +42,7 @@ compile_error!(
 
 mod address;
 pub mod blocking;
+mod byte_stream;
 mod config;
 mod core;
 mod error;
@@ -60,6 +61,7 @@ mod sys;
 mod wait;
 
 pub use address::Address;
+pub use byte_stream::{ByteReader, ByteStream, ByteWriter};
 pub use config::{Config, ConfigBuilder, InvalidConfig, Keepalive, Payloads, Wait};
 pub use core::{
     mem::OutOfRegion,
@@ -74,5 +76,6 @@ pub use session::{Lent, Session, WeakSession};
 pub use shmipc::{LinkKind, Shmipc, ShmipcMapping, ShmipcWakes};
 pub use stats::Stats;
 pub use stream::{
-    ABANDONED, Abandoned, Flush, RecvBuf, RecvHalf, SendBuf, SendHalf, Stream, StreamWatch,
+    ABANDONED, Abandoned, Flush, RecvBuf, RecvHalf, Reserved, SendBuf, SendHalf, Stream,
+    StreamWatch,
 };

@@ -46,12 +46,14 @@
 //!
 //! The peer makes no system call on our behalf meanwhile, and an idle session costs no CPU time here.
 
+mod byte_stream;
 mod parker;
 mod session;
 mod stream;
 
 pub(crate) use self::parker::{Parker, Signal};
 pub use self::{
+    byte_stream::{ByteReader, ByteStream, ByteWriter},
     session::Session,
     stream::{RecvHalf, SendHalf, Stream},
 };

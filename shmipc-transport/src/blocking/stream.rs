@@ -278,7 +278,7 @@ fn finish(half: &mut crate::SendHalf, deadline: Option<Instant>) -> Result<(), S
     sent.unwrap_or(Err(SendError::TimedOut))
 }
 
-fn recv(
+pub(super) fn recv(
     half: &mut crate::RecvHalf,
     deadline: Option<Instant>,
 ) -> Result<Option<RecvBuf>, RecvError> {

@@ -1,5 +1,6 @@
 //! What can go wrong, and whose fault it is.
 
+mod convert;
 mod front;
 
 use std::{io, sync::Arc, time::Duration};

@@ -17,7 +17,7 @@ use std::{
 pub use flush::Flush;
 use flush::record_flags;
 pub use recv_buf::RecvBuf;
-pub use send_buf::SendBuf;
+pub use send_buf::{Reserved, SendBuf};
 pub(crate) use shared::StreamShared;
 use shared::{Clearance, StreamRef};
 use unwritten::Unwritten;

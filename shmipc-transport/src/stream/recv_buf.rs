@@ -40,6 +40,12 @@ impl RecvBuf {
         }
     }
 
+    /// Appends what has not been read of another message.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.push(other.front);
+        other.rest.into_iter().for_each(|part| self.push(part));
+    }
+
     /// Bytes that have not been read yet.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -75,10 +81,9 @@ impl RecvBuf {
     }
 
     fn next_part(&mut self) {
-        if self.front.is_empty()
-            && let Some(next) = self.rest.pop_front()
-        {
-            self.front = next;
+        if self.front.is_empty() {
+            // Although it is empty, it would keep the memory.
+            self.front = self.rest.pop_front().unwrap_or_default();
         }
     }
 }

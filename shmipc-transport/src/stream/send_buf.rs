@@ -4,7 +4,10 @@
     reason = "`BufMut` is an unsafe trait; nothing here does anything unsafe"
 )]
 
-use std::mem;
+use std::{
+    mem,
+    ops::{Deref, DerefMut},
+};
 
 use bytes::{Buf, BufMut, buf::UninitSlice};
 
@@ -14,6 +17,7 @@ use crate::{
         num::{RegionId, u32_len},
         outbox::{INLINE_MAX, Part},
     },
+    error::SendError,
     link::{ForwardedPart, Lease, Link, Outgoing, OutgoingPart, Run},
 };
 
@@ -100,6 +104,36 @@ impl SendBuf {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Lends `len` contiguous bytes at the end of the message, to be filled in place. [`Reserved::commit`] says how many of
+    /// them were; dropped before, none are written.
+    ///
+    /// They are contiguous for the receiver, too. Where they are few and the message is short, they lie in private memory, and are
+    /// copied once; also while the session's memory is exhausted, and always over shmipc's own link, whose slices are short. Their
+    /// content is arbitrary: left over from earlier messages of this session, or zeros.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError::TooLarge`] if a message of that length could never be sent. What was written before stays.
+    pub fn reserve(&mut self, len: usize) -> Result<Reserved<'_>, SendError> {
+        let (total, max) = (self.len().saturating_add(len), self.link.message_max());
+        if max < total {
+            return Err(SendError::TooLarge { len: total, max });
+        }
+        if self.room() < len {
+            self.seal();
+            self.target = self.open_block(len);
+        }
+        let space = match &mut self.target {
+            Target::Block { written, .. } => Space::Block { start: *written },
+            Target::Inline | Target::Run(_) | Target::Spill(_) => Space::Apart(vec![0; len]),
+        };
+        Ok(Reserved {
+            buf: self,
+            len,
+            space,
+        })
     }
 
     /// Ends the writing, as often as it is called. `Err` is the length of a message that can never be sent.
@@ -287,6 +321,70 @@ unsafe impl BufMut for SendBuf {
             let part = count.min(run.len());
             self.copy(&run[..part]);
             count -= part;
+        }
+    }
+}
+
+/// Space at the end of a message, lent by [`SendBuf::reserve`]. Derefs to a slice of as many bytes as were wanted.
+#[derive(Debug)]
+#[must_use = "nothing is written before `commit` says how much"]
+pub struct Reserved<'a> {
+    buf: &'a mut SendBuf,
+    len: usize,
+    space: Space,
+}
+
+/// Where the reserved bytes are.
+#[derive(Debug)]
+enum Space {
+    /// From here in the block that is the target.
+    Block { start: usize },
+    /// In private memory, from which they are copied.
+    Apart(Vec<u8>),
+}
+
+impl Reserved<'_> {
+    /// Makes the first `written` of the bytes part of the message.
+    ///
+    /// # Panics
+    ///
+    /// If so many were not reserved.
+    pub fn commit(self, written: usize) {
+        let Self { buf, len, space } = self;
+        assert!(
+            written <= len,
+            "{written} bytes were written where {len} were reserved"
+        );
+        match (space, &mut buf.target) {
+            (Space::Block { start }, Target::Block { written: end, .. }) => *end = start + written,
+            (Space::Block { .. }, _) => unreachable!("the target does not change while it is lent"),
+            (Space::Apart(bytes), _) => buf.copy(&bytes[..written]),
+        }
+    }
+}
+
+impl Deref for Reserved<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match (&self.space, &self.buf.target) {
+            (Space::Apart(bytes), _) => bytes,
+            (Space::Block { start }, Target::Block { block, .. }) => {
+                &block.as_ref()[*start..*start + self.len]
+            }
+            (Space::Block { .. }, _) => &[],
+        }
+    }
+}
+
+impl DerefMut for Reserved<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match (&mut self.space, &mut self.buf.target) {
+            (Space::Apart(bytes), _) => bytes,
+            (Space::Block { start }, Target::Block { block, .. }) => {
+                &mut block.as_mut_slice()[*start..*start + self.len]
+            }
+            (Space::Block { .. }, _) => &mut [],
         }
     }
 }
