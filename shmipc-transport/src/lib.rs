@@ -49,6 +49,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handler;
 mod link;
 mod listener;
 mod peer;
@@ -70,6 +71,9 @@ pub use core::{
     wire::InvalidMessage,
 };
 pub use error::*;
+pub use handler::{
+    LocalClose, RemoteClose, StreamHandler, serve, serve_session, serve_with_shutdown,
+};
 pub use listener::{Leftover, Listener};
 pub use peer::Peer;
 pub use session::{Lent, Session, WeakSession};
