@@ -3,9 +3,10 @@
 use std::task::{Context, Poll};
 
 use shmipc_rpc::{
-    Channel, Endpoint, Server,
+    Channel, Config, Endpoint, Server,
     server::{ServerHandle, Service},
 };
+use shmipc_transport::LinkKind;
 use tempfile::TempDir;
 
 use crate::{
@@ -31,6 +32,8 @@ pub(crate) struct Link<C> {
 #[derive(Clone, Copy)]
 enum Place {
     SharedMemory,
+    /// Over shmipc's own link, in version 4.
+    ShmipcV4,
     Http2,
     Http2Unix,
 }
@@ -44,14 +47,25 @@ async fn start<C>(
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let path = directory.path().join("interop.sock");
     let endpoint: Endpoint = match place {
-        Place::SharedMemory => path.into(),
+        Place::SharedMemory | Place::ShmipcV4 => path.into(),
         Place::Http2 => "http://127.0.0.1:0".into(),
         Place::Http2Unix => format!("unix:{}", path.display()).into(),
     };
     let handlers = Handlers::default();
-    let server = server(handlers.clone()).start(endpoint).await;
-    let server = server.expect("nobody else listens there");
-    let channel = Channel::connect(server.endpoints()[0].clone()).await;
+    let config = match place {
+        Place::ShmipcV4 => {
+            let config = Config::builder().links([LinkKind::ShmipcV4]);
+            config.build().expect("it is valid")
+        }
+        Place::SharedMemory | Place::Http2 | Place::Http2Unix => Config::default(),
+    };
+    let server = server(handlers.clone()).config(config.clone());
+    let server = server
+        .start(endpoint)
+        .await
+        .expect("nobody else listens there");
+    let channel = Channel::builder(server.endpoints()[0].clone()).config(config);
+    let channel = channel.connect().await;
     Link {
         client: client(channel.expect("the server listens")),
         handlers,
@@ -76,6 +90,10 @@ pub(crate) async fn shared_memory() -> Link<Ours<Channel>> {
 pub(crate) async fn shared_memory_behind_a_layer() -> Link<Ours<Layered>> {
     let client = |channel| Ours::new(Layered(channel));
     start(Place::SharedMemory, our_server, client).await
+}
+
+pub(crate) async fn shmipc_v4() -> Link<Ours<Channel>> {
+    start(Place::ShmipcV4, our_server, Ours::new).await
 }
 
 pub(crate) async fn http2() -> Link<Ours<Channel>> {

@@ -62,6 +62,7 @@ use tests_of_cases;
 run_all_cases_over! {
     shared_memory,
     shared_memory_behind_a_layer,
+    shmipc_v4,
     http2,
     http2_over_a_unix_socket,
     in_process,
