@@ -122,9 +122,10 @@ fn a_sender_that_waits_for_credit_learns_it_too() {
     let place = Place::new();
     let server = start("server", &place.path());
     let session = connect(&place, Wait::Adaptive);
+    // Before the peer may be dead: opening a stream would tell as well.
+    let mut stream = session.open_stream().unwrap();
     thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            let mut stream = session.open_stream().unwrap();
+        let sending = scope.spawn(move || {
             loop {
                 let mut message = stream.buffer(2);
                 message.put_bytes(1, 2);
