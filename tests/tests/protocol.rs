@@ -78,9 +78,12 @@ fn rules_are_numbered_without_gaps() {
 fn every_citation_names_a_rule_and_every_rule_is_cited() {
     let defined: BTreeSet<Rule> = defined().into_iter().collect();
     let cited = cited();
+    let rules_h = defined.iter().filter(|rule| rule.0 == 'H').count();
+    // Hazards of shmipc's own protocol (docs/shmipc-link.md) have numbers beyond those of our rules.
+    let is_hazard = |rule: &Rule| rule.0 == 'H' && rules_h < rule.1 as usize;
     let unknown: Vec<_> = cited
         .iter()
-        .filter(|(rule, _)| !defined.contains(rule))
+        .filter(|(rule, _)| !defined.contains(rule) && !is_hazard(rule))
         .collect();
     assert!(unknown.is_empty(), "no such rules: {unknown:?}");
     let uncited: Vec<_> = defined
