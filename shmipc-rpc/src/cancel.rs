@@ -130,7 +130,7 @@ impl Cancellation {
         self.is_late() || is_over()
     }
 
-    pub(crate) fn is_late(&self) -> bool {
+    fn is_late(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| deadline <= Instant::now())
     }

@@ -97,7 +97,7 @@ impl<R> While<R> {
             ready!(self.call.poll_over(cx));
         }
         self.requests = None;
-        Poll::Ready(Some(Err(given_up(&self.call))))
+        Poll::Ready(Some(Err(given_up())))
     }
 }
 
@@ -119,7 +119,7 @@ impl Messages for While<Pin<Box<dyn Messages>>> {
         }
         messages.as_mut().release(out);
         this.requests = None;
-        Poll::Ready(Ok(Ending::Failed(given_up(&this.call))))
+        Poll::Ready(Ok(Ending::Failed(given_up())))
     }
 
     fn release(self: Pin<&mut Self>, out: &mut Option<HalfSender>) {
@@ -173,9 +173,6 @@ impl http_body::Body for While<ForeignBody> {
     }
 }
 
-fn given_up(call: &Waited) -> Status {
-    if call.cancellation.is_late() {
-        return crate::deadline::exceeded();
-    }
+fn given_up() -> Status {
     Status::cancelled("the caller gave the call up")
 }
