@@ -201,6 +201,8 @@ pub struct Config {
     handshakes_max: usize,
     authorize: Authorize,
     keepalive: Option<Keepalive>,
+    #[cfg(feature = "metrics")]
+    pub(crate) reports: crate::metrics::Reports,
     links: Arc<[LinkKind]>,
     shmipc: Arc<Shmipc>,
 }
@@ -222,6 +224,8 @@ impl Default for Config {
             handshakes_max: 64,
             authorize: Authorize::default(),
             keepalive: None,
+            #[cfg(feature = "metrics")]
+            reports: crate::metrics::Reports::default(),
             links: Arc::new([LinkKind::Outbox]),
             shmipc: Arc::default(),
         }
@@ -326,7 +330,7 @@ impl Config {
 #[derive(Clone, Debug)]
 #[must_use = "settings take effect in the `Config` that `build` returns"]
 pub struct ConfigBuilder {
-    config: Config,
+    pub(crate) config: Config,
 }
 
 /// A setting outside its accepted range.

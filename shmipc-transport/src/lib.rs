@@ -45,6 +45,7 @@ pub mod blocking;
 mod byte_stream;
 mod config;
 mod core;
+mod dump;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -52,6 +53,8 @@ pub mod fuzzing;
 mod handler;
 mod link;
 mod listener;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod peer;
 pub mod plain;
 mod session;
@@ -70,6 +73,7 @@ pub use core::{
     shmipc::InvalidShmipc,
     wire::InvalidMessage,
 };
+pub use dump::{DriverDump, FlightDump, LeaseDump, RegionDump, RingDump, SessionDump, StreamDump};
 pub use error::*;
 pub use handler::{
     LocalClose, RemoteClose, StreamHandler, serve, serve_session, serve_with_shutdown,

@@ -198,6 +198,29 @@ impl WaitPolicy {
         }
     }
 
+    /// How the next wait begins, in words.
+    pub(crate) fn describe(&self) -> String {
+        let Self {
+            wait,
+            way,
+            missed,
+            skip,
+            ..
+        } = self;
+        match wait {
+            Wait::Block => "always sleeps".to_owned(),
+            Wait::Busy => "always spins".to_owned(),
+            Wait::Adaptive if *skip != 0 => format!("sleeps, {skip} more waits without looking"),
+            Wait::Adaptive => {
+                let way = match way {
+                    Way::Spin => "spins",
+                    Way::Yield => "yields",
+                };
+                format!("{way}, in vain {missed} times in a row")
+            }
+        }
+    }
+
     /// The answer came while one poll looked for it.
     pub(crate) fn burst_hit(&mut self) {
         self.bursts.hit();

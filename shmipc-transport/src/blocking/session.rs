@@ -6,7 +6,7 @@ use std::{
 
 use super::{Signal, Stream};
 use crate::{
-    Address, Config, Lent, Peer, Stats,
+    Address, Config, Lent, Peer, SessionDump, Stats,
     error::{AllocError, ConnectError, SessionLost},
     session::{Elapsed, FAREWELL, Shared},
 };
@@ -219,6 +219,18 @@ impl Session {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.stats()
+    }
+
+    /// Reports now what the session has done and holds; see [`Session::report_metrics`](crate::Session::report_metrics).
+    #[cfg(feature = "metrics")]
+    pub fn report_metrics(&self) {
+        self.inner.report_metrics();
+    }
+
+    /// Takes a picture of the state that the session is in; see [`Session::debug_dump`](crate::Session::debug_dump).
+    #[must_use]
+    pub fn debug_dump(&self) -> SessionDump {
+        self.inner.debug_dump()
     }
 
     /// Waits in this thread for what `future` does, until `deadline`, looking after the session meanwhile if nobody else does.

@@ -21,6 +21,7 @@ use crate::{
         outbox::{Part, RETURNS_MAX, ReturnWriter},
         sync::lock,
     },
+    dump::LeaseDump,
     error::PeerMisbehaved,
     sys::clock,
 };
@@ -201,6 +202,20 @@ impl OutboxLink {
         let oldest = back.leases.values().map(|entry| entry.began).min();
         let age = oldest.map(|began| clock::coarse().saturating_sub(began));
         (back.leases.len(), age)
+    }
+
+    /// The segments of the peer's that we hold.
+    pub(super) fn dump_leases(&self) -> Vec<LeaseDump> {
+        let (back, now) = (lock(&self.back), clock::coarse());
+        let entries = back.leases.values();
+        let dump = entries.map(|entry| LeaseDump {
+            region: entry.region.0,
+            offset: entry.offset,
+            len: entry.len,
+            age: now.saturating_sub(entry.began),
+            sent_back: entry.sent_back,
+        });
+        dump.collect()
     }
 
     /// The part of the peer's memory that `bytes` is, if it is a lease of this session, and a share in that lease: the

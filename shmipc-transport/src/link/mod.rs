@@ -13,6 +13,7 @@
 //! streams, `back`, the heap's. `forwards` and `kept` are taken inside none but `growing`, and none inside them. A lock of one
 //! link is never taken while one of another link's is held, which is why what lands is dropped by [`OutboxGuard`]. None is held while code of users runs, or across an `await`.
 
+mod dump;
 mod either;
 mod figures;
 mod forward;
@@ -28,6 +29,7 @@ use std::{
     task::Waker,
 };
 
+pub(crate) use dump::{CONTROL_LISTED_MAX, LinkDump};
 pub(crate) use either::{Link, Reservation, Rx, TxGuard};
 pub(crate) use figures::{Fill, LinkFigures};
 use forward::{FORWARDED_MAX, Forwards};

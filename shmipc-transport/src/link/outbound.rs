@@ -38,8 +38,8 @@ pub(crate) struct Tx {
     returns: ReturnReader,
     starved: SleepWord,
     /// Records that wait for space. While there are any, no message overtakes them.
-    control: VecDeque<Control>,
-    waiters: Vec<Waker>,
+    pub(super) control: VecDeque<Control>,
+    pub(super) waiters: Vec<Waker>,
     /// Segments of other sessions that are under way: others wait for them.
     foreign: u32,
     /// Segments of other sessions that have come back, to be dropped without the lock.

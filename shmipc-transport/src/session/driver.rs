@@ -52,6 +52,8 @@ pub(super) struct Driver {
     spin: Option<Spin>,
     pulse: Option<Pulse>,
     custody: Custody,
+    #[cfg(feature = "metrics")]
+    beat: super::report::Beat,
 }
 
 /// A wait during which we look.
@@ -111,6 +113,8 @@ impl Driver {
             activity: 0,
             spin: None,
             custody: Custody::default(),
+            #[cfg(feature = "metrics")]
+            beat: super::report::Beat::default(),
         })
     }
 
@@ -331,6 +335,9 @@ impl Future for Driver {
         this.poll_unsent(cx);
         this.poll_idle(cx);
         this.poll_pulse(cx);
+        // After the pulse: both are woken by one word.
+        #[cfg(feature = "metrics")]
+        this.beat.poll(cx, &this.shared);
         this.custody.poll(&this.shared.link, cx);
         let next = this.look();
         this.poll_tick(cx);
@@ -358,5 +365,10 @@ impl Drop for Driver {
         // The session is over, or the runtime is: without a driver nobody would learn of the peer's end.
         self.shared.lose(SessionLost::ClosedHere);
         self.socket.hang_up();
+        // A recorder may be what has panicked.
+        #[cfg(feature = "metrics")]
+        if !thread::panicking() {
+            self.shared.report_end();
+        }
     }
 }

@@ -322,6 +322,8 @@ fn start_blocking(
         connecting,
         Some(Lead::new(watch, parts.socket)),
     ));
+    #[cfg(feature = "metrics")]
+    shared.report();
     Ok(Session::new(shared))
 }
 

@@ -101,7 +101,7 @@ impl Lead {
     }
 
     /// Calls the next to lead. Only after the lead was given up.
-    fn hand_over(&self) {
+    pub(super) fn hand_over(&self) {
         while let Some(next) = self.succession.next() {
             // One that was woken already takes part by itself, and is not to be waited for.
             let was_woken = next.is_woken();

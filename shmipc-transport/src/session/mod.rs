@@ -11,6 +11,8 @@ mod lead;
 mod observe;
 mod presence;
 mod pulse;
+#[cfg(feature = "metrics")]
+mod report;
 mod shared;
 
 use std::{
@@ -62,6 +64,10 @@ pub(crate) struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         close(&self.shared);
+        #[cfg(feature = "metrics")]
+        if self.shared.lead().is_some() {
+            self.shared.report_end();
+        }
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     driver: DriverSignal,
     /// What takes the driver's place in a session whose users are threads.
     lead: Option<Lead>,
+    #[cfg(feature = "metrics")]
+    pub(super) reporter: super::report::Reporter,
 }
 
 /// Held by whoever drains the ring.
@@ -153,6 +155,8 @@ impl Shared {
                 && Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
             driver: DriverSignal::default(),
             lead,
+            #[cfg(feature = "metrics")]
+            reporter: super::report::Reporter::default(),
         }
     }
 
@@ -225,6 +229,17 @@ impl Shared {
         } else {
             self.engaged.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// What is known of those who wait, for a dump: those who wait to receive, those who are engaged, those who wait to open a stream,
+    /// and streams that nobody has accepted.
+    pub(super) fn waiters(&self) -> (u32, u32, usize, usize) {
+        (
+            self.waiting.load(Ordering::Relaxed),
+            self.engaged.load(Ordering::Relaxed),
+            lock(&self.open_waiters).len(),
+            lock(&self.accept).streams.len(),
+        )
     }
 
     pub(crate) fn is_anyone_waiting(&self) -> bool {

@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::Buf;
+
 use super::{Abandoned, RecvBuf};
 use crate::{
     core::{
@@ -14,6 +16,7 @@ use crate::{
         streams::{RecvCredit, SendCredit},
         sync::{AtomicBool, AtomicU64, Ordering, lock},
     },
+    dump::StreamDump,
     error::{PeerMisbehaved, RecvError, SendError, SessionLost},
     link::Control,
     session::Shared,
@@ -114,6 +117,23 @@ impl StreamShared {
     /// Sets the id, under the sender's lock.
     pub(super) fn set_id(&self, id: Option<StreamId>) {
         self.id.store(id.map_or(0, |id| id.0), Ordering::Relaxed);
+    }
+
+    /// The state of the stream now.
+    pub(crate) fn dump(&self) -> StreamDump {
+        let state = self.state();
+        let queued = || state.first.iter().chain(&state.more);
+        StreamDump {
+            id: self.id.load(Ordering::Relaxed),
+            send_credit: state.send_credit.left(),
+            recv_credit: state.recv_credit.left(),
+            messages_queued: queued().count(),
+            bytes_queued: queued().map(Buf::remaining).sum(),
+            ended: (state.send_ended, state.recv_ended),
+            is_over: state.over.is_some(),
+            sender_waits: state.send_waker.is_some(),
+            receiver_waits: state.recv_waker.is_some(),
+        }
     }
 
     fn settle(&self, state: &State) {

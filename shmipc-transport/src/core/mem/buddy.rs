@@ -84,9 +84,15 @@ impl Buddy {
     }
 
     /// Bytes that are allocated, in whole blocks.
-    #[cfg(test)]
     pub(crate) fn used(&self) -> u32 {
         self.units_used * UNIT
+    }
+
+    /// The sizes of free blocks, in bytes, and how many there are of each.
+    pub(crate) fn free_blocks(&self) -> impl Iterator<Item = (u32, u32)> {
+        let sizes = (0..).map(|order| UNIT << order).zip(&self.free);
+        let counts = sizes.map(|(size, blocks)| (size, blocks.count));
+        counts.filter(|(_, count)| *count != 0)
     }
 
     fn orders(&self) -> u32 {

@@ -18,10 +18,13 @@ use std::{
 };
 
 use super::{Block, OwnedRegion, buddy};
-use crate::core::{
-    mem::buddy::Buddy,
-    num::{RegionId, u32_len},
-    sync::lock,
+use crate::{
+    core::{
+        mem::buddy::Buddy,
+        num::{RegionId, u32_len},
+        sync::lock,
+    },
+    dump::RegionDump,
 };
 
 /// The length of a region that is shared by many blocks. Sparse: only touched pages cost memory.
@@ -220,6 +223,25 @@ impl Heap {
     /// An id for a region that is not of this heap, but announced beside its own.
     pub(crate) fn foreign_id(&self) -> RegionId {
         lock(&self.inner).next_id()
+    }
+
+    /// The regions, with what is used and free of each.
+    pub(crate) fn dump(&self) -> Vec<RegionDump> {
+        let inner = lock(&self.inner);
+        let dump = inner.regions.iter().map(|entry| {
+            let len = u32_len(entry.region.len());
+            let (used, free) = match &entry.space {
+                Space::Shared(buddy) => (buddy.used(), buddy.free_blocks().collect()),
+                Space::Whole { used } => (if *used { len } else { 0 }, Vec::new()),
+            };
+            RegionDump {
+                id: entry.id.0,
+                len,
+                used,
+                free,
+            }
+        });
+        dump.collect()
     }
 
     pub(crate) fn figures(&self) -> HeapFigures {

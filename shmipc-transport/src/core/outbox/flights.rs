@@ -110,6 +110,15 @@ impl Flights {
         (within + index(len) <= bytes.len()).then(|| bytes.slice(within..within + index(len)))
     }
 
+    /// Those that are under way, with their tokens.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &Flight)> {
+        let slots = (0..).zip(&self.slots);
+        slots.filter_map(|(i, slot)| {
+            let token: Token = u32::from(slot.generation) << 16 | i;
+            Some((token, slot.flight.as_ref()?))
+        })
+    }
+
     /// Forgets all segments, because the session is over.
     pub(crate) fn clear(&mut self) -> Vec<Flight> {
         self.count = 0;

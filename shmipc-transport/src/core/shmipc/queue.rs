@@ -237,6 +237,13 @@ impl<M: Memory> Ends<M> {
         self.distance(head, tail).unwrap_or(self.cap)
     }
 
+    /// How many elements were taken out and put in, by the low halves of the counters, and whether the consumer sleeps.
+    pub(crate) fn cursors(&self) -> (u32, u32, bool) {
+        let is_idle = self.load(self.layout.working()) == 0;
+        let (head, tail) = (self.layout.head(), self.layout.tail());
+        (self.load(head), self.load(tail), is_idle)
+    }
+
     fn load(&self, at: u32) -> u32 {
         self.memory.word(self.base + at).load(Ordering::Acquire)
     }

@@ -31,6 +31,11 @@ impl SendCredit {
         }
     }
 
+    /// Messages and bytes that may be sent.
+    pub(crate) fn left(&self) -> (u32, i64) {
+        (self.messages, self.bytes)
+    }
+
     /// Whether a message may be sent now.
     pub(crate) fn is_open(&self) -> bool {
         0 < self.messages && 0 < self.bytes
@@ -90,6 +95,11 @@ impl RecvCredit {
             owed_bytes: 0,
             window,
         }
+    }
+
+    /// Messages and bytes that the peer may send.
+    pub(crate) fn left(&self) -> (u32, i64) {
+        (self.messages, self.bytes)
     }
 
     /// A message has arrived; `false` if there was no credit for it (O16).
@@ -395,6 +405,11 @@ impl<S> StreamTable<S> {
 
     pub(crate) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// At most `count` of the streams that are open, in no particular order.
+    pub(crate) fn some(&self, count: usize) -> Vec<Arc<S>> {
+        self.open.values().take(count).cloned().collect()
     }
 
     /// How many streams we have opened so far.

@@ -6,8 +6,10 @@ use crate::{
         mem::{HeapFigures, SharedRegion},
         num::index,
         shmipc::{ELEMENT_LEN, Ends},
+        sync::Ordering,
     },
-    link::{Fill, LinkFigures},
+    dump::{RegionDump, RingDump},
+    link::{CONTROL_LISTED_MAX, Fill, LinkDump, LinkFigures},
     stats::Peak,
 };
 
@@ -28,6 +30,55 @@ impl ShmipcLink {
             heap_max: heap.mapped,
             heap,
         }
+    }
+
+    /// The state of the link now.
+    pub(crate) fn dump(&self) -> LinkDump {
+        let figures = self.figures();
+        let ring = |queue: &Ends<SharedRegion>, fill: Fill| {
+            let (head, tail, is_consumer_idle) = queue.cursors();
+            RingDump {
+                len: fill.capacity,
+                written: Some(tail.wrapping_mul(ELEMENT_LEN)),
+                read: head.wrapping_mul(ELEMENT_LEN),
+                fill: fill.now,
+                records: Some(fill.now / ELEMENT_LEN),
+                reader_sleeps: u32::from(is_consumer_idle),
+                // The peer's is not to be known.
+                writer_starves: 0,
+            }
+        };
+        let mut rings = [
+            ring(&self.ours, figures.ring),
+            ring(&self.theirs, figures.peer_ring),
+        ];
+        rings[0].writer_starves = u32::from(self.starving.load(Ordering::Relaxed));
+        let tx = self.tx();
+        let control = tx.control.iter().take(CONTROL_LISTED_MAX);
+        LinkDump {
+            name: "shmipc",
+            rings,
+            control: control.map(|control| format!("{control:?}")).collect(),
+            control_waiting: tx.control.len(),
+            senders_waiting: tx.waiters.len(),
+            regions: self.dump_lists(),
+            ..LinkDump::default()
+        }
+    }
+
+    /// The lists of slices, as regions.
+    fn dump_lists(&self) -> Vec<RegionDump> {
+        let lists = self.pool.geometry().lists().iter().enumerate();
+        let dump = lists.map(|(i, list)| {
+            let free = self.pool.available(i).saturating_add(1).min(list.count);
+            RegionDump {
+                id: u32::try_from(i).unwrap_or(u32::MAX),
+                len: list.count.saturating_mul(list.capacity),
+                used: (list.count - free).saturating_mul(list.capacity),
+                free: vec![(list.capacity, free)],
+            }
+        });
+        dump.collect()
     }
 
     /// How much of the region is in use, by either side.

@@ -164,6 +164,11 @@ impl Producer {
         self.fill_max
     }
 
+    /// Where the next record goes, counted without end.
+    pub(crate) fn tail(&self) -> u32 {
+        self.tail
+    }
+
     /// Records reserved so far.
     pub(crate) fn records(&self) -> u64 {
         self.records
