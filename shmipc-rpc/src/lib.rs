@@ -38,6 +38,7 @@
 //!
 //! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
 //! - `health`: a service that tells whether the others can be called, by gRPC's health checking protocol.
+//! - `metrics`: reports of calls and sessions through the metrics crate; see the module `metrics`.
 //! - `reflection`: services that describe the others, by gRPC's server reflection protocol.
 //! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
 //! - `grpc`: gRPC over HTTP/2, see above.
@@ -55,6 +56,8 @@ pub mod dynamic;
 pub mod health;
 pub mod interceptor;
 pub mod metadata;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod mock;
 #[cfg(feature = "reflection")]
 pub mod reflection;
@@ -87,7 +90,8 @@ pub use http;
 pub use prost;
 pub use prost_types;
 pub use shmipc_transport::{
-    Address, Config, ConnectError as SessionConnectError, Keepalive, Lent, Listener, Peer, Stats,
+    Address, Config, ConnectError as SessionConnectError, Keepalive, Lent, Listener, Peer,
+    SessionDump, Stats,
 };
 
 pub use self::{

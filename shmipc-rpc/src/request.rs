@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use http::{Extensions, HeaderMap};
-use shmipc_transport::{Lent, Peer, Session, blocking};
+use shmipc_transport::{Lent, Peer, Session, Stats, blocking};
 
 use crate::{
     Channel, Status,
@@ -159,6 +159,13 @@ impl<T> Request<T> {
         let (session, sources) = (self.session(), channel.sessions());
         let allow = |session: Session| sources.iter().all(|source| session.forward_from(source));
         !sources.is_empty() && session.is_some_and(allow)
+    }
+
+    /// Returns what the session has done and holds that the call came through. `None` on the calling side, for a call that came in
+    /// another way, and when the session is over. See [`Session::stats`](shmipc_transport::Session::stats) for what it costs.
+    #[must_use]
+    pub fn session_stats(&self) -> Option<Stats> {
+        self.session().map(|session| session.stats())
     }
 
     pub(crate) fn session(&self) -> Option<Session> {

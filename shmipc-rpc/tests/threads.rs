@@ -130,6 +130,13 @@ fn of_health() -> Vec<String> {
     shared![health::HealthReporter, health::HealthService].into()
 }
 
+#[cfg(feature = "metrics")]
+fn of_metrics() -> Vec<String> {
+    use shmipc_rpc::metrics;
+
+    shared![metrics::CallMetric, metrics::CallMetrics].into()
+}
+
 #[cfg(feature = "reflection")]
 fn of_reflection() -> Vec<String> {
     use shmipc_rpc::reflection;
@@ -177,6 +184,8 @@ fn asserted() -> Vec<String> {
         of_details(),
         #[cfg(feature = "health")]
         of_health(),
+        #[cfg(feature = "metrics")]
+        of_metrics(),
         #[cfg(feature = "reflection")]
         of_reflection(),
         #[cfg(feature = "grpc")]
@@ -196,6 +205,7 @@ fn declared(folder: &Path, names: &mut Vec<(String, String)>) {
         (cfg!(feature = "grpc"), "http2"),
         (cfg!(feature = "grpc"), "tls.rs"),
         (cfg!(feature = "health"), "health"),
+        (cfg!(feature = "metrics"), "metrics.rs"),
         (cfg!(feature = "reflection"), "reflection"),
         (cfg!(feature = "tonic"), "tonic"),
     ];

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use shmipc_transport::{Address, Lent, Session, Stats};
+use shmipc_transport::{Address, Lent, Session, SessionDump, Stats};
 use sync_wrapper::SyncWrapper;
 use tower_service::Service;
 
@@ -267,6 +267,13 @@ impl Channel {
     #[must_use]
     pub fn stats(&self) -> Vec<Stats> {
         self.sessions().iter().map(Session::stats).collect()
+    }
+
+    /// Takes a picture of the state that each of the sessions beneath is in, to be printed. See
+    /// [`Session::debug_dump`](shmipc_transport::Session::debug_dump).
+    #[must_use]
+    pub fn debug_dump(&self) -> Vec<SessionDump> {
+        self.sessions().iter().map(Session::debug_dump).collect()
     }
 
     /// The sessions that are open now.

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use http::Uri;
-use shmipc_transport::{Peer, Session, SessionLost, Stats, WeakSession};
+use shmipc_transport::{Peer, Session, SessionDump, SessionLost, Stats, WeakSession};
 
 use super::{
     drain::{Drain, Draining},
@@ -100,6 +100,13 @@ impl ConnectedPeer {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.session.stats()
+    }
+
+    /// Takes a picture of the state that the session is in, to be printed. See
+    /// [`Session::debug_dump`](shmipc_transport::Session::debug_dump).
+    #[must_use]
+    pub fn debug_dump(&self) -> SessionDump {
+        self.session.debug_dump()
     }
 
     /// Ends the session. Calls that run fail with [`Code::Unavailable`](crate::Code::Unavailable), on both sides.

@@ -1,4 +1,4 @@
-//! Reports through the [`metrics`] crate: what [`Stats`] says, for whatever records metrics in this program.
+//! Reports through the [`metrics`](https://docs.rs/metrics) crate: what [`Stats`] says, for whatever records metrics in this program.
 //!
 //! A session that is driven by a task reports when it begins, then every [30 s](ConfigBuilder::metrics_interval) while it is used,
 //! and once at its end; any session when it is [asked to](crate::Session::report_metrics). One of
@@ -9,8 +9,6 @@
 //!
 //! Install the recorder before the first session is made: what was reported before is not reported again. [`METRICS`] lists the
 //! names, and so does `docs/metrics.md`.
-//!
-//! [`metrics`]: ::metrics
 
 mod table;
 
