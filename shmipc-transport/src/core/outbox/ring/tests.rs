@@ -327,37 +327,41 @@ proptest! {
 
 #[test]
 fn a_look_finds_how_full_the_ring_is_and_learns_nothing() {
-    let ring = TestRing::new(256, 0);
-    let mut producer = Producer::new(Capacity::new(256).unwrap());
-    let mut consumer = Consumer::new(Capacity::new(256).unwrap());
-    for value in 1..=3 {
-        assert!(push(&mut producer, &ring, value, 16));
-    }
-    assert_eq!(producer.look(&ring.head), 96);
-    assert_eq!(
-        Backlog::at(Capacity::new(256).unwrap(), &ring, 0),
-        Backlog {
-            bytes: 96,
-            records: 3
+    model(|| {
+        let ring = TestRing::new(256, 0);
+        let mut producer = Producer::new(Capacity::new(256).unwrap());
+        let mut consumer = Consumer::new(Capacity::new(256).unwrap());
+        for value in 1..=3 {
+            assert!(push(&mut producer, &ring, value, 16));
         }
-    );
-    pop(&mut consumer, &ring).unwrap();
-    assert_eq!(consumer.backlog(&ring).records, 2);
-    assert_eq!(producer.look(&ring.head), 64);
-    assert_eq!(
-        (producer.fill(), producer.fill_max(), producer.records()),
-        (96, 96, 3)
-    );
-    assert!(
-        producer.refresh(&ring.head).unwrap(),
-        "the progress is there to be seen"
-    );
-    // A cursor that cannot be is somebody else's to report.
-    ring.head.store(1000, Ordering::Relaxed);
-    assert_eq!(producer.look(&ring.head), 64);
+        assert_eq!(producer.look(&ring.head), 96);
+        assert_eq!(
+            Backlog::at(Capacity::new(256).unwrap(), &ring, 0),
+            Backlog {
+                bytes: 96,
+                records: 3
+            }
+        );
+        pop(&mut consumer, &ring).unwrap();
+        assert_eq!(consumer.backlog(&ring).records, 2);
+        assert_eq!(producer.look(&ring.head), 64);
+        assert_eq!(
+            (producer.fill(), producer.fill_max(), producer.records()),
+            (96, 96, 3)
+        );
+        assert!(
+            producer.refresh(&ring.head).unwrap(),
+            "the progress is there to be seen"
+        );
+        // A cursor that cannot be is somebody else's to report.
+        ring.head.store(1000, Ordering::Relaxed);
+        assert_eq!(producer.look(&ring.head), 64);
+    });
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(shmipc_loom) { 0 } else { 256 }, ..Default::default() })]
+
     /// Whatever lies in a peer's ring, looking at it ends, and finds no more than there can be.
     #[test]
     fn a_backlog_of_anything_is_bounded(
