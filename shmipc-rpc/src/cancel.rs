@@ -130,7 +130,7 @@ impl Cancellation {
         self.is_late() || is_over()
     }
 
-    fn is_late(&self) -> bool {
+    pub(crate) fn is_late(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| deadline <= Instant::now())
     }

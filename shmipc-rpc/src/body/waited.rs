@@ -97,7 +97,7 @@ impl<R> While<R> {
             ready!(self.call.poll_over(cx));
         }
         self.requests = None;
-        Poll::Ready(Some(Err(given_up())))
+        Poll::Ready(Some(Err(given_up(&self.call))))
     }
 }
 
@@ -119,7 +119,7 @@ impl Messages for While<Pin<Box<dyn Messages>>> {
         }
         messages.as_mut().release(out);
         this.requests = None;
-        Poll::Ready(Ok(Ending::Failed(given_up())))
+        Poll::Ready(Ok(Ending::Failed(given_up(&this.call))))
     }
 
     fn release(self: Pin<&mut Self>, out: &mut Option<HalfSender>) {
@@ -173,6 +173,9 @@ impl http_body::Body for While<ForeignBody> {
     }
 }
 
-fn given_up() -> Status {
+fn given_up(call: &Waited) -> Status {
+    if call.cancellation.is_late() {
+        return crate::deadline::exceeded();
+    }
     Status::cancelled("the caller gave the call up")
 }
