@@ -201,7 +201,10 @@ async fn the_deadline_tells_tasks_although_the_caller_does_not_look() {
     // One task waits for room to send, which only the caller could make.
     assert_eq!(
         all(&mut learned, 2).await,
-        (vec![CancelReason::DeadlineExceeded], vec![Code::Cancelled])
+        (
+            vec![CancelReason::DeadlineExceeded],
+            vec![Code::DeadlineExceeded]
+        )
     );
     let end = async {
         loop {
