@@ -1,4 +1,6 @@
 //! Either link: one match for each operation.
+//!
+//! What a short call does is inlined, so that the match is all that our own link pays for there being another.
 
 use std::{sync::Arc, task::Waker, time::Duration};
 
@@ -48,6 +50,7 @@ pub(crate) enum Reservation<'l> {
 const MATCHES: &str = "the halves of a link are made together";
 
 impl Rx {
+    #[inline]
     fn outbox(&self) -> &OutboxRx {
         match self {
             Self::Outbox(rx) => rx,
@@ -55,6 +58,7 @@ impl Rx {
         }
     }
 
+    #[inline]
     fn outbox_mut(&mut self) -> &mut OutboxRx {
         match self {
             Self::Outbox(rx) => rx,
@@ -78,6 +82,7 @@ impl Rx {
 }
 
 impl<'l> TxGuard<'l> {
+    #[inline]
     fn outbox(&mut self) -> &mut OutboxGuard<'l> {
         match self {
             Self::Outbox(tx) => tx,
@@ -95,6 +100,7 @@ impl<'l> TxGuard<'l> {
 
 impl Reservation<'_> {
     /// The body, to be written.
+    #[inline]
     pub(crate) fn body(&mut self) -> &mut [u8] {
         match self {
             Self::Outbox(reservation) => reservation.body(),
@@ -103,6 +109,7 @@ impl Reservation<'_> {
     }
 
     /// Publishes the message, and wakes the peer if it must be woken.
+    #[inline]
     pub(crate) fn commit(self, stream: StreamId, flags: u16) {
         match self {
             Self::Outbox(reservation) => reservation.commit(stream, flags),
@@ -111,6 +118,7 @@ impl Reservation<'_> {
     }
 
     /// Publishes the message. The caller [wakes the peer](Link::wake_peer) soon.
+    #[inline]
     pub(crate) fn commit_quietly(self, stream: StreamId, flags: u16) {
         match self {
             Self::Outbox(reservation) => reservation.commit_quietly(stream, flags),
@@ -131,11 +139,13 @@ macro_rules! either {
 
 impl Link {
     /// What is counted.
+    #[inline]
     pub(crate) fn counters(&self) -> &Counters {
         either!(self, link => &link.counters)
     }
 
     /// Whether something is waiting. One load.
+    #[inline]
     pub(crate) fn is_ready(&self, rx: &Rx) -> bool {
         match self {
             Self::Outbox(link) => link.is_ready(rx.outbox()),
@@ -144,6 +154,7 @@ impl Link {
     }
 
     /// Says that we are about to sleep. Returns `false` if something arrived in the meantime; then we must not.
+    #[inline]
     pub(crate) fn arm(&self, rx: &mut Rx) -> bool {
         match self {
             Self::Outbox(link) => link.arm(rx.outbox_mut()),
@@ -152,6 +163,7 @@ impl Link {
     }
 
     /// Says that we are awake.
+    #[inline]
     pub(crate) fn disarm(&self, rx: &mut Rx) {
         match self {
             Self::Outbox(link) => link.disarm(rx.outbox_mut()),
@@ -164,6 +176,7 @@ impl Link {
     /// # Errors
     ///
     /// Returns how the peer broke the protocol. The session must end then.
+    #[inline]
     pub(crate) fn take(&self, rx: &mut Rx) -> Result<Option<Arrival>, PeerMisbehaved> {
         match self {
             Self::Outbox(link) => link.take(rx.outbox_mut()),
@@ -189,6 +202,7 @@ impl Link {
     }
 
     /// Locks the sending half.
+    #[inline]
     pub(crate) fn tx(&self) -> TxGuard<'_> {
         match self {
             Self::Outbox(link) => TxGuard::Outbox(link.tx()),
@@ -201,6 +215,7 @@ impl Link {
     /// # Errors
     ///
     /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    #[inline]
     pub(crate) fn reserve(
         &self,
         tx: &mut TxGuard<'_>,
@@ -257,6 +272,7 @@ impl Link {
     }
 
     /// Wakes the peer if it sleeps and something has been published.
+    #[inline]
     pub(crate) fn wake_peer(&self) {
         either!(self, link => link.wake_peer());
     }
@@ -281,6 +297,7 @@ impl Link {
     /// # Errors
     ///
     /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    #[inline]
     pub(crate) fn relieve(&self) -> Result<(), PeerMisbehaved> {
         either!(self, link => link.relieve())
     }
@@ -350,6 +367,7 @@ impl Link {
     }
 
     /// Forgets what is kept for a stream that is over.
+    #[inline]
     pub(crate) fn stream_over(&self, stream: StreamId) {
         if let Self::Shmipc(link) = self {
             link.stream_over(stream);

@@ -79,6 +79,7 @@ impl OutboxRx {
 
 impl OutboxLink {
     /// Whether a record is waiting. One load.
+    #[inline]
     pub(crate) fn is_ready(&self, rx: &OutboxRx) -> bool {
         rx.consumer.is_ready(&self.peer_ring)
     }

@@ -98,6 +98,8 @@ impl ShmipcRx {
 
 impl ShmipcLink {
     /// Whether something is waiting that may be taken now.
+    // Not inlined, so that the loops which call either link's stay as short as they are for our own.
+    #[inline(never)]
     pub(crate) fn is_ready(&self, rx: &ShmipcRx) -> bool {
         (rx.consumer.is_ready() || rx.has_due()) && !self.is_paused()
     }
