@@ -4,11 +4,26 @@ use std::sync::Arc;
 
 use super::shared::Shared;
 use crate::{
-    core::{num::StreamId, streams::Lookup, sync::lock},
+    core::{
+        num::{StreamId, index},
+        streams::Lookup,
+        sync::lock,
+    },
     error::{PeerMisbehaved, SessionLost},
     link::{Arrival, Control},
     stream::{ABANDONED, StreamShared},
 };
+
+/// The stream that a message is for.
+enum Found {
+    Open(Arc<StreamShared>),
+    /// It has just been opened.
+    New(Arc<StreamShared>),
+    /// There are as many as there may be.
+    Refused,
+    /// It has ended: the message has crossed that.
+    Over,
+}
 
 impl Shared {
     /// Hands an arrival to whom it concerns.
@@ -22,26 +37,21 @@ impl Shared {
                 stream: id,
                 message,
                 end,
-            } => {
-                let lookup = lock(&self.streams).look_up(id, true)?;
-                match lookup {
-                    Lookup::Open(stream) => stream.receive(self, message, end),
-                    Lookup::Over => Ok(()),
-                    Lookup::New if self.link.is_native() && self.is_full_of_streams() => {
-                        self.refuse_stream(id);
-                        Ok(())
-                    }
-                    Lookup::New => {
-                        let stream = Arc::new(StreamShared::opened_by_peer(id, self));
-                        lock(&self.streams).open_remote(id, Arc::clone(&stream))?;
-                        stream.receive(self, message, end)?;
-                        self.stream_opened();
-                        self.queue_to_accept(stream);
-                        self.wake_acceptors();
-                        Ok(())
-                    }
+            } => match self.find_or_open(id)? {
+                Found::Open(stream) => stream.receive(self, message, end),
+                Found::Over => Ok(()),
+                Found::Refused => {
+                    let code = ABANDONED;
+                    self.control(Control::Reset { stream: id, code });
+                    Ok(())
                 }
-            }
+                Found::New(stream) => {
+                    stream.receive(self, message, end)?;
+                    self.stream_opened();
+                    self.queue_to_accept(stream);
+                    Ok(())
+                }
+            },
             Arrival::Reset { stream: id, code } => {
                 let lookup = lock(&self.streams).look_up(id, false)?;
                 if let Lookup::Open(stream) = lookup {
@@ -87,17 +97,25 @@ impl Shared {
         }
     }
 
-    fn is_full_of_streams(&self) -> bool {
-        self.windows.streams_max <= u32::try_from(lock(&self.streams).len()).unwrap_or(u32::MAX)
-    }
-
-    /// Closes a stream that a peer has opened which knows nothing of how many it may.
-    fn refuse_stream(&self, id: StreamId) {
-        lock(&self.streams).remember(id);
-        self.control(Control::Reset {
-            stream: id,
-            code: ABANDONED,
-        });
+    /// The stream that a message is for, which it may open.
+    fn find_or_open(&self, id: StreamId) -> Result<Found, PeerMisbehaved> {
+        let mut streams = lock(&self.streams);
+        Ok(match streams.look_up(id, true)? {
+            Lookup::Open(stream) => Found::Open(stream),
+            Lookup::Over => Found::Over,
+            // It knows nothing of how many it may open.
+            Lookup::New
+                if self.link.is_native() && index(self.windows.streams_max) <= streams.len() =>
+            {
+                streams.remember(id);
+                Found::Refused
+            }
+            Lookup::New => {
+                let stream = Arc::new(StreamShared::opened_by_peer(id, self));
+                streams.open_remote(id, Arc::clone(&stream))?;
+                Found::New(stream)
+            }
+        })
     }
 
     /// Forgets a stream that is over on the wire.

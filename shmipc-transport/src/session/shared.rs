@@ -525,17 +525,25 @@ impl Shared {
     /// Leaves a stream for whoever accepts. A peer may reset streams and open others as fast as it likes, so those that
     /// it has reset are dropped before the queue holds more than may be open.
     pub(super) fn queue_to_accept(&self, stream: Arc<StreamShared>) {
-        let mut accept = lock(&self.accept);
-        let most = self.config.windows().streams_max;
-        if index(most) <= accept.streams.len() {
-            accept.streams.retain(|waiting| !waiting.is_over());
-        }
-        accept.streams.push_back(stream);
+        let wakers = {
+            let mut accept = lock(&self.accept);
+            let most = self.config.windows().streams_max;
+            if index(most) <= accept.streams.len() {
+                accept.streams.retain(|waiting| !waiting.is_over());
+            }
+            accept.streams.push_back(stream);
+            mem::take(&mut accept.wakers)
+        };
+        self.wake_all(wakers);
     }
 
-    pub(super) fn wake_acceptors(&self) {
+    fn wake_acceptors(&self) {
         let wakers = mem::take(&mut lock(&self.accept).wakers);
-        for waker in wakers {
+        self.wake_all(wakers);
+    }
+
+    fn wake_all(&self, acceptors: Vec<Waker>) {
+        for waker in acceptors {
             self.count_waiting(false);
             waker.wake();
         }
