@@ -33,6 +33,9 @@ use crate::{
     wait::{Lookout, Way},
 };
 
+/// How often to look whether the peer has taken everything, which shmipc's protocol tells nobody.
+const UNTOLD: Duration = Duration::from_millis(1);
+
 /// Drives one session until it is over.
 pub(super) struct Driver {
     shared: Arc<Shared>,
@@ -183,9 +186,7 @@ impl Driver {
             if farewell.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let again = self
-                .tick
-                .get_or_insert_with(|| Box::pin(sleep(Duration::from_millis(1))));
+            let again = self.tick.get_or_insert_with(|| Box::pin(sleep(UNTOLD)));
             if again.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
