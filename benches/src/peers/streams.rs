@@ -1,6 +1,6 @@
 //! Streams of shmipc-transport, without RPC: on each of them a message goes to and fro.
 
-use bytes::{Buf, BufMut};
+use bytes::Buf;
 use shmipc_transport::{
     Config, Flush, LinkKind, Listener, RecvBuf, SendHalf, Session, Shmipc, ShmipcMapping,
     ShmipcWakes, Stream,
@@ -69,7 +69,7 @@ impl Peer for Streams {
             let session = listener.accept().await?;
             loop {
                 let stream = session.accept_stream().await?;
-                let end = End::new(&session, stream, setting.case);
+                let end = End::new(stream, setting.case);
                 tokio::spawn(end.answer());
             }
         })
@@ -81,7 +81,7 @@ impl Peer for Streams {
             let config = self.config(&setting)?;
             let session = Session::connect_with(setting.socket.as_path(), config).await?;
             let open = |_| {
-                let end = End::new(&session, session.open_stream()?, setting.case);
+                let end = End::new(session.open_stream()?, setting.case);
                 Ok::<_, Failure>(Client { end, seed: 0 })
             };
             (0..setting.case.in_flight).map(open).collect::<Result<_>>()
@@ -93,16 +93,14 @@ impl Peer for Streams {
 /// One end of one stream.
 #[derive(Debug)]
 struct End {
-    session: Session,
     stream: Stream,
     size: usize,
     touched: bool,
 }
 
 impl End {
-    fn new(session: &Session, stream: Stream, case: Case) -> Self {
+    fn new(stream: Stream, case: Case) -> Self {
         Self {
-            session: session.clone(),
             stream,
             size: case.size,
             touched: case.work != Work::Untouched,
@@ -151,11 +149,11 @@ impl End {
             return Ok(());
         }
         let mut message = self.stream.buffer(size);
-        let mut payload = self.session.alloc(size).await?;
+        let mut place = message.reserve(size)?;
         if touched {
-            pattern::fill(&mut payload, seed);
+            pattern::fill(&mut place, seed);
         }
-        message.put(payload.freeze());
+        place.commit(size);
         self.stream.send(message, Flush::More).await?;
         Ok(())
     }

@@ -110,7 +110,8 @@ impl SendBuf {
     /// them were; dropped before, none are written.
     ///
     /// They are contiguous for the receiver, too. Where they are few and the message is short, they lie in private memory, and are
-    /// copied once; also while the session's memory is exhausted, and always over shmipc's own link, whose slices are short. Their
+    /// copied once; also while the session's memory is exhausted. Over shmipc's own link, they are copied if no slice is as long, in which
+    /// case they are not contiguous for the receiver either, or if the peer is not [trusted](crate::Payloads) to leave them alone. Their
     /// content is arbitrary: left over from earlier messages of this session, or zeros.
     ///
     /// # Errors
@@ -121,12 +122,13 @@ impl SendBuf {
         if max < total {
             return Err(SendError::TooLarge { len: total, max });
         }
-        if self.room() < len {
+        if self.room() < len || !self.has_place(len) {
             self.seal();
             self.target = self.open_block(len);
         }
         let space = match &mut self.target {
             Target::Block { written, .. } => Space::Block { start: *written },
+            Target::Run(run) if run.has_place(len) => Space::Run,
             Target::Inline | Target::Run(_) | Target::Spill(_) => Space::Apart(vec![0; len]),
         };
         Ok(Reserved {
@@ -170,6 +172,14 @@ impl SendBuf {
             Target::Block { block, written } => block.len() - written,
             Target::Run(run) => run.room(),
             Target::Spill(_) => usize::MAX,
+        }
+    }
+
+    /// Whether slices, if they are the target, have `len` contiguous bytes left.
+    fn has_place(&self, len: usize) -> bool {
+        match &self.target {
+            Target::Run(run) => run.has_place(len),
+            Target::Inline | Target::Block { .. } | Target::Spill(_) => true,
         }
     }
 
@@ -339,6 +349,8 @@ pub struct Reserved<'a> {
 enum Space {
     /// From here in the block that is the target.
     Block { start: usize },
+    /// In the slice that is written next.
+    Run,
     /// In private memory, from which they are copied.
     Apart(Vec<u8>),
 }
@@ -357,7 +369,10 @@ impl Reserved<'_> {
         );
         match (space, &mut buf.target) {
             (Space::Block { start }, Target::Block { written: end, .. }) => *end = start + written,
-            (Space::Block { .. }, _) => unreachable!("the target does not change while it is lent"),
+            (Space::Run, Target::Run(run)) => run.wrote(written),
+            (Space::Block { .. } | Space::Run, _) => {
+                unreachable!("the target does not change while it is lent")
+            }
             (Space::Apart(bytes), _) => buf.copy(&bytes[..written]),
         }
     }
@@ -372,7 +387,8 @@ impl Deref for Reserved<'_> {
             (Space::Block { start }, Target::Block { block, .. }) => {
                 &block.as_ref()[*start..*start + self.len]
             }
-            (Space::Block { .. }, _) => &[],
+            (Space::Run, Target::Run(run)) => run.place(self.len),
+            (Space::Block { .. } | Space::Run, _) => &[],
         }
     }
 }
@@ -384,7 +400,8 @@ impl DerefMut for Reserved<'_> {
             (Space::Block { start }, Target::Block { block, .. }) => {
                 &mut block.as_mut_slice()[*start..*start + self.len]
             }
-            (Space::Block { .. }, _) => &mut [],
+            (Space::Run, Target::Run(run)) => run.place_mut(self.len),
+            (Space::Block { .. } | Space::Run, _) => &mut [],
         }
     }
 }

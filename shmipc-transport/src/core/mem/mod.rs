@@ -14,8 +14,8 @@
 //! memory model such a race between processes is outside what the language describes; in practice the copy is a
 //! `memcpy`, and no reference into the peer's memory exists while it runs.
 //!
-//! The exception is *lending* ([`PeerRegion::lend`]): it forms `&[u8]` over memory that its owner could still write. It is
-//! only used for peers that the trust policy names ([`Payloads`](crate::Payloads)); the contract is stated there.
+//! The exception is *lending* ([`PeerRegion::lend`], and both ways of [`SharedRegion`]'s): it forms slices over memory that the peer
+//! could still write. It is only used for peers that the trust policy names ([`Payloads`](crate::Payloads)); the contract is stated there.
 
 mod block;
 mod buddy;

@@ -411,7 +411,7 @@ impl SharedRegion {
     pub(crate) fn copy_in(&self, offset: u32, source: &[u8]) {
         let target = self.0.range(offset, u32_len(source.len())).expect(VERIFIED);
         // SAFETY: in bounds and mapped writable (`range`, and the mapping's kind); disjoint, because no reference into
-        // a shared region exists but to its words and to what was lent, which lies in slices that are not written.
+        // a shared region exists but to its words and to what was lent, which lies in slices that others do not write.
         unsafe { ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) };
     }
 
@@ -429,6 +429,47 @@ impl SharedRegion {
         unsafe { ptr::copy_nonoverlapping(source, end, index(len)) };
         // SAFETY: the line above has initialised the next `len` bytes.
         unsafe { target.set_len(target.len() + index(len)) };
+    }
+
+    /// Lends the bytes at `offset` for being written in place, for as long as `_claim` is borrowed.
+    ///
+    /// Sound while `_claim` is all that lets anybody on this side use the range, and the peer leaves it alone. Nothing can see to
+    /// the latter, and `_trust` shows that somebody has decided to rely on it.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    pub(crate) fn lend_mut<'c, C>(
+        &'c self,
+        offset: u32,
+        len: u32,
+        _claim: &'c mut C,
+        _trust: Trust,
+    ) -> &'c mut [u8] {
+        let start = self.0.range(offset, len).expect(VERIFIED);
+        // SAFETY: in bounds, mapped writable and initialised (fresh pages are zero); the mapping lives as long as `self`.
+        // Exclusive on this side for as long as the claim is borrowed, which is how long the slice lives; `_trust` stands
+        // for the other side.
+        unsafe { slice::from_raw_parts_mut(start, index(len)) }
+    }
+
+    /// Lends the bytes at `offset` for reading, for as long as `_claim` is borrowed: what [`lend_mut`](Self::lend_mut) has lent before.
+    ///
+    /// Sound as that is.
+    ///
+    /// # Panics
+    ///
+    /// If the range lies outside, as for [`word`](Self::word).
+    pub(crate) fn lend_ref<'c, C>(
+        &'c self,
+        offset: u32,
+        len: u32,
+        _claim: &'c C,
+        _trust: Trust,
+    ) -> &'c [u8] {
+        let start = self.0.range(offset, len).expect(VERIFIED);
+        // SAFETY: as in `lend_mut`; nobody writes while the claim is borrowed.
+        unsafe { slice::from_raw_parts(start, index(len)) }
     }
 
     /// Lends the bytes at `offset` in place; `release` is dropped with the last of the returned `Bytes`.

@@ -1,7 +1,9 @@
 //! Messages as chains of slices: written by the sender, walked once by the receiver.
 
+use smallvec::SmallVec;
+
 use super::{
-    InvalidShmipc, Memory, Pool, Slice,
+    InvalidShmipc, Memory, Pool, Slice, Slices,
     buffers::{HAS_NEXT, IN_USE, field},
 };
 use crate::core::sync::Ordering;
@@ -18,7 +20,7 @@ pub(crate) struct Piece {
 /// A message that has arrived. All of its slices are held by this side.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
-    pub(crate) pieces: Vec<Piece>,
+    pub(crate) pieces: SmallVec<[Piece; 1]>,
 }
 
 impl Chain {
@@ -37,7 +39,7 @@ impl<M: Memory> Pool<M> {
     /// # Panics
     ///
     /// If there are none.
-    pub(crate) fn link(&self, slices: Vec<(Slice, u32)>) -> u32 {
+    pub(crate) fn link(&self, slices: Slices) -> u32 {
         let first = slices
             .first()
             .expect("a message has at least one slice")

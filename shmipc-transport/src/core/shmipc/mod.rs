@@ -26,7 +26,8 @@
 //! # Memory that two processes write
 //!
 //! All words are aligned `AtomicU32`s, also those that make up a 64-bit counter: see [`queue`]. Payload is copied in and out, and no
-//! reference to it exists, except where it is [lent](crate::core::mem::SharedRegion::lend) because somebody has decided to.
+//! reference to it exists, except where it is lent, for [reading](crate::core::mem::SharedRegion::lend) or for
+//! [writing](crate::core::mem::SharedRegion::lend_mut), because somebody has decided to.
 //!
 //! Comments and tests cite hazards by the names of the reference (H1, S4, V1, C7 …) that `docs/shmipc-link.md` lists.
 
@@ -36,6 +37,7 @@ pub(crate) mod frames;
 pub(crate) mod handshake;
 mod pool;
 mod queue;
+mod spares;
 pub(crate) mod terms;
 #[cfg(test)]
 mod tests;
@@ -45,7 +47,7 @@ pub(crate) use buffers::Geometry;
 #[cfg(test)]
 pub(crate) use buffers::InvalidPlan;
 pub(crate) use chain::Piece;
-pub(crate) use pool::{Pool, Slice};
+pub(crate) use pool::{Pool, Slice, Slices};
 pub(crate) use queue::{
     Consumer, ELEMENT_LEN, Element, Ends, Producer, QueueLayout, QueuePlan, Queues, state,
 };

@@ -12,9 +12,12 @@
 //! - *A cut list* (H2), *a count that lies* (H3): attempts are bounded, and failing is only a lack of memory.
 //! - *Forged words* (H24, V4): every offset is checked to be a slice of its list before it is followed.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::{
     Geometry, InvalidShmipc, Memory,
     buffers::{HAS_NEXT, IN_USE, LIST_LEN, List, SLICE_LEN, field},
+    spares::Spares,
 };
 use crate::core::{
     num::{index, u32_len},
@@ -65,6 +68,9 @@ impl Slice {
     }
 }
 
+/// Slices for a message, each with how many bytes were written to it. Most messages lie in one.
+pub(crate) type Slices = SmallVec<[(Slice, u32); 1]>;
+
 /// The slices of a region.
 #[derive(Debug)]
 pub(crate) struct Pool<M> {
@@ -73,6 +79,8 @@ pub(crate) struct Pool<M> {
     side: Side,
     /// One bit per slice: set while this side holds it.
     claims: Box<[AtomicU32]>,
+    /// Slices that are held for the next messages.
+    spares: Spares,
 }
 
 impl<M: Memory> Pool<M> {
@@ -95,6 +103,7 @@ impl<M: Memory> Pool<M> {
     fn new(memory: M, geometry: Geometry, side: Side) -> Self {
         let words = geometry.slices().div_ceil(32);
         Self {
+            spares: Spares::new(geometry.lists()),
             claims: (0..words).map(|_| AtomicU32::new(0)).collect(),
             memory,
             geometry,
@@ -123,10 +132,11 @@ impl<M: Memory> Pool<M> {
             .cast_unsigned()
     }
 
-    /// Slices that this side holds at the moment.
-    pub(crate) fn held(&self) -> u32 {
-        let count = |word: &AtomicU32| word.load(Ordering::Relaxed).count_ones();
-        self.claims.iter().map(count).sum()
+    /// Slices that this side holds at the moment, but for those that it keeps to be used again.
+    pub(crate) fn held(&self) -> usize {
+        let count = |word: &AtomicU32| index(word.load(Ordering::Relaxed).count_ones());
+        let held: usize = self.claims.iter().map(count).sum();
+        held.saturating_sub(self.spares.count())
     }
 
     /// Takes a slice out of a list; `None` if there is none to be had.
@@ -222,6 +232,18 @@ impl<M: Memory> Pool<M> {
         Ok(())
     }
 
+    /// Keeps a slice for a message of this side's, or puts it back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Self::put).
+    pub(crate) fn recycle(&self, slice: Slice) -> Result<(), InvalidShmipc> {
+        match self.spares.keep(slice.list, slice) {
+            Ok(()) => Ok(()),
+            Err(slice) => self.put(slice),
+        }
+    }
+
     fn link_last(&self, slice: &Slice) -> Result<(), InvalidShmipc> {
         let list = &self.geometry.lists()[slice.list];
         let relative = slice.at - list.first;
@@ -303,18 +325,18 @@ impl<M: Memory> Pool<M> {
 
     /// Takes slices that together hold `len` bytes, if they are to be had: one that is large enough, or several large ones.
     ///
-    /// Nothing is taken for a message that does not fit (H77).
+    /// Nothing is written to them yet, and nothing is taken for a message that does not fit (H77).
     ///
     /// # Errors
     ///
     /// As for [`take`](Self::take).
-    pub(crate) fn take_for(&self, len: u32) -> Result<Option<Vec<Slice>>, InvalidShmipc> {
+    pub(crate) fn take_for(&self, len: u32) -> Result<Option<Slices>, InvalidShmipc> {
         let lists = self.geometry.lists();
         for &list in self.geometry.by_capacity() {
             if len <= lists[list].capacity
-                && let Some(slice) = self.take(list)?
+                && let Some(slice) = self.take_spare_or(list)?
             {
-                return Ok(Some(vec![slice]));
+                return Ok(Some(smallvec![(slice, 0)]));
             }
         }
         let free = |(number, list): (usize, &List)| {
@@ -323,16 +345,18 @@ impl<M: Memory> Pool<M> {
         if lists.iter().enumerate().map(free).sum::<u64>() < u64::from(len) {
             return Ok(None);
         }
-        let mut slices = Vec::new();
+        let mut slices = Slices::new();
         let mut left = len;
         while left != 0 {
             match self.take_most(left)? {
                 Some(slice) => {
                     left = left.saturating_sub(slice.capacity);
-                    slices.push(slice);
+                    slices.push((slice, 0));
                 }
                 None => {
-                    slices.into_iter().try_for_each(|slice| self.put(slice))?;
+                    slices
+                        .into_iter()
+                        .try_for_each(|(slice, _)| self.put(slice))?;
                     return Ok(None);
                 }
             }
@@ -352,11 +376,19 @@ impl<M: Memory> Pool<M> {
             .rev()
             .filter(|&&list| lists[list].capacity < len);
         for &list in fitting.chain(others) {
-            if let Some(slice) = self.take(list)? {
+            if let Some(slice) = self.take_spare_or(list)? {
                 return Ok(Some(slice));
             }
         }
         Ok(None)
+    }
+
+    /// Takes a slice of a list: one that is kept, or else one out of the list.
+    fn take_spare_or(&self, list: usize) -> Result<Option<Slice>, InvalidShmipc> {
+        match self.spares.take(list) {
+            Some(slice) => Ok(Some(slice)),
+            None => self.take(list),
+        }
     }
 }
 

@@ -365,9 +365,11 @@ impl<M: Memory> Producer<M> {
             .word(self.ends.base + self.ends.layout.working());
         // SeqCst pairs with the fence in `Consumer::arm`: either it sees our element, or we see its 0 (C7).
         fence(Ordering::SeqCst);
-        working
-            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        // Looked at first: the exchange would take the cache line from a consumer that is awake.
+        working.load(Ordering::Relaxed) == 0
+            && working
+                .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Whether the consumer sleeps, or is about to.

@@ -4,7 +4,6 @@ use super::ShmipcLink;
 use crate::{
     core::{
         mem::{HeapFigures, SharedRegion},
-        num::index,
         shmipc::{ELEMENT_LEN, Ends},
         sync::Ordering,
     },
@@ -25,7 +24,7 @@ impl ShmipcLink {
             records_sent,
             // A message sent belongs to the peer, which puts its slices back where we need not see it.
             segments_under_way: 0,
-            leases_held: index(self.pool.held()),
+            leases_held: self.pool.held(),
             lease_age: None,
             heap_max: heap.mapped,
             heap,

@@ -21,12 +21,13 @@ use crate::{
             frames::{Deframer, Frame},
             state,
         },
-        sync::lock,
+        sync::{Ordering, lock},
         wire::InvalidMessage,
     },
     error::PeerMisbehaved,
     link::Arrival,
     stream::RecvBuf,
+    sys::regions::NamedRegion,
 };
 
 /// Bytes read from the socket at a time.
@@ -49,6 +50,8 @@ pub(crate) struct ShmipcRx {
     /// What has come over the socket, and how much of the queue comes before it.
     backlog: VecDeque<(u64, Said)>,
     buffer: Vec<u8>,
+    /// Files of ours that the peer may not have mapped yet.
+    files: Vec<NamedRegion>,
 }
 
 /// What has come over the socket.
@@ -81,12 +84,13 @@ impl Drop for SliceLease {
 }
 
 impl ShmipcRx {
-    pub(super) fn new(consumer: Consumer<SharedRegion>) -> Self {
+    pub(super) fn new(consumer: Consumer<SharedRegion>, files: Vec<NamedRegion>) -> Self {
         Self {
             consumer,
             deframer: Deframer::default(),
             backlog: VecDeque::new(),
             buffer: Vec::new(),
+            files,
         }
     }
 
@@ -125,7 +129,10 @@ impl ShmipcLink {
         self: &Arc<Self>,
         rx: &mut ShmipcRx,
     ) -> Result<Option<Arrival>, PeerMisbehaved> {
-        if let Some(misbehaved) = lock(&self.broken).clone() {
+        // Acquire: pairs with the release in `blame`.
+        if self.is_broken.load(Ordering::Acquire)
+            && let Some(misbehaved) = lock(&self.broken).clone()
+        {
             return Err(misbehaved);
         }
         if self.is_paused() {
@@ -139,7 +146,8 @@ impl ShmipcLink {
         let Some(element) = rx.consumer.take()? else {
             return Ok(self.answered_ping());
         };
-        self.remove_files();
+        // It has mapped them.
+        rx.files.clear();
         self.element(&element).map(Some)
     }
 
@@ -251,7 +259,7 @@ impl ShmipcLink {
             None => {
                 let mut copy = Vec::with_capacity(index(len));
                 self.memory().append_to(offset, len, &mut copy);
-                self.pool.put(slice)?;
+                self.pool.recycle(slice)?;
                 Ok(self.budget.charge(copy))
             }
         }

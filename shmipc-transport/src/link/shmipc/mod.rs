@@ -99,14 +99,14 @@ pub(crate) struct ShmipcLink {
     unwoken: AtomicBool,
     /// Whether bytes wait for the socket.
     unsent: AtomicBool,
-    /// What was found out about the peer where nobody could end the session.
+    /// What was found out about the peer where nobody could end the session, and whether there is any such thing.
     broken: Mutex<Option<PeerMisbehaved>>,
+    is_broken: AtomicBool,
     /// Pings that are answered once the peer has taken everything; natively it would not answer.
     pings: Mutex<VecDeque<u64>>,
     /// Both queues, to be looked at.
     ours: Ends<SharedRegion>,
     theirs: Ends<SharedRegion>,
-    files: Mutex<Vec<NamedRegion>>,
     pub(crate) counters: Counters,
 }
 
@@ -142,13 +142,13 @@ impl ShmipcLink {
             unwoken: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
             broken: Mutex::new(None),
+            is_broken: AtomicBool::new(false),
             pings: Mutex::default(),
             ours,
             theirs: theirs.clone(),
-            files: Mutex::new(parts.files),
             counters: Counters::default(),
         };
-        let rx = ShmipcRx::new(theirs.into_consumer());
+        let rx = ShmipcRx::new(theirs.into_consumer(), parts.files);
         (link, Rx::Shmipc(Box::new(rx)))
     }
 
@@ -204,6 +204,8 @@ impl ShmipcLink {
     /// Notes what was found out about the peer where the session cannot be ended: the next look at it does.
     fn blame(&self, misbehaved: PeerMisbehaved) {
         lock(&self.broken).get_or_insert(misbehaved);
+        // Release: pairs with the acquire in `take`.
+        self.is_broken.store(true, Ordering::Release);
         self.wake_keeper();
     }
 
@@ -217,12 +219,6 @@ impl ShmipcLink {
     pub(crate) fn lingers(&self) -> bool {
         let mut tx = self.tx();
         tx.has_unsent() || tx.queue_fill() != 0
-    }
-
-    /// Removes the files of the regions: the peer has mapped them.
-    fn remove_files(&self) {
-        let files = std::mem::take(&mut *lock(&self.files));
-        drop(files);
     }
 
     /// Forgets what is kept for a stream that is over.

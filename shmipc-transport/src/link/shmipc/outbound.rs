@@ -30,7 +30,7 @@ use crate::{
         num::{StreamId, index, u32_len},
         outbox::flags,
         shmipc::{
-            Element, InvalidShmipc, Producer, Slice,
+            Element, InvalidShmipc, Producer, Slice, Slices,
             frames::{Frame, fallback},
             state,
             terms::Wakes,
@@ -75,7 +75,7 @@ pub(crate) type ShmipcGuard<'l> = MutexGuard<'l, ShmipcTx>;
 #[derive(Debug)]
 enum Route {
     /// In these slices.
-    Shared(Vec<(Slice, u32)>),
+    Shared(Slices),
     /// In these bytes, over the socket.
     Socket(Vec<u8>),
     /// Without any bytes.
@@ -88,7 +88,7 @@ pub(crate) struct ShmipcReservation<'l> {
     link: &'l ShmipcLink,
     route: Option<Route>,
     stream: u32,
-    /// What is written by [`body`](Self::body), to be copied as it is committed.
+    /// What is written by [`body`](Self::body), to be copied as it is committed, unless it is written in place.
     body: Vec<u8>,
     len: usize,
 }
@@ -142,73 +142,90 @@ impl ShmipcTx {
     }
 }
 
-impl ShmipcReservation<'_> {
+impl<'l> ShmipcReservation<'l> {
     /// The body, to be written.
     pub(crate) fn body(&mut self) -> &mut [u8] {
-        &mut self.body
+        match self.route.as_mut().and_then(|route| route.place(self.len)) {
+            Some((slice, len)) => self.link.place_mut(slice, 0, len),
+            None => &mut self.body,
+        }
     }
 
     /// Publishes the message, and wakes the peer if it must be woken.
     pub(crate) fn commit(self, record_flags: u16) {
         let link = self.link;
-        self.commit_quietly(record_flags);
-        link.wake_peer();
+        if let Some(mut tx) = self.publish(record_flags) {
+            link.wake(&mut tx);
+        }
     }
 
     /// Publishes the message. The caller [wakes the peer](ShmipcLink::wake_peer) soon.
-    pub(crate) fn commit_quietly(mut self, record_flags: u16) {
-        let link = self.link;
-        let Some(mut route) = self.route.take() else {
-            return;
-        };
-        match &mut route {
-            Route::Shared(slices) => link.fill(slices, &self.body),
-            Route::Socket(bytes) if bytes.is_empty() => mem::swap(bytes, &mut self.body),
-            Route::Socket(_) | Route::Nothing => {}
-        }
+    pub(crate) fn commit_quietly(self, record_flags: u16) {
+        self.publish(record_flags);
+    }
+
+    /// Publishes the message, and returns the lock under which that was done.
+    fn publish(mut self, record_flags: u16) -> Option<ShmipcGuard<'l>> {
+        let (link, stream) = (self.link, self.stream);
         let is_message = record_flags & flags::MESSAGE != 0;
         link.counters.messages_sent.add(u64::from(is_message));
         link.counters.bytes_sent.add(self.len as u64);
-        let mut tx = lock(&link.tx);
-        tx.reserved -= 1;
         let status = if link.speaks_records {
             status_of(record_flags, self.len == 0)
         } else {
             state::OPEN
         };
-        let stream = self.stream;
-        match route {
-            Route::Shared(slices) => {
-                let offset = link.pool.link(slices);
-                link.publish(
-                    &mut tx,
-                    Element {
-                        stream,
-                        offset,
-                        status,
-                    },
-                );
+        let element = |offset| Element {
+            stream,
+            offset,
+            status,
+        };
+        let lock = || {
+            let mut tx = lock(&link.tx);
+            tx.reserved -= 1;
+            tx
+        };
+        Some(match self.route.take()? {
+            Route::Shared(mut slices) => {
+                link.fill(&mut slices, &self.body);
+                let element = element(link.pool.link(slices));
+                let mut tx = lock();
+                link.publish(&mut tx, element);
+                tx
             }
             Route::Nothing if link.speaks_records => {
-                let offset = 0;
-                link.publish(
-                    &mut tx,
-                    Element {
-                        stream,
-                        offset,
-                        status,
-                    },
-                );
+                let mut tx = lock();
+                link.publish(&mut tx, element(0));
+                tx
             }
             // Natively there are neither empty messages nor ends of one direction.
-            Route::Nothing => {}
-            Route::Socket(bytes) => {
+            Route::Nothing => lock(),
+            Route::Socket(mut bytes) => {
+                if bytes.is_empty() {
+                    mem::swap(&mut bytes, &mut self.body);
+                }
+                let mut tx = lock();
                 link.fall_back(&mut tx, stream, status, &bytes);
                 link.counters.fallbacks_sent.add(u64::from(is_message));
                 if record_flags & flags::END != 0 {
                     tx.forget(StreamId(u64::from(stream)));
                 }
+                tx
             }
+        })
+    }
+}
+
+impl Route {
+    /// The slice in which a message of `len` bytes is written in place, and how long it is.
+    fn place(&mut self, len: usize) -> Option<(&mut Slice, u32)> {
+        match self {
+            // As many as there will be are written already.
+            Self::Shared(slices) => match &mut slices[..] {
+                [(slice, written)] if *written == u32_len(len) => Some((slice, *written)),
+                _ => None,
+            },
+            Self::Socket(_) | Self::Nothing => None,
         }
     }
 }
@@ -238,7 +255,7 @@ impl ShmipcLink {
     }
 
     /// Takes slices for `len` bytes; `None` if they are not to be had, which includes a region that is broken.
-    pub(super) fn take_slices(&self, len: u32) -> Option<Vec<Slice>> {
+    pub(super) fn take_slices(&self, len: u32) -> Option<Slices> {
         match self.pool.take_for(len) {
             Ok(Some(slices)) => {
                 self.counters.blocks_taken.add(1);
@@ -252,9 +269,9 @@ impl ShmipcLink {
         }
     }
 
-    /// Puts a slice back.
+    /// Lets go of a slice that is neither sent nor read any more.
     pub(super) fn put_slice(&self, slice: Slice) {
-        if let Err(invalid) = self.pool.put(slice) {
+        if let Err(invalid) = self.pool.recycle(slice) {
             self.blame(invalid.into());
         }
     }
@@ -278,14 +295,20 @@ impl ShmipcLink {
         } else {
             self.take_slices(len)
         };
-        let route = match slices {
-            Some(slices) => Route::Shared(slices.into_iter().map(|slice| (slice, 0)).collect()),
+        let mut route = match slices {
+            Some(slices) => Route::Shared(slices),
             None => match self.route_without_slices(tx, stream, len == 0)? {
                 Some(route) => route,
                 None => return Ok(None),
             },
         };
-        let body = vec![0; index(len)];
+        let body = match &mut route {
+            Route::Shared(slices) if self.trust.is_some() && slices.len() == 1 => {
+                slices[0].1 = len; // Written in place.
+                Vec::new()
+            }
+            _ => vec![0; index(len)],
+        };
         Ok(Some(self.promise(tx, route, stream, index(len), body)))
     }
 
@@ -370,8 +393,8 @@ impl ShmipcLink {
     }
 
     /// The slices of a message, if all of it has some. If not, the message is as it was.
-    fn slices_of(&self, message: &mut Outgoing) -> Option<Vec<(Slice, u32)>> {
-        let mut taken: VecDeque<Vec<Slice>> = VecDeque::new();
+    fn slices_of(&self, message: &mut Outgoing) -> Option<Slices> {
+        let mut taken: VecDeque<Slices> = VecDeque::new();
         for part in &message.parts {
             if matches!(part, OutgoingPart::Run(_)) || part.len() == 0 {
                 continue;
@@ -379,23 +402,20 @@ impl ShmipcLink {
             match self.take_slices(u32_len(part.len())) {
                 Some(slices) => taken.push_back(slices),
                 None => {
-                    taken
-                        .into_iter()
-                        .flatten()
-                        .for_each(|slice| self.put_slice(slice));
+                    let taken = taken.into_iter().flatten();
+                    taken.for_each(|(slice, _)| self.put_slice(slice));
                     return None;
                 }
             }
         }
         let mut inline = message.inline.as_slice();
-        let mut slices = Vec::new();
+        let mut slices = Slices::new();
         for part in message.parts.drain(..) {
             match part {
                 OutgoingPart::Run(run) => slices.extend(run.into_written()),
                 part if part.len() == 0 => {}
                 part => {
-                    let fresh = taken.pop_front().unwrap_or_default();
-                    let mut fresh = fresh.into_iter().map(|slice| (slice, 0)).collect();
+                    let mut fresh = taken.pop_front().unwrap_or_default();
                     match &part {
                         OutgoingPart::Inline(len) => {
                             let (head, rest) = inline.split_at(index(*len));
@@ -428,7 +448,7 @@ impl ShmipcLink {
     }
 
     /// Copies `bytes` to slices that have room for all of them. Nothing is copied for none, which says that they are written.
-    fn fill(&self, slices: &mut Vec<(Slice, u32)>, mut bytes: &[u8]) {
+    fn fill(&self, slices: &mut Slices, mut bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -438,8 +458,24 @@ impl ShmipcLink {
             *written = u32_len(head.len());
             bytes = rest;
         }
-        while let Some((slice, _)) = slices.pop_if(|(_, written)| *written == 0) {
+        self.put_unwritten(slices);
+    }
+
+    /// Puts back the slices at the end to which nothing was written.
+    pub(super) fn put_unwritten(&self, slices: &mut Slices) {
+        while slices.last().is_some_and(|(_, written)| *written == 0)
+            && let Some((slice, _)) = slices.pop()
+        {
             self.put_slice(slice);
+        }
+    }
+
+    /// A range of a slice's data, to be written in place; none if nobody has decided to rely on the peer.
+    pub(super) fn place_mut<'s>(&'s self, slice: &'s mut Slice, at: u32, len: u32) -> &'s mut [u8] {
+        let start = slice.data() + at;
+        match self.trust {
+            Some(trust) => self.memory().lend_mut(start, len, slice, trust),
+            None => &mut [],
         }
     }
 
@@ -506,15 +542,24 @@ impl ShmipcLink {
         if !self.unwoken.load(Ordering::Acquire) || matches!(self.wakes, Wakes::Polling(_)) {
             return;
         }
-        // Under one lock with the message, so that nobody else's is missing for whom the flag was found set (H50).
-        let mut tx = self.tx();
-        if !self.unwoken.swap(false, Ordering::AcqRel) || !tx.producer.must_wake() {
+        self.wake(&mut self.tx());
+    }
+
+    /// Wakes the peer if it sleeps and something has been published. Under one lock with the message, so that nobody else's is
+    /// missing for whom the flag was found set (H50).
+    fn wake(&self, tx: &mut ShmipcTx) {
+        if !self.unwoken.load(Ordering::Relaxed) || matches!(self.wakes, Wakes::Polling(_)) {
+            return;
+        }
+        // Relaxed: it is set and taken back under this lock.
+        self.unwoken.store(false, Ordering::Relaxed);
+        if !tx.producer.must_wake() {
             return;
         }
         self.counters.doorbells_rung.add(1);
         match &*lock(&self.bell) {
             Some(bell) => bell.ring(),
-            None => self.say(&mut tx, &Frame::Polling),
+            None => self.say(tx, &Frame::Polling),
         }
     }
 
