@@ -5,7 +5,7 @@
 //! other, and the owner must meet the message that uses the segment before it learns that we are done with it (O9).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map},
     mem,
     sync::{Arc, Weak},
     time::Duration,
@@ -173,18 +173,21 @@ impl OutboxLink {
             return Ok(Received::Guarded(memory));
         };
         let address = memory.address(offset, len)?;
-        if index(RETURNS_MAX) <= back.leases.len() || back.leases.contains_key(&(address, token)) {
+        let is_full = index(RETURNS_MAX) <= back.leases.len();
+        let btree_map::Entry::Vacant(vacant) = back.leases.entry((address, token)) else {
+            return Err(PeerMisbehaved::TooManySegments { max: RETURNS_MAX });
+        };
+        if is_full {
             return Err(PeerMisbehaved::TooManySegments { max: RETURNS_MAX });
         }
-        let entry = Entry {
+        vacant.insert(Entry {
             region,
             offset,
             len,
             shares: 1,
             sent_back: false,
             began: clock::coarse(),
-        };
-        back.leases.insert((address, token), entry);
+        });
         let link = Arc::downgrade(self);
         let lease = Lease {
             link,
@@ -263,15 +266,14 @@ impl OutboxLink {
     fn end_lease(&self, address: usize, token: u32) {
         let sent_back = {
             let mut back = lock(&self.back);
-            let Some(entry) = back.leases.get_mut(&(address, token)) else {
+            let btree_map::Entry::Occupied(mut entry) = back.leases.entry((address, token)) else {
                 return;
             };
-            entry.shares -= 1;
-            if entry.shares != 0 {
+            entry.get_mut().shares -= 1;
+            if entry.get().shares != 0 {
                 return;
             }
-            let sent_back = entry.sent_back;
-            back.leases.remove(&(address, token));
+            let sent_back = entry.remove().sent_back;
             if back.severed {
                 return;
             }

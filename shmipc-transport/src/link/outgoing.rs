@@ -73,14 +73,6 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// An empty message that will probably have `inline_hint` inline bytes.
-    pub(crate) fn with_inline_capacity(inline_hint: usize) -> Self {
-        Self {
-            inline: Vec::with_capacity(inline_hint),
-            ..Self::default()
-        }
-    }
-
     /// The length of the message in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -100,15 +92,18 @@ impl Outgoing {
         self.parts.len() + 2 < usize::from(SEGMENTS_MAX)
     }
 
-    /// The inline bytes, for writing at most [`inline_room`](Self::inline_room) more.
-    pub(crate) fn inline_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.inline
+    /// Makes room for `capacity` inline bytes, before the first of them is written: many messages have none.
+    pub(crate) fn expect_inline(&mut self, capacity: usize) {
+        if self.inline.capacity() == 0 {
+            self.inline.reserve_exact(capacity);
+        }
     }
 
-    /// Says that `len` bytes were appended to the inline bytes.
-    pub(crate) fn wrote_inline(&mut self, len: usize) {
-        let len = u32_len(len);
-        self.len += len as usize;
+    /// Appends inline bytes, at most [`inline_room`](Self::inline_room).
+    pub(crate) fn write_inline(&mut self, bytes: &[u8]) {
+        self.inline.extend_from_slice(bytes);
+        let len = u32_len(bytes.len());
+        self.len += bytes.len();
         match self.parts.last_mut() {
             Some(OutgoingPart::Inline(last)) => *last += len,
             _ => self.parts.push(OutgoingPart::Inline(len)),

@@ -23,6 +23,8 @@ use crate::{
 
 /// `Bytes` of ours at least this long are linked rather than copied into a message.
 const LINK_MIN: usize = INLINE_MAX as usize;
+/// The inline bytes for which there is room at first in a message that is too long to lie inline: heads, and what lies between parts.
+const INLINE_FIRST: usize = 256;
 /// The first block that a message without large parts takes; each further one is twice as long.
 const BLOCK_FIRST: usize = 16 << 10;
 /// The longest of those.
@@ -79,7 +81,7 @@ impl SendBuf {
     pub(crate) fn new(link: Link, size_hint: usize) -> Self {
         Self {
             link,
-            message: Outgoing::with_inline_capacity(size_hint.min(INLINE_MAX as usize)),
+            message: Outgoing::default(),
             target: Target::Inline,
             size_hint,
             block_len: BLOCK_FIRST,
@@ -229,8 +231,14 @@ impl SendBuf {
             let (head, rest) = source.split_at(source.len().min(self.room()));
             match &mut self.target {
                 Target::Inline => {
-                    self.message.inline_mut().extend_from_slice(head);
-                    self.message.wrote_inline(head.len());
+                    let is_short = self.size_hint <= INLINE_MAX as usize;
+                    let expected = if is_short {
+                        self.size_hint
+                    } else {
+                        INLINE_FIRST
+                    };
+                    self.message.expect_inline(expected.max(head.len()));
+                    self.message.write_inline(head);
                 }
                 Target::Block { block, written } => {
                     block.as_mut_slice()[*written..*written + head.len()].copy_from_slice(head);
