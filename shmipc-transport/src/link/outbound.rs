@@ -75,9 +75,11 @@ impl DerefMut for OutboxGuard<'_> {
 
 impl Drop for OutboxGuard<'_> {
     fn drop(&mut self) {
-        let landed = mem::take(&mut self.landed);
-        self.0 = None;
-        drop(landed);
+        if !self.landed.is_empty() {
+            let landed = mem::take(&mut self.landed);
+            self.0 = None;
+            drop(landed);
+        }
     }
 }
 
