@@ -17,7 +17,8 @@ const SHARE_MIN: usize = 256;
 #[derive(Debug, Default)]
 pub struct RecvBuf {
     front: Bytes,
-    rest: VecDeque<Bytes>,
+    /// What follows. Most messages have one part; so that they cost little to pass on, and to drop, this is a pointer.
+    rest: Option<Box<VecDeque<Bytes>>>,
     len: usize,
 }
 
@@ -26,7 +27,7 @@ impl RecvBuf {
         Self {
             len: bytes.len(),
             front: bytes,
-            rest: VecDeque::new(),
+            rest: None,
         }
     }
 
@@ -36,14 +37,15 @@ impl RecvBuf {
         if self.front.is_empty() {
             self.front = bytes;
         } else if !bytes.is_empty() {
-            self.rest.push_back(bytes);
+            self.rest.get_or_insert_default().push_back(bytes);
         }
     }
 
     /// Appends what has not been read of another message.
     pub(crate) fn append(&mut self, other: Self) {
         self.push(other.front);
-        other.rest.into_iter().for_each(|part| self.push(part));
+        let rest = other.rest.into_iter().flat_map(|rest| *rest);
+        rest.for_each(|part| self.push(part));
     }
 
     /// Bytes that have not been read yet.
@@ -83,7 +85,8 @@ impl RecvBuf {
     fn next_part(&mut self) {
         if self.front.is_empty() {
             // Although it is empty, it would keep the memory.
-            self.front = self.rest.pop_front().unwrap_or_default();
+            let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+            self.front = next.unwrap_or_default();
         }
     }
 }
@@ -97,20 +100,14 @@ impl Buf for RecvBuf {
         &self.front
     }
 
-    fn advance(&mut self, mut count: usize) {
-        assert!(
-            count <= self.len,
-            "cannot advance by {count} bytes in a message of {}",
-            self.len
-        );
-        self.len -= count;
-        while self.front.len() < count {
-            count -= self.front.len();
-            self.front.clear();
-            self.next_part();
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        if count < self.front.len() {
+            self.len -= count;
+            self.front.advance(count);
+        } else {
+            self.advance_parts(count);
         }
-        self.front.advance(count);
-        self.next_part();
     }
 
     /// Shares the range if it is contiguous and not short, and copies it otherwise.
@@ -133,6 +130,25 @@ impl Buf for RecvBuf {
             self.advance(chunk.len());
         }
         copy.into()
+    }
+}
+
+impl RecvBuf {
+    /// Advances to the end of the first part, or beyond.
+    fn advance_parts(&mut self, mut count: usize) {
+        assert!(
+            count <= self.len,
+            "cannot advance by {count} bytes in a message of {}",
+            self.len
+        );
+        self.len -= count;
+        while self.front.len() < count {
+            count -= self.front.len();
+            self.front.clear();
+            self.next_part();
+        }
+        self.front.advance(count);
+        self.next_part();
     }
 }
 
