@@ -15,6 +15,10 @@ use crate::core::sync::{AtomicU64, Ordering, lock};
 /// The most bytes that are held before the session stops taking more. One message may exceed it.
 const LIMIT: u64 = 64 << 20;
 
+/// What a message takes beside its bytes, generously: its place in a queue, and the allocations that keep track of it. Without it, a peer
+/// that sends single bytes to nobody could have us hold a hundred times the limit.
+const OVERHEAD: u64 = 256;
+
 /// Private memory of the messages of a session.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
@@ -35,7 +39,7 @@ impl Budget {
 
     /// Makes a buffer of `bytes`, which is counted until it is dropped.
     pub(super) fn charge(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
-        self.held.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+        self.held.fetch_add(cost(&bytes), Ordering::AcqRel);
         Bytes::from_owner(Charged {
             bytes,
             budget: Arc::clone(self),
@@ -48,6 +52,11 @@ struct Charged {
     budget: Arc<Budget>,
 }
 
+/// What a message counts for.
+fn cost(bytes: &[u8]) -> u64 {
+    OVERHEAD + bytes.len() as u64
+}
+
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
@@ -56,9 +65,9 @@ impl AsRef<[u8]> for Charged {
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        let len = self.bytes.len() as u64;
-        let before = self.budget.held.fetch_sub(len, Ordering::AcqRel);
-        if LIMIT <= before && before - len < LIMIT {
+        let cost = cost(&self.bytes);
+        let before = self.budget.held.fetch_sub(cost, Ordering::AcqRel);
+        if LIMIT <= before && before - cost < LIMIT {
             let keeper = lock(&self.budget.keeper).clone();
             if let Some(keeper) = keeper {
                 keeper.wake();
@@ -85,6 +94,16 @@ mod tests {
         drop(part);
         assert!(!budget.is_exceeded());
         drop(first);
+        assert_eq!(budget.held.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn hazard_h46_a_short_message_counts_for_what_it_takes() {
+        let budget = Arc::new(Budget::default());
+        let most = LIMIT / OVERHEAD;
+        let held: Vec<_> = (0..most).map(|_| budget.charge(vec![7])).collect();
+        assert!(budget.is_exceeded());
+        drop(held);
         assert_eq!(budget.held.load(Ordering::Acquire), 0);
     }
 }
