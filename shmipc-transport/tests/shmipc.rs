@@ -171,6 +171,72 @@ async fn sleeping_sides_wake_each_other_in_every_version() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hazard_h50_c7_whoever_sends_at_once_wakes_who_sleeps() {
+    for mode in modes() {
+        let pair = connect_with(&mode, Shmipc::default(), Wait::Block).await;
+        echo(pair.server.clone());
+        let mut tasks = tokio::task::JoinSet::new();
+        for seed in 0..8 {
+            let mut stream = pair.client.open_stream().unwrap();
+            tasks.spawn(async move {
+                for round in 0..50 {
+                    let sent = message(20, seed + round);
+                    send(&mut stream, &sent).await.unwrap();
+                    assert_eq!(whole(recv(&mut stream).await.unwrap()), sent);
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn hazard_h40_a_mute_client_holds_nobody_up() {
+    for mode in modes() {
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = place.path().join("socket");
+        let config = config(&mode, place.path(), Shmipc::default(), Wait::Adaptive);
+        let listener = Listener::bind_with(path.as_path(), config.clone()).unwrap();
+        let mute = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let (client, server) = tokio::join!(
+            timeout(LONG, Session::connect_with(path.as_path(), config)),
+            timeout(LONG, listener.accept())
+        );
+        echo(server.unwrap().unwrap());
+        let mut stream = client.unwrap().unwrap().open_stream().unwrap();
+        send(&mut stream, &message(10, 1)).await.unwrap();
+        assert_eq!(whole(recv(&mut stream).await.unwrap()), message(10, 1));
+        drop(mute);
+    }
+}
+
+#[tokio::test]
+async fn hazard_h42_what_is_sent_before_regions_are_mapped_arrives() {
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = files.path().join("socket");
+    let mode = modes().remove(0);
+    let config = config(&mode, files.path(), Shmipc::default(), Wait::Adaptive);
+    let listener = Listener::bind_with(path.as_path(), config.clone()).unwrap();
+    // Version 2 has no answer to wait for, and nobody accepts yet.
+    let connecting = timeout(LONG, Session::connect_with(path.as_path(), config));
+    let client = connecting.await.unwrap().unwrap();
+    let mut ours = client.open_stream().unwrap();
+    for seed in 0..10 {
+        send(&mut ours, &message(100, seed)).await.unwrap();
+    }
+    let server = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    let mut theirs = timeout(LONG, server.accept_stream())
+        .await
+        .unwrap()
+        .unwrap();
+    for seed in 0..10 {
+        assert_eq!(whole(recv(&mut theirs).await.unwrap()), message(100, seed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_streams_share_a_session() {
     for mode in modes() {
         let pair = connect(&mode).await;
@@ -289,7 +355,7 @@ async fn messages_that_do_not_fit_fall_back_to_the_socket_in_order() {
 }
 
 #[tokio::test]
-async fn hazard_h49_an_end_does_not_overtake_what_went_over_the_socket() {
+async fn hazard_h49_c1_an_end_does_not_overtake_what_went_over_the_socket() {
     for mode in modes() {
         for round in 0..20 {
             let pair = connect_with(&mode, tight(), Wait::Adaptive).await;

@@ -294,6 +294,32 @@ mod tests {
     }
 
     #[test]
+    fn hazard_h35_the_space_of_files_is_set_aside() {
+        const LEN: u32 = 1 << 20;
+        let directory = directory();
+        let (_, ours) = create_file(directory.path(), "ours", LEN).unwrap();
+        let theirs = directory.path().join("theirs");
+        std::fs::File::create_new(&theirs)
+            .unwrap()
+            .set_len(LEN.into())
+            .unwrap();
+        open_file(directory.path(), &named(&theirs), &ourselves()).unwrap();
+        for path in [ours.path(), &theirs] {
+            use std::os::unix::fs::MetadataExt;
+            let blocks = std::fs::metadata(path).unwrap().blocks();
+            assert!(u64::from(LEN) <= 512 * blocks, "{blocks} blocks");
+        }
+    }
+
+    #[test]
+    fn hazard_h36_descriptors_are_not_inherited() {
+        use nix::fcntl::FdFlag;
+        let (_, fd) = create_memfd("test", 4096).unwrap();
+        let flags = FdFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFD).unwrap());
+        assert!(flags.contains(FdFlag::FD_CLOEXEC));
+    }
+
+    #[test]
     fn hazard_h29_paths_that_lead_elsewhere_are_refused() {
         let (allowed, elsewhere) = (directory(), directory());
         let target = elsewhere.path().join("target");

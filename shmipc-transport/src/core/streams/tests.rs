@@ -110,7 +110,7 @@ fn ids_that_were_passed_over_may_still_come_once() {
 }
 
 #[test]
-fn hazard_h47_what_still_comes_for_a_closed_stream_opens_none() {
+fn hazard_h47_c5_what_still_comes_for_a_closed_stream_opens_none() {
     let mut server: StreamTable<()> = StreamTable::opened_by_client(false, 2);
     server.open_remote(StreamId(2), Arc::new(())).unwrap();
     server.close(StreamId(2));

@@ -95,6 +95,23 @@ fn hazard_h8_lists_that_misalign_words_are_refused() {
 }
 
 #[test]
+fn hazard_h9_each_side_counts_at_its_own_place() {
+    let (memory, creator, mapper) = pools(296, SMALL);
+    let [creators, mappers] = [28, 32].map(|at| move |memory: &TestMemory| memory.get(at));
+    let ours = creator.take(0).unwrap().unwrap();
+    assert_eq!((creators(&memory), mappers(&memory)), (1, 0));
+    let theirs = mapper.take(0).unwrap().unwrap();
+    assert_eq!((creators(&memory), mappers(&memory)), (1, 1));
+    // What is put there is believed by nobody.
+    memory.set(28, u32::MAX);
+    memory.set(32, 1 << 31);
+    creator.put(ours).unwrap();
+    mapper.put(theirs).unwrap();
+    assert_eq!(memory.get(8), 3, "all are free");
+    assert!(creator.take(0).unwrap().is_some());
+}
+
+#[test]
 fn hazard_h10_two_lists_of_one_capacity_are_told_apart_by_offset() {
     assert_eq!(
         Geometry::plan(4096, &[(64, 50), (64, 50)]),
