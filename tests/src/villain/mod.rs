@@ -5,6 +5,7 @@
 
 mod raw;
 mod script;
+pub mod shmipc;
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},

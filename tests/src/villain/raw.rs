@@ -71,6 +71,24 @@ impl Memory {
         Self { map, fd }
     }
 
+    /// Maps what the victim has passed, to write to it as well: shmipc's protocol has it so.
+    ///
+    /// # Panics
+    ///
+    /// If that is not possible.
+    #[must_use]
+    pub fn shared(fd: OwnedFd) -> Self {
+        let map = MmapOptions::new()
+            .map_raw(fd.as_raw_fd())
+            .expect("it can be mapped");
+        Self { map, fd }
+    }
+
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.map.len()).expect("less than 4 GiB")
+    }
+
     /// Another descriptor of the file.
     ///
     /// # Panics
@@ -95,7 +113,7 @@ impl Memory {
         );
         let word = self.map.as_mut_ptr().wrapping_add(at).cast::<u32>();
         // SAFETY: in bounds and aligned, as just checked, in a mapping that `self` keeps; everybody in this process
-        // accesses it by atomics only, and the memory of a victim is only loaded from.
+        // accesses it by atomics only, and memory that is mapped to be read is only loaded from.
         unsafe { AtomicU32::from_ptr(word) }
     }
 

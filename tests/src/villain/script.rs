@@ -2,11 +2,7 @@
 
 use std::{
     io::{self, Write},
-    os::{
-        fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream},
-    },
-    path::Path,
+    os::{fd::OwnedFd, unix::net::UnixStream},
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -222,27 +218,6 @@ impl Script {
         script
     }
 
-    /// Connects to a victim that listens at `path`, and plays the script.
-    ///
-    /// # Panics
-    ///
-    /// If nobody listens there, or the victim neither answers nor hangs up.
-    #[must_use]
-    pub fn connect(self, path: &Path) -> Ending {
-        self.play(UnixStream::connect(path).expect("the victim listens"))
-    }
-
-    /// Waits for a victim that connects, and plays the script.
-    ///
-    /// # Panics
-    ///
-    /// If the victim neither answers nor hangs up.
-    #[must_use]
-    pub fn accept(self, listener: &UnixListener) -> Ending {
-        let (socket, _) = listener.accept().expect("the victim connects");
-        self.play(socket)
-    }
-
     /// Says the first `count` messages, and then nothing more. Hangs up when the result is dropped.
     ///
     /// # Panics
@@ -256,7 +231,13 @@ impl Script {
         (self, socket)
     }
 
-    fn play(self, socket: UnixStream) -> Ending {
+    /// Plays the script over a socket that is connected to a victim.
+    ///
+    /// # Panics
+    ///
+    /// If the victim neither answers nor hangs up.
+    #[must_use]
+    pub fn play(self, socket: UnixStream) -> Ending {
         socket.set_read_timeout(Some(LONG)).expect("a timeout");
         socket.set_write_timeout(Some(LONG)).expect("a timeout");
         let hears_all = self.messages.len() == 3;
@@ -310,7 +291,8 @@ impl Ending {
     }
 }
 
-fn next_message(socket: &UnixStream) -> io::Result<(u8, Vec<OwnedFd>)> {
+/// The type of the next message that an honest peer says, and what comes with it.
+pub(super) fn next_message(socket: &UnixStream) -> io::Result<(u8, Vec<OwnedFd>)> {
     let mut header = [0; 8];
     let mut fds = raw::receive(socket, &mut header)?;
     let [l0, l1, l2, l3, .., kind] = header;

@@ -6,6 +6,7 @@ mod handshake;
 mod memory;
 mod oddities;
 mod records;
+mod shmipc;
 mod stage;
 
 use shmipc_transport::{PeerMisbehaved, SessionLost};

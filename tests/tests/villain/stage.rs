@@ -1,6 +1,6 @@
 //! Where villains perform: victims, and a bystander who must not notice anything.
 
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use bytes::BufMut;
 use shmipc_transport::{Config, ConnectError, Flush, Listener, Session, Stream};
@@ -13,6 +13,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// A victim that listens, a place where victims can be made to connect to, and a bystander.
 pub(crate) struct Stage {
+    config: Config,
     bystander: Pair,
     listening: Place,
     accepted: mpsc::Receiver<Session>,
@@ -37,9 +38,15 @@ impl Stage {
         config.build().unwrap()
     }
 
+    /// Victims that speak our own link.
     pub(crate) async fn new() -> Self {
+        Self::with(Self::config()).await
+    }
+
+    /// Victims of this configuration.
+    pub(crate) async fn with(config: Config) -> Self {
         let (listening, trap) = (Place::new(), Place::new());
-        let listener = Listener::bind_with(listening.path(), Self::config()).unwrap();
+        let listener = Listener::bind_with(listening.path(), config.clone()).unwrap();
         let (send, accepted) = mpsc::channel(1);
         let acceptor = tokio::spawn(async move {
             while let Ok(session) = listener.accept().await {
@@ -50,6 +57,7 @@ impl Stage {
         });
         let trap_listener = UnixListener::bind(trap.path()).unwrap();
         let stage = Self {
+            config,
             bystander: Pair::echoing().await,
             listening,
             accepted,
@@ -63,12 +71,25 @@ impl Stage {
 
     /// Plays a script against a victim.
     pub(crate) async fn open(&mut self, script: Script) -> (Ending, Outcome) {
-        match script.role {
-            Role::Client => (script.connect(&self.listening.path()), None),
+        self.play(script.role, |socket| script.play(socket)).await
+    }
+
+    /// Plays something over a socket with a victim at its other end.
+    pub(crate) async fn play<E>(
+        &mut self,
+        role: Role,
+        play: impl FnOnce(UnixStream) -> E,
+    ) -> (E, Outcome) {
+        match role {
+            Role::Client => {
+                let socket = UnixStream::connect(self.listening.path()).unwrap();
+                (play(socket), None)
+            }
             Role::Server => {
-                let connecting = Session::connect_with(self.trap.path(), Self::config());
+                let connecting = Session::connect_with(self.trap.path(), self.config.clone());
                 let connecting = tokio::spawn(connecting);
-                let ending = script.accept(&self.trap_listener);
+                let (socket, _) = self.trap_listener.accept().unwrap();
+                let ending = play(socket);
                 let connected = in_time("the victim's handshake", connecting).await;
                 (ending, Some(connected.unwrap()))
             }
@@ -87,8 +108,13 @@ impl Stage {
 
     /// The victim's session, with the victim at work on it.
     pub(crate) async fn cast(&mut self, outcome: Outcome) -> Session {
+        self.cast_with(outcome, 1).await
+    }
+
+    /// The same with a victim that opens so many streams.
+    pub(crate) async fn cast_with(&mut self, outcome: Outcome, streams: usize) -> Session {
         let session = self.taken(outcome).await;
-        tokio::spawn(victim(session.clone()));
+        tokio::spawn(victim(session.clone(), streams));
         session
     }
 
@@ -111,18 +137,19 @@ impl Stage {
     }
 }
 
-/// Uses a session in all ways: sends first, and treats the peer's streams as their first byte says.
-async fn victim(session: Session) {
-    let hello = session.clone();
-    tokio::spawn(async move {
-        let Ok(mut stream) = hello.open_stream() else {
-            return;
-        };
-        if lend(&mut stream, Flush::More).await {
-            while let Ok(Some(_)) = stream.recv().await {}
-            hello.closed().await;
-        }
-    });
+/// Uses a session in all ways: sends first, and treats streams as the first byte of the peer's says.
+async fn victim(session: Session, streams: usize) {
+    for _ in 0..streams {
+        let hello = session.clone();
+        tokio::spawn(async move {
+            let Ok(mut stream) = hello.open_stream() else {
+                return;
+            };
+            if lend(&mut stream, Flush::More).await {
+                handle(hello, stream).await;
+            }
+        });
+    }
     while let Ok(stream) = session.accept_stream().await {
         tokio::spawn(handle(session.clone(), stream));
     }

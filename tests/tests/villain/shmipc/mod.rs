@@ -1,0 +1,134 @@
+//! The same over shmipc's own link, as everybody speaks it and with our records: all that a peer can do to the memory that it shares
+//! with its victim, and to the socket, ends its own session, or is a lack of memory.
+
+mod floods;
+mod handshake;
+mod lists;
+mod messages;
+mod queues;
+mod socket;
+mod streams;
+
+use shmipc_transport::{Config, LinkKind, PeerMisbehaved, Session, SessionLost, Shmipc};
+use tests::{
+    process,
+    villain::{
+        Role,
+        shmipc::{Dialect, ShmipcScript, ShmipcVillain},
+    },
+};
+
+use crate::stage::Stage;
+
+/// A lie told in a session, and how it is called by its victim.
+struct Lie {
+    name: &'static str,
+    tell: fn(&mut ShmipcVillain),
+    is_found: fn(&PeerMisbehaved) -> bool,
+}
+
+macro_rules! shmipc_lies {
+    ($($name:literal: $tell:expr => $found:pat),* $(,)?) => {
+        &[$($crate::shmipc::Lie { name: $name, tell: $tell, is_found: |reason| matches!(reason, $found) }),*]
+    };
+}
+
+use shmipc_lies;
+
+/// The streams that victims accept natively.
+const STREAMS_MAX: u32 = 80;
+
+/// Streams that victims open, for villains that cannot open any.
+const VICTIMS_STREAMS: usize = 3;
+
+/// What victims of a villain that speaks `dialect` are configured for.
+fn config(dialect: Dialect) -> Config {
+    // Queues and lists so short that all of them is used.
+    let shmipc = Shmipc::default()
+        .buffer_len(256 << 10)
+        .slices([(1024, 20), (4096, 80)])
+        .queue_len(16);
+    let link = match dialect {
+        Dialect::V3 => LinkKind::ShmipcV3,
+        Dialect::Records => LinkKind::ShmipcV4,
+    };
+    let builder = Config::builder().links([link]).shmipc(shmipc);
+    builder.streams_max(STREAMS_MAX).build().unwrap()
+}
+
+/// Both ends of a session after an honest handshake.
+async fn session(stage: &mut Stage, role: Role, dialect: Dialect) -> (ShmipcVillain, Session) {
+    let script = ShmipcScript::new(role, dialect);
+    let (ending, outcome) = stage.play(role, |socket| script.play(socket)).await;
+    let session = stage.cast_with(outcome, VICTIMS_STREAMS).await;
+    (ending.session(), session)
+}
+
+/// Tells each lie in a session of its own, in both dialects, as its client and as its server.
+async fn told(lies: &[Lie]) {
+    for dialect in Dialect::ALL {
+        told_in(dialect, lies).await;
+    }
+}
+
+async fn told_in(dialect: Dialect, lies: &[Lie]) {
+    let mut stage = Stage::with(config(dialect)).await;
+    let before = process::Holdings::count();
+    for lie in lies {
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = session(&mut stage, role, dialect).await;
+            (lie.tell)(&mut villain);
+            let lost = tests::in_time(lie.name, session.closed()).await;
+            match lost {
+                SessionLost::PeerMisbehaved(reason) if (lie.is_found)(&reason) => {}
+                other => panic!("{} ({role:?}, {dialect:?}) ended in {other:?}", lie.name),
+            }
+            villain.wait_to_be_left();
+            drop((villain, session));
+            stage.bystander_is_well(lie.name).await;
+        }
+    }
+    before.are_back("after lies").await;
+}
+
+/// Something odd, and how it is done.
+type Oddity = (&'static str, fn(&mut ShmipcVillain));
+
+/// Does each oddity in a session of its own, which must go on as if nothing had been.
+async fn borne(oddities: &[Oddity]) {
+    for dialect in Dialect::ALL {
+        borne_in(dialect, oddities).await;
+    }
+}
+
+async fn borne_in(dialect: Dialect, oddities: &[Oddity]) {
+    let mut stage = Stage::with(config(dialect)).await;
+    let before = process::Holdings::count();
+    for (name, tell) in oddities {
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = session(&mut stage, role, dialect).await;
+            tell(&mut villain);
+            let stream = villain.prod(b"echo");
+            let echo = loop {
+                match villain.message() {
+                    Some((of, message)) if of == stream => break message,
+                    Some(_) => {}
+                    None => panic!("{name} ({role:?}, {dialect:?}): the victim hung up"),
+                }
+            };
+            assert_eq!(echo, b"echo", "{name} ({role:?}, {dialect:?})");
+            assert!(!session.is_closed(), "{name} ({role:?}, {dialect:?})");
+            drop(villain);
+            let lost = tests::in_time(name, session.closed()).await;
+            // Natively, hanging up is how a session is closed.
+            let is_natural = match dialect {
+                Dialect::V3 => matches!(lost, SessionLost::ClosedByPeer),
+                Dialect::Records => matches!(lost, SessionLost::PeerDied),
+            };
+            assert!(is_natural, "{name} ({role:?}, {dialect:?}): {lost:?}");
+            drop(session);
+            stage.bystander_is_well(name).await;
+        }
+    }
+    before.are_back("after oddities").await;
+}

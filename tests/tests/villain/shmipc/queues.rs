@@ -1,0 +1,85 @@
+//! Lies in the queues.
+
+use shmipc_transport::{
+    InvalidShmipc::{QueueCursors, Status},
+    PeerMisbehaved::Shmipc,
+};
+use tests::{
+    alone,
+    villain::shmipc::{Element, ShmipcVillain},
+};
+
+use super::{borne, shmipc_lies, told};
+
+/// Has the victim put in more than half of what its queue holds, so that it looks at how much was taken out, by the
+/// villain's account.
+fn taken_out(villain: &mut ShmipcVillain, claimed: u32) {
+    let stream = villain.prod(b"echo");
+    villain.queues.store(villain.from_victim.head, claimed);
+    for _ in 0..villain.from_victim.cap {
+        villain.send(stream, b"more");
+    }
+}
+
+fn odd_status(villain: &mut ShmipcVillain, status: u32) {
+    let (stream, offset) = (villain.stream(), villain.buffers.write(b"echo"));
+    villain.put(Element {
+        stream,
+        offset,
+        status,
+    });
+}
+
+#[test]
+fn hazard_h20_cursors_that_cannot_be_end_the_session() {
+    alone(async {
+        told(shmipc_lies! {
+            "one element more than fit": |v| v.say_tail(v.tail() + v.to_victim.cap + 1) => Shmipc(QueueCursors { cap: 16, .. }),
+            "elements that were taken out already": |v| v.say_tail(v.tail().wrapping_sub(1)) => Shmipc(QueueCursors { .. }),
+            "half of all numbers": |v| v.say_tail(v.tail().wrapping_add(1 << 31)) => Shmipc(QueueCursors { .. }),
+            "more taken out than was put in": |v| taken_out(v, 1000) => Shmipc(QueueCursors { head: 1000, .. }),
+            "fewer taken out than before": |v| taken_out(v, u32::MAX - 15) => Shmipc(QueueCursors { .. }),
+            "a status that nobody has": |v| odd_status(v, 2) => Shmipc(Status { status: 2 }),
+            "all bits of a status": |v| odd_status(v, u32::MAX) => Shmipc(Status { .. }),
+        })
+        .await;
+    });
+}
+
+#[test]
+fn hazard_v2_what_was_verified_or_is_our_own_is_not_read_again() {
+    alone(async {
+        borne(&[
+            ("capacities that change", |v| {
+                for queue in [v.to_victim, v.from_victim] {
+                    for cap in [0, 1, u32::MAX] {
+                        v.queues.store(queue.cap_at(), cap);
+                    }
+                }
+            }),
+            ("how much the victim has taken out", |v| {
+                v.queues.store(v.to_victim.head, 7);
+                v.queues.store(v.to_victim.head + 4, u32::MAX);
+                // Which it says again as soon as it takes something out.
+                v.queues.store(v.to_victim.head, 0);
+            }),
+            ("how much the victim has put in", |v| {
+                // What it has put in just now may not be seen until it puts in more.
+                v.set_stream_aside();
+                v.queues.store(v.from_victim.tail, 1 << 20);
+                v.queues.store(v.from_victim.tail + 4, u32::MAX);
+            }),
+            ("the upper half of a counter", |v| {
+                v.queues.store(v.to_victim.tail + 4, u32::MAX);
+                v.queues.store(v.from_victim.head + 4, 77);
+            }),
+            ("neither asleep nor awake", |v| {
+                for value in [2, u32::MAX, 0] {
+                    v.queues.store(v.from_victim.working, value);
+                    v.queues.store(v.to_victim.working, value);
+                }
+            }),
+        ])
+        .await;
+    });
+}
