@@ -4,14 +4,15 @@ pub use crate::{
     core::{
         handshake::fuzz_handshake as handshake,
         outbox::fuzz_record as record,
+        shmipc::{frames::fuzz_frames as shmipc_frames, fuzz::fuzz_handshake as shmipc_handshake},
         wire::{fuzz_deframer as deframer, negotiation::fuzz_negotiation as negotiation},
     },
-    session::fuzz_session as session,
+    session::{fuzz_session as session, fuzz_shmipc_session as shmipc_session},
 };
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, path::PathBuf};
+    use std::{env, fs, path::PathBuf, slice::from_ref};
 
     use super::*;
     use crate::{
@@ -19,6 +20,7 @@ mod tests {
         core::{
             num::{RegionId, StreamId},
             outbox::{Kind, Part, RecordHead, Segment},
+            shmipc::frames::{Frame, Paths},
             wire::{
                 HEADER_LEN, Message, Outbox, Region, Transmit,
                 negotiation::{DoorbellKind, Offer, Request, Response, Terms},
@@ -28,12 +30,15 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 5] = [
+    const TARGETS: [(&str, Target); 8] = [
         ("deframer", deframer),
         ("handshake", handshake),
         ("negotiation", negotiation),
         ("record", record),
         ("session", session),
+        ("shmipc_frames", shmipc_frames),
+        ("shmipc_handshake", shmipc_handshake),
+        ("shmipc_session", shmipc_session),
     ];
 
     fn corpus(target: &str) -> PathBuf {
@@ -59,6 +64,9 @@ mod tests {
             negotiation_seeds(),
             record_seeds(),
             session_seeds(),
+            shmipc_frames_seeds(),
+            shmipc_handshake_seeds(),
+            shmipc_session_seeds(),
         ];
         for ((target, _), seeds) in TARGETS.into_iter().zip(seeds) {
             for (name, seed) in seeds {
@@ -255,6 +263,105 @@ mod tests {
             ),
             ("pads_for_ever", script(&[&[4], OPEN, &[8, 0, 0], RECEIVE])),
             ("goodbye", script(&[&[2], OPEN, &[0, 3, 0], &[0, 4, 0]])),
+        ]
+    }
+
+    fn names() -> Paths {
+        Paths {
+            queue: b"/dev/shm/q".to_vec(),
+            buffer: b"/dev/shm/b".to_vec(),
+        }
+    }
+
+    fn shmipc_frames_seeds() -> Seeds {
+        let said = |frames: &[Frame]| {
+            let bytes = frames.iter().map(|frame| frame.encode(3));
+            bytes.collect::<Vec<_>>().concat()
+        };
+        let fallback = Frame::Fallback {
+            stream: 2,
+            status: 0,
+            payload: b"abc".to_vec(),
+        };
+        vec![
+            (
+                "client",
+                said(&[Frame::Version(3), Frame::MemfdNames(names())]),
+            ),
+            (
+                "session",
+                said(&[Frame::Polling, fallback, Frame::Close { stream: 2 }]),
+            ),
+            ("hot_restart", said(&[Frame::HotRestart { epoch: 7 }])),
+        ]
+    }
+
+    /// The side, and messages with a byte before each part; see `core::shmipc::fuzz`.
+    fn shmipc_handshake_seeds() -> Seeds {
+        let parts = |frames: &[Frame]| {
+            let mut said = Vec::new();
+            for frame in frames {
+                let bytes = frame.encode(3);
+                let (header, body) = bytes.split_at(HEADER_LEN);
+                for part in [header, body].into_iter().filter(|part| !part.is_empty()) {
+                    said.push(0);
+                    said.extend_from_slice(part);
+                }
+            }
+            said
+        };
+        let (ready, mapped) = (Frame::ReadyForDescriptors, Frame::Mapped);
+        let first = Frame::Version(3).encode(3);
+        let names = Frame::MemfdNames(names());
+        vec![
+            ("v2_client", vec![0]),
+            (
+                "v3_client",
+                [
+                    &[2][..],
+                    &parts(&[Frame::Version(3), ready.clone(), mapped.clone()]),
+                ]
+                .concat(),
+            ),
+            (
+                "v3_server",
+                [&[7][..], &first, &parts(from_ref(&names)), &[2]].concat(),
+            ),
+            ("v4_client", [&[4][..], &parts(&[ready, mapped])].concat()),
+            (
+                "v4_server",
+                [&[6][..], &parts(from_ref(&names)), &[4]].concat(),
+            ),
+        ]
+    }
+
+    /// Scripts; see `session::fuzz::shmipc` for what the bytes mean.
+    fn shmipc_session_seeds() -> Seeds {
+        const ACCEPT: &[u8] = &[10];
+        const OPEN: &[u8] = &[9];
+        const RECEIVE: &[u8] = &[12, 0];
+        const SEND: &[u8] = &[11, 0, 0, 16, 0];
+        let script = |steps: &[&[u8]]| steps.concat();
+        // A message of 4,000 bytes on stream 2, as everybody says it, and of 9 on stream 1 of ours.
+        let native: &[u8] = &[0, 2, 0, 0xa0, 0x0f];
+        let record: &[u8] = &[0, 1, 0, 9, 0];
+        // A message on the socket.
+        let fallback: &[u8] = &[5, 3, 2, 0, 0, 3, b'a', b'b', b'c'];
+        vec![
+            ("native", script(&[&[0], native, ACCEPT, RECEIVE, &[14, 0]])),
+            ("records", script(&[&[1], record, ACCEPT, RECEIVE, SEND])),
+            ("client", script(&[&[2], OPEN, SEND, &[7, 0], SEND])),
+            ("fallback", script(&[&[0], fallback, ACCEPT, RECEIVE])),
+            ("forged_layout", script(&[&[16, 1, 0, 0, 1, 3], native])),
+            // The head of a list leads beside a slice, and a message is to be sent.
+            (
+                "forged_list",
+                script(&[&[2], OPEN, &[3, 0, 0, 2, 0, 4], SEND]),
+            ),
+            (
+                "sent_twice",
+                script(&[&[0], native, &[2, 2, 1, 0, 0, 0], ACCEPT]),
+            ),
         ]
     }
 }

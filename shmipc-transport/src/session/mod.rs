@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 
 pub(crate) use establish::Joining;
 #[cfg(any(test, fuzzing))]
-pub use fuzz::fuzz_session;
+pub use fuzz::{fuzz_session, shmipc::fuzz_shmipc_session};
 pub(crate) use handshake::dial_plain;
 pub(crate) use lead::Elapsed;
 pub(crate) use observe::Lack;

@@ -413,7 +413,7 @@ impl Deframer {
 
 /// Takes `data` for what a socket brings: the body of the fuzz target for this module.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn fuzz_frames(mut data: &[u8]) {
+pub fn fuzz_frames(mut data: &[u8]) {
     let mut deframer = Deframer::default();
     while !data.is_empty() {
         let (bytes, rest) = data.split_at(deframer.wanted().min(data.len()));

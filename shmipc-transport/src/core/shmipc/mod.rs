@@ -34,6 +34,8 @@
 mod buffers;
 mod chain;
 pub(crate) mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub(crate) mod handshake;
 mod pool;
 mod queue;

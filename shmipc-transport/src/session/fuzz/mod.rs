@@ -6,6 +6,8 @@
 //! a panic, having allocated no more than the messages that it admitted are long; if the session is over then, the
 //! villain, or its goodbye, is the reason.
 
+pub(super) mod shmipc;
+
 use std::{
     fmt,
     os::{
@@ -72,13 +74,13 @@ pub fn fuzz_session(data: &[u8]) {
     let mut script = Script(data);
     let mut play = Play::begin(script.byte());
     for _ in 0..STEPS_MAX {
-        if script.0.is_empty() || play.shared.lost().is_some() {
+        if script.0.is_empty() || play.ours.is_lost() {
             break;
         }
         play.step(&mut script);
-        play.look();
+        play.ours.look();
     }
-    play.end();
+    play.ours.end();
 }
 
 /// The rest of the input; after its end come zeroes.
@@ -123,11 +125,16 @@ impl Script<'_> {
 
 /// Both sides: a real session, and the memory and socket of its peer.
 struct Play {
+    ours: Ours,
+    villain: Villain,
+}
+
+/// A session with everything that its user holds.
+struct Ours {
     session: Session,
     shared: Arc<Shared>,
     streams: Vec<Stream>,
     messages: Vec<RecvBuf>,
-    villain: Villain,
 }
 
 struct Villain {
@@ -194,10 +201,7 @@ impl Play {
             None,
         ));
         Self {
-            session: Session::new(Arc::clone(&shared)),
-            shared,
-            streams: Vec::new(),
-            messages: Vec::new(),
+            ours: Ours::new(shared),
             villain: Villain {
                 memory,
                 layout: Geometry::ours(),
@@ -215,6 +219,27 @@ impl Play {
             6 => self.villain.give_back(script),
             7 => self.villain.announce(script),
             8 => self.villain.repeat(script),
+            ours => self.ours.step(ours, script),
+        }
+    }
+}
+
+impl Ours {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            session: Session::new(Arc::clone(&shared)),
+            shared,
+            streams: Vec::new(),
+            messages: Vec::new(),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.shared.lost().is_some()
+    }
+
+    fn step(&mut self, step: u8, script: &mut Script<'_>) {
+        match step {
             9 => self.streams.extend(self.session.open_stream()),
             10 => self.accept(),
             11 => self.send(script),
@@ -228,9 +253,18 @@ impl Play {
     /// What the driver does when it is woken.
     fn look(&self) {
         let mut inbound = self.shared.inbound();
-        self.shared.link.disarm(&mut inbound.rx);
+        let link = &self.shared.link;
+        link.disarm(&mut inbound.rx);
+        if link.delivers_from_socket() {
+            // A villain hangs up by the end of the script.
+            self.shared.take_regions(&mut inbound);
+            link.send_unsent();
+        }
         self.shared.drain(&mut inbound);
         self.shared.rest(&mut inbound);
+        if let Err(misbehaved) = link.ticked() {
+            self.shared.blame(misbehaved);
+        }
     }
 
     /// The villain dies.
