@@ -358,7 +358,9 @@ impl Receiving {
                 self.rest = message;
                 Ok(Some(frame::take_first(&mut self.rest)))
             }
-            Ok(None) => Ok(None),
+            Ok(None) if self.stream.hears_end() => Ok(None),
+            // All that was heard is that the stream was given up: an end would have come as a frame.
+            Ok(None) => Err(self.not_received(RecvError::Reset(ABANDONED))),
             Err(error) => Err(self.not_received(error)),
         }
     }

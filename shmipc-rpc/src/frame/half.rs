@@ -245,7 +245,8 @@ impl HalfSender {
             if let Ending::Failed(_) = ending {
                 return Poll::Ready(Ok(()));
             }
-            if self.opening.is_none() && message.is_none() {
+            // Where an end without a frame does not reach the server, it gets one.
+            if self.opening.is_none() && message.is_none() && self.stream.tells_end() {
                 return self.stream.poll_finish(cx).map_err(HalfError::Stream);
             }
             let flags = if message.is_some() {

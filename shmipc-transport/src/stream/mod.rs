@@ -1,5 +1,6 @@
 //! Streams: sequences of messages in both directions, many to a session.
 
+mod ends;
 mod flush;
 mod recv_buf;
 mod send_buf;

@@ -32,8 +32,8 @@ pub(crate) struct Link<C> {
 #[derive(Clone, Copy)]
 enum Place {
     SharedMemory,
-    /// Over shmipc's own link, in version 4.
-    ShmipcV4,
+    /// Over shmipc's own link, in one version.
+    Shmipc(LinkKind),
     Http2,
     Http2Unix,
 }
@@ -47,14 +47,14 @@ async fn start<C>(
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let path = directory.path().join("interop.sock");
     let endpoint: Endpoint = match place {
-        Place::SharedMemory | Place::ShmipcV4 => path.into(),
+        Place::SharedMemory | Place::Shmipc(_) => path.into(),
         Place::Http2 => "http://127.0.0.1:0".into(),
         Place::Http2Unix => format!("unix:{}", path.display()).into(),
     };
     let handlers = Handlers::default();
     let config = match place {
-        Place::ShmipcV4 => {
-            let config = Config::builder().links([LinkKind::ShmipcV4]);
+        Place::Shmipc(link) => {
+            let config = Config::builder().links([link]);
             config.build().expect("it is valid")
         }
         Place::SharedMemory | Place::Http2 | Place::Http2Unix => Config::default(),
@@ -93,7 +93,17 @@ pub(crate) async fn shared_memory_behind_a_layer() -> Link<Ours<Layered>> {
 }
 
 pub(crate) async fn shmipc_v4() -> Link<Ours<Channel>> {
-    start(Place::ShmipcV4, our_server, Ours::new).await
+    start(Place::Shmipc(LinkKind::ShmipcV4), our_server, Ours::new).await
+}
+
+/// There is no end of one direction, no credit, and no code of a reset.
+pub(crate) async fn shmipc_v3() -> Link<Ours<Channel>> {
+    start(Place::Shmipc(LinkKind::ShmipcV3), our_server, Ours::new).await
+}
+
+/// Nor is the client told when its server has mapped its memory.
+pub(crate) async fn shmipc_v2() -> Link<Ours<Channel>> {
+    start(Place::Shmipc(LinkKind::ShmipcV2), our_server, Ours::new).await
 }
 
 pub(crate) async fn http2() -> Link<Ours<Channel>> {

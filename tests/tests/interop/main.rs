@@ -63,6 +63,8 @@ run_all_cases_over! {
     shared_memory,
     shared_memory_behind_a_layer,
     shmipc_v4,
+    shmipc_v3,
+    shmipc_v2,
     http2,
     http2_over_a_unix_socket,
     in_process,
