@@ -78,7 +78,7 @@ pub use error::*;
 pub use handler::{
     LocalClose, RemoteClose, StreamHandler, serve, serve_session, serve_with_shutdown,
 };
-pub use listener::{Leftover, Listener};
+pub use listener::{HandOver, Leftover, Listener};
 pub use peer::Peer;
 pub use session::{Lent, Session, WeakSession};
 pub use shmipc::{LinkKind, Shmipc, ShmipcMapping, ShmipcWakes};

@@ -57,4 +57,4 @@ pub use self::{
     session::Session,
     stream::{RecvHalf, SendHalf, Stream},
 };
-pub use crate::listener::blocking::{Listener, Stopper};
+pub use crate::listener::blocking::{HandOver, Listener, Stopper};

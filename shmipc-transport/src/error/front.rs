@@ -97,6 +97,51 @@ pub enum BindError {
     NoRuntime,
 }
 
+/// Why a listening socket was not [handed over](crate::HandOver). The listener is as it was.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// Successors cannot be waited for at the address that was given for them.
+    #[error("could not wait for a successor")]
+    Bind(#[from] BindError),
+    /// The operating system refused something that it takes; most likely the process lacks descriptors.
+    #[error("the socket cannot be handed over")]
+    Socket(#[source] io::Error),
+}
+
+/// Why no listening socket was [inherited](crate::Listener::inherit_with) from a predecessor. If there is one, it goes on.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    /// Nobody offers anything there. Perhaps there is no predecessor: bind the address.
+    #[error("could not reach the predecessor")]
+    Connect(#[from] ConnectError),
+    /// Whoever listens there is another user's, who could have clients connect to whatever it likes.
+    #[error("{0} is not of our own user, and cannot be succeeded")]
+    NotOwnUser(Peer),
+    /// The predecessor hung up: it has ended, or gave up waiting for us.
+    #[error("the predecessor hung up")]
+    Closed,
+    /// The predecessor did not pass its socket on in time.
+    #[error("the predecessor did not pass its socket on within {timeout:?}")]
+    TimedOut {
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// Whoever listens there says something else. Is it the address for successors?
+    #[error("what was said there is no hand-over")]
+    NotAPredecessor,
+    /// What was passed on is no socket that could be listened at.
+    #[error("what was passed on cannot be used")]
+    Socket(#[from] InvalidAddress),
+    /// The socket was passed on, and cannot be used here.
+    #[error("could not listen at the predecessor's socket")]
+    Listen(#[source] BindError),
+    /// The operating system refused something that it takes.
+    #[error("could not take the predecessor's socket")]
+    Io(#[source] io::Error),
+}
+
 /// Why a listener accepts no more sessions.
 ///
 /// What goes wrong with a single client never ends up here: it is logged, and the listener goes on.

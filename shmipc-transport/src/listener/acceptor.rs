@@ -90,17 +90,23 @@ impl<S: Send + 'static> Acceptor<S> {
         }
     }
 
-    /// Stops listening. Connections that have come already are left to be shaken hands with.
+    /// The listening socket.
+    pub(super) fn socket(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// Stops listening. Connections that have come already are left to be shaken hands with; those in the queue are, if `takes_queue` is
+    /// set. Else somebody else takes them.
     ///
     /// The caller has seen to it that no more of them come.
-    pub(super) fn close(self) -> Leftover<S> {
+    pub(super) fn close(self, takes_queue: bool) -> Leftover<S> {
         let Self {
             listener,
             handshakes_max,
             state,
         } = self;
         let mut waiting = VecDeque::new();
-        if let Ok(listener) = listener.into_std() {
+        if takes_queue && let Ok(listener) = listener.into_std() {
             // It does not block. What cannot be accepted is hung up on, and comes again.
             while waiting.len() < BACKLOG_MAX
                 && let Ok((stream, _)) = listener.accept()
@@ -337,7 +343,7 @@ mod tests {
             directory,
             acceptor,
         } = server;
-        let mut leftover = acceptor.close();
+        let mut leftover = acceptor.close(true);
         UnixStream::connect(directory.path().join("socket"))
             .await
             .unwrap_err();

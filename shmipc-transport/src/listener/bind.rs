@@ -17,6 +17,7 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf, absolute},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -27,7 +28,12 @@ use nix::{
 };
 use tracing::{debug, warn};
 
-use crate::{Address, error::BindError, sys::endpoint};
+use crate::{
+    Address,
+    core::sync::{AtomicBool, Ordering},
+    error::BindError,
+    sys::endpoint,
+};
 
 /// A listening socket, and the file that leads to it.
 #[derive(Debug)]
@@ -158,28 +164,64 @@ fn remove_if_stale(path: &Path, address: &UnixAddr) -> bool {
     }
 }
 
-/// A socket file that we made. Removed on drop, if it is still ours.
+/// Which file is behind a path.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct FileIdentity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+impl FileIdentity {
+    fn of(file: &fs::Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+        }
+    }
+}
+
+/// A socket file that we made, or were left by who made it. Removed on drop, if it is still ours.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    identity: FileIdentity,
+    /// Set once a successor looks after it.
+    passed_on: Arc<AtomicBool>,
 }
 
 impl SocketFile {
     fn of(path: PathBuf) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(&path)?;
-        Ok(Self {
+        Ok(Self::inherited(path, FileIdentity::of(&metadata)))
+    }
+
+    /// A file that a predecessor has left to us.
+    pub(super) fn inherited(path: PathBuf, identity: FileIdentity) -> Self {
+        Self {
             path,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
+            identity,
+            passed_on: Arc::default(),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    /// Has the file left alone on drop once `passed_on` is set.
+    pub(super) fn unless(mut self, passed_on: &Arc<AtomicBool>) -> Self {
+        self.passed_on = Arc::clone(passed_on);
+        self
     }
 
     /// Removes the file, if it is still ours. The caller has the directory's lock.
     fn remove(&self) {
         let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
+            .is_ok_and(|file| FileIdentity::of(&file) == self.identity);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
             warn!(path = %self.path.display(), %error, "cannot remove the socket");
         }
@@ -188,6 +230,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.passed_on.load(Ordering::Acquire) {
+            return;
+        }
         // Without the lock, a successor's file might be removed; it will replace ours just as well.
         if let Ok(_lock) = DirectoryLock::acquire(&self.path) {
             self.remove();
@@ -240,10 +285,7 @@ impl DirectoryLock {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::fs::PermissionsExt,
-        sync::atomic::{AtomicBool, Ordering},
-    };
+    use std::os::unix::fs::PermissionsExt;
 
     use tempfile::TempDir;
 

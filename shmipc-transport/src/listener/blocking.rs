@@ -14,15 +14,17 @@ use nix::{
 };
 use tracing::{debug, warn};
 
+pub use super::handover::blocking::HandOver;
 use super::{
     acceptor::{Chain, PAUSE, is_fatal},
     bind::{self, SocketFile},
+    handover,
 };
 use crate::{
     Address, Config,
     blocking::Session,
-    core::sync::lock,
-    error::{AcceptError, BindError},
+    core::sync::{AtomicBool, Ordering, lock},
+    error::{AcceptError, BindError, HandOverError, InheritError},
     session::Joining,
     sys::watch::millis,
 };
@@ -34,12 +36,14 @@ use crate::{
 #[derive(Debug)]
 pub struct Listener {
     /// The first field, and so dropped first: nobody finds a file behind which nobody listens.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     socket: UnixListener,
     address: Address,
     config: Config,
     front: Mutex<Front>,
     stopper: Stopper,
+    /// Set once a successor has the socket.
+    passed_on: Arc<AtomicBool>,
 }
 
 /// Stops a [`Listener`] from another thread. Clones stop the same one.
@@ -84,7 +88,12 @@ impl Listener {
     /// As for [`bind`](Self::bind).
     pub fn bind_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
         let address = address.into();
-        let bind::Bound { file, socket } = bind::bind(&address)?;
+        let bound = bind::bind(&address)?;
+        Self::new(bound, address, config)
+    }
+
+    fn new(bound: bind::Bound, address: Address, config: Config) -> Result<Self, BindError> {
+        let bind::Bound { file, socket } = bound;
         let failed = |source: io::Error| BindError::Io {
             action: "prepare the socket",
             address: address.clone(),
@@ -94,8 +103,9 @@ impl Listener {
         socket.set_nonblocking(true).map_err(failed)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stopped = EventFd::from_flags(flags).map_err(|errno| failed(io::Error::from(errno)))?;
+        let passed_on = Arc::default();
         Ok(Self {
-            _file: file,
+            file: file.map(|file| file.unless(&passed_on)),
             socket,
             address,
             config,
@@ -103,7 +113,40 @@ impl Listener {
             stopper: Stopper {
                 stopped: Arc::new(stopped),
             },
+            passed_on,
         })
+    }
+
+    /// Takes the listening socket of a predecessor that [offers](HandOver::offer) it at `address`. See
+    /// [`Listener::inherit_with`](crate::Listener::inherit_with). The predecessor may be one with tasks.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InheritError`] if nobody offers a listening socket there. The predecessor goes on then.
+    pub fn inherit_with(address: impl Into<Address>, config: Config) -> Result<Self, InheritError> {
+        let timeout = config.handshake_timeout();
+        let inherited = handover::blocking::inherit(&address.into(), timeout)?;
+        Ok(Self::new(inherited.bound, inherited.address, config)?)
+    }
+
+    /// Returns what passes the listening socket on to a successor, while this listener accepts in other threads.
+    ///
+    /// Once it was passed on, [`accept`](Self::accept) returns the sessions whose clients were shaking hands, and then
+    /// [`AcceptError::Stopped`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`HandOverError`] if the process lacks descriptors.
+    pub fn hand_over(&self) -> Result<HandOver, HandOverError> {
+        HandOver::new(
+            &self.socket,
+            &self.address,
+            self.file.as_ref(),
+            &self.passed_on,
+            &self.stopper,
+            self.config.handshake_timeout(),
+        )
+        .map_err(HandOverError::Socket)
     }
 
     /// Returns the next session with a client that was admitted and has shaken hands.
@@ -138,6 +181,8 @@ impl Listener {
                 return Ok(Some(session));
             }
             match self.look(&mut front, deadline)? {
+                // Who began to shake hands before the socket was passed on is still served here.
+                Look::Stopped if self.is_passed_on() && !front.joining.is_empty() => {}
                 Look::Stopped => return Err(AcceptError::Stopped),
                 Look::Connection => self.take_connection(&mut front)?,
                 Look::Other => {}
@@ -160,6 +205,10 @@ impl Listener {
         self.stopper.clone()
     }
 
+    fn is_passed_on(&self) -> bool {
+        self.passed_on.load(Ordering::Acquire)
+    }
+
     /// Waits until something may be done.
     fn look(&self, front: &mut Front, deadline: Option<Instant>) -> Result<Look, AcceptError> {
         let now = Instant::now();
@@ -171,9 +220,19 @@ impl Listener {
             .flatten()
             .min()
             .map(|moment| moment.saturating_duration_since(now));
-        let takes =
+        let is_passed_on = self.is_passed_on();
+        if is_passed_on && front.joining.is_empty() {
+            return Ok(Look::Stopped);
+        }
+        let has_room =
             front.joining.len() < self.config.handshakes_max() && front.paused_until.is_none();
-        let mut fds = vec![PollFd::new(self.stopper.stopped.as_fd(), PollFlags::POLLIN)];
+        let takes = has_room && !is_passed_on;
+        let stopping = if is_passed_on {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
+        let mut fds = vec![PollFd::new(self.stopper.stopped.as_fd(), stopping)];
         let connections = if takes {
             PollFlags::POLLIN
         } else {

@@ -3,14 +3,19 @@
 mod acceptor;
 mod bind;
 pub(crate) mod blocking;
+pub(crate) mod handover;
+
+use std::sync::Arc;
 
 use tokio::{net::UnixListener, runtime::Handle};
 
 use self::acceptor::Acceptor;
 pub(crate) use self::bind::SocketFile;
+pub use self::handover::HandOver;
 use crate::{
     Address, Config, Session,
-    error::{AcceptError, BindError},
+    core::sync::{AtomicBool, Ordering},
+    error::{AcceptError, BindError, HandOverError, InheritError},
 };
 
 /// Waits for sessions at an address.
@@ -24,6 +29,8 @@ pub struct Listener {
     acceptor: Acceptor<Session>,
     address: Address,
     config: Config,
+    /// Set once a successor has the socket.
+    passed_on: Arc<AtomicBool>,
 }
 
 impl Listener {
@@ -82,13 +89,112 @@ impl Listener {
 
     fn listen(address: Address, config: Config, way: Way) -> Result<Self, BindError> {
         let (file, listener) = listen(&address, way)?;
-        let acceptor = Acceptor::new(listener, config.handshakes_max());
-        Ok(Self {
-            file,
-            acceptor,
+        Ok(Self::new(file, listener, address, config))
+    }
+
+    fn new(
+        file: Option<SocketFile>,
+        listener: UnixListener,
+        address: Address,
+        config: Config,
+    ) -> Self {
+        let passed_on = Arc::default();
+        Self {
+            file: file.map(|file| file.unless(&passed_on)),
+            acceptor: Acceptor::new(listener, config.handshakes_max()),
             address,
             config,
-        })
+            passed_on,
+        }
+    }
+
+    /// Takes the listening socket of a predecessor that [offers](HandOver::offer) it at `address`, with the default [`Config`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`inherit_with`](Self::inherit_with).
+    ///
+    /// # Panics
+    ///
+    /// If the runtime was built without I/O or timers.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`inherit_with`](Self::inherit_with).
+    pub async fn inherit(address: impl Into<Address>) -> Result<Self, InheritError> {
+        Self::inherit_with(address, Config::default()).await
+    }
+
+    /// Takes the listening socket of a predecessor that [offers](HandOver::offer) it at `address`, with settings for the listener and all
+    /// its sessions.
+    ///
+    /// The address that clients know stays the predecessor's, down to the socket's file, which this listener removes in the end; whoever
+    /// waits in the queue is served here. The predecessor must be of our own user, and has the
+    /// [time for a handshake](crate::ConfigBuilder::handshake_timeout).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InheritError`] if nobody offers a listening socket there, and outside of a tokio runtime. The predecessor goes on then.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime was built without I/O or timers.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the predecessor goes on.
+    pub async fn inherit_with(
+        address: impl Into<Address>,
+        config: Config,
+    ) -> Result<Self, InheritError> {
+        if Handle::try_current().is_err() {
+            return Err(BindError::NoRuntime.into());
+        }
+        let at = address.into();
+        let inherited = handover::inherit(&at, config.handshake_timeout()).await?;
+        let handover::Inherited {
+            bound: bind::Bound { file, socket },
+            address,
+        } = inherited;
+        let listener = UnixListener::from_std(socket).map_err(InheritError::Io)?;
+        Ok(Self::new(file, listener, address, config))
+    }
+
+    /// Returns what passes the listening socket on to a successor, while this listener accepts.
+    ///
+    /// ```no_run
+    /// use shmipc_transport::Listener;
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A successor begins with `Listener::inherit("/run/route.next")`.
+    /// let listener = Listener::bind("/run/route.sock")?;
+    /// let hand_over = listener.hand_over()?;
+    /// let mut handed_over = std::pin::pin!(hand_over.offer("/run/route.next"));
+    /// loop {
+    ///     tokio::select! {
+    ///         session = listener.accept() => drop(session?), // Serve it.
+    ///         done = &mut handed_over => break done?,
+    ///     }
+    /// }
+    /// let mut rest = listener.close();
+    /// while let Some(session) = rest.next().await {
+    ///     drop(session); // Serve it.
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`HandOverError`] if the process lacks descriptors.
+    pub fn hand_over(&self) -> Result<HandOver, HandOverError> {
+        HandOver::new(
+            self.acceptor.socket(),
+            &self.address,
+            self.file.as_ref(),
+            &self.passed_on,
+            self.config.handshake_timeout(),
+        )
+        .map_err(HandOverError::Socket)
     }
 
     /// Returns the next session with a client that was admitted and has shaken hands.
@@ -116,7 +222,7 @@ impl Listener {
     }
 
     /// Stops listening: gives the address back, unless a successor has taken it over, and returns those who have
-    /// connected before.
+    /// connected before. If the socket was [handed over](HandOver), those who wait in its queue are left to the successor.
     ///
     /// Dropping the listener would hang up on clients that wait to be accepted, or are in the middle of a handshake.
     #[must_use = "dropping it hangs up on the clients"]
@@ -126,11 +232,12 @@ impl Listener {
             acceptor,
             address: _,
             config,
+            passed_on,
         } = self;
         // Before the queue is emptied, so that nobody else queues up.
         drop(file);
         Leftover {
-            acceptor: acceptor.close(),
+            acceptor: acceptor.close(!passed_on.load(Ordering::Acquire)),
             config,
         }
     }

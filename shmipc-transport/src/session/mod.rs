@@ -27,7 +27,7 @@ use tokio::net::UnixStream;
 pub(crate) use establish::Joining;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::{fuzz_session, shmipc::fuzz_shmipc_session};
-pub(crate) use handshake::dial_plain;
+pub(crate) use handshake::{blocking::dial_plain as dial_blocking, dial_plain};
 pub(crate) use lead::Elapsed;
 pub(crate) use observe::Lack;
 pub(crate) use shared::{Shared, Waiter};

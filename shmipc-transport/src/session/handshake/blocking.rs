@@ -28,13 +28,7 @@ pub(crate) fn connect<A: Attach>(
     attach: &mut A,
 ) -> Result<Established<A::Attached>, ConnectError> {
     let clock = Clock::start();
-    let mut dial = Dial::new(config.handshake_timeout());
-    let stream = loop {
-        match dial.attempt(address, &clock)? {
-            Ok(stream) => break stream,
-            Err(pause) => thread::sleep(pause),
-        }
-    };
+    let stream = dial(address, &clock, config.handshake_timeout())?;
     let mut drive = Drive::client(
         ControlSocket::bare(stream),
         clock,
@@ -47,6 +41,21 @@ pub(crate) fn connect<A: Attach>(
             Advance::Done(attached) => return Ok(Established::new(drive, attached)),
             Advance::Shmipc(_) => return Err(not_asked_for().into()),
             Advance::Wants(wants) => wait(&mut drive, wants)?,
+        }
+    }
+}
+
+/// Opens a connection over which nothing is said; waits while the server's queue is full.
+pub(crate) fn dial_plain(address: &Address, timeout: Duration) -> Result<UnixStream, ConnectError> {
+    dial(address, &Clock::start(), timeout)
+}
+
+fn dial(address: &Address, clock: &Clock, timeout: Duration) -> Result<UnixStream, ConnectError> {
+    let mut dial = Dial::new(timeout);
+    loop {
+        match dial.attempt(address, clock)? {
+            Ok(stream) => return Ok(stream),
+            Err(pause) => thread::sleep(pause),
         }
     }
 }

@@ -1,0 +1,158 @@
+//! The same for threads that wait in the kernel.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    os::unix::net::UnixStream,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use tracing::debug;
+
+use super::{Inherited, Passing, Step, Taking, authorize, failed, take};
+use crate::{
+    Address,
+    config::is_own_user,
+    core::sync::AtomicBool,
+    error::{HandOverError, InheritError},
+    listener::{
+        acceptor::{Chain, PAUSE, is_fatal},
+        bind::{self, SocketFile},
+        blocking::Stopper,
+    },
+    session,
+    sys::{peer, socket::ControlSocket, watch::millis},
+};
+
+/// A listening socket that can be passed on to another process. Made by
+/// [`Listener::hand_over`](crate::blocking::Listener::hand_over).
+///
+/// It holds the socket open: do not keep it when the listener is gone, or clients wait for nobody.
+#[derive(Debug)]
+pub struct HandOver {
+    passing: Passing,
+    /// Wakes who accepts.
+    stopper: Stopper,
+    timeout: Duration,
+}
+
+impl HandOver {
+    pub(in super::super) fn new(
+        socket: &impl AsFd,
+        address: &Address,
+        file: Option<&SocketFile>,
+        passed_on: &Arc<AtomicBool>,
+        stopper: &Stopper,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            passing: Passing::new(socket, address, file, passed_on)?,
+            stopper: stopper.clone(),
+            timeout,
+        })
+    }
+
+    /// Waits at `address` until a successor comes and has the socket, or until `deadline`. Returns whether one has.
+    ///
+    /// Who may come, and for how long it has time, is as with [`HandOver::offer`](crate::HandOver::offer). From then on, the listener
+    /// [accepts](crate::blocking::Listener::accept) those who were shaking hands with it, and no others.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`HandOverError`] if it cannot be waited for a successor at `address`. The listener is as it was.
+    pub fn offer(
+        &self,
+        address: impl Into<Address>,
+        deadline: Option<Instant>,
+    ) -> Result<bool, HandOverError> {
+        let door = bind::bind(&address.into())?;
+        let prepared = door.socket.set_nonblocking(true);
+        prepared.map_err(HandOverError::Socket)?;
+        loop {
+            if !wait(&door.socket, PollFlags::POLLIN, deadline).map_err(HandOverError::Socket)? {
+                return Ok(false);
+            }
+            match door.socket.accept() {
+                Ok((stream, _)) => match self.give(stream) {
+                    Ok(()) => return Ok(true),
+                    Err(error) => debug!(error = %Chain(&error), "a successor failed"),
+                },
+                Err(error) if is_fatal(&error) => return Err(HandOverError::Socket(error)),
+                // Somebody has left before it was its turn, or the system lacks something.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    fn give(&self, stream: UnixStream) -> io::Result<()> {
+        let peer = peer::credentials(&stream)?;
+        if !is_own_user(&peer) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let socket = ControlSocket::bare(stream);
+        let deadline = Some(Instant::now() + self.timeout);
+        let mut giving = self.passing.giving();
+        loop {
+            match giving.advance(&socket)? {
+                Step::Done(()) => break,
+                Step::Wants(flags) => {
+                    if !wait(&socket, flags, deadline)? {
+                        self.passing.give_up(&mut giving, &socket)?;
+                        break;
+                    }
+                }
+            }
+        }
+        self.passing.done();
+        self.stopper.stop();
+        Ok(())
+    }
+}
+
+/// Takes the socket that a predecessor offers at `address`.
+pub(in super::super) fn inherit(
+    address: &Address,
+    timeout: Duration,
+) -> Result<Inherited, InheritError> {
+    let deadline = Instant::now() + timeout;
+    let stream = session::dial_blocking(address, timeout)?;
+    authorize(&stream)?;
+    let socket = ControlSocket::bare(stream);
+    let mut taking = Taking::default();
+    loop {
+        match taking.advance(&socket).map_err(failed)? {
+            Step::Done((listening, description)) => {
+                return take(&socket, &listening, description);
+            }
+            Step::Wants(flags) => {
+                if !wait(&socket, flags, Some(deadline)).map_err(failed)? {
+                    return Err(InheritError::TimedOut { timeout });
+                }
+            }
+        }
+    }
+}
+
+/// Waits until a socket is ready, and returns whether it was in time.
+fn wait(socket: &impl AsFd, flags: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(millis(left)).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = [PollFd::new(socket.as_fd(), flags)];
+        match poll(&mut fds, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

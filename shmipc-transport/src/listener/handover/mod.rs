@@ -1,0 +1,276 @@
+//! Passing a listening socket on to a successor, so that not even its file is replaced, and whoever waits in its queue is served by the
+//! successor.
+
+pub(crate) mod blocking;
+mod exchange;
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::poll::PollFlags;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::debug;
+
+use self::exchange::{Description, Giving, Name, Step, Taking};
+use super::{
+    acceptor::{Chain, PAUSE, is_fatal},
+    bind::{Bound, FileIdentity, SocketFile},
+};
+use crate::{
+    Address,
+    config::is_own_user,
+    core::sync::{AtomicBool, Ordering},
+    error::{BindError, HandOverError, InheritError},
+    plain::PlainListener,
+    session,
+    sys::{endpoint, peer, socket::ControlSocket},
+};
+
+/// A listening socket that can be passed on to another process. Made by [`Listener::hand_over`](crate::Listener::hand_over).
+///
+/// It holds the socket open: do not keep it when the listener is gone, or clients wait for nobody.
+#[derive(Debug)]
+pub struct HandOver {
+    passing: Passing,
+    timeout: Duration,
+}
+
+/// What is passed on, whoever waits for a successor.
+#[derive(Debug)]
+struct Passing {
+    listening: OwnedFd,
+    description: Description,
+    /// Set once a successor has the socket. The listener looks at it when it stops.
+    passed_on: Arc<AtomicBool>,
+}
+
+impl Passing {
+    fn new(
+        socket: &impl AsFd,
+        address: &Address,
+        file: Option<&SocketFile>,
+        passed_on: &Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let file_path = file.map(|file| Address::Path(file.path().to_owned()));
+        let address = file_path.as_ref().unwrap_or(address);
+        Ok(Self {
+            listening: socket.as_fd().try_clone_to_owned()?,
+            description: Description::of(address, file.map(SocketFile::identity)),
+            passed_on: Arc::clone(passed_on),
+        })
+    }
+
+    fn giving(&self) -> Giving<'_> {
+        Giving::new(&self.listening, &self.description)
+    }
+
+    /// The time for a successor is over: it learns that, unless it has said before that it listens.
+    fn give_up(&self, giving: &mut Giving<'_>, socket: &ControlSocket) -> io::Result<()> {
+        // From now on it cannot say so; what it has said can still be read.
+        socket.hang_up();
+        match giving.advance(socket)? {
+            Step::Done(()) => Ok(()),
+            Step::Wants(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn done(&self) {
+        self.passed_on.store(true, Ordering::Release);
+    }
+}
+
+impl HandOver {
+    pub(super) fn new(
+        socket: &impl AsFd,
+        address: &Address,
+        file: Option<&SocketFile>,
+        passed_on: &Arc<AtomicBool>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            passing: Passing::new(socket, address, file, passed_on)?,
+            timeout,
+        })
+    }
+
+    /// Waits at `address` until a successor comes ([`Listener::inherit`](crate::Listener::inherit)) and has the socket.
+    ///
+    /// The listener should be accepting meanwhile. When this returns, both processes listen at one queue:
+    /// [close](crate::Listener::close) the listener now, which leaves the queue and the socket's file to the successor.
+    ///
+    /// `address` is one for this purpose alone; a socket there is made, and removed, as by [`Listener::bind`](crate::Listener::bind).
+    /// Only processes of our own user get the socket, whoever else may be able to connect. A successor has the
+    /// [time for a handshake](crate::ConfigBuilder::handshake_timeout), and if it fails, the next one is waited for.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`HandOverError`] if it cannot be waited for a successor at `address`. The listener is as it was.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, nobody is waited for any more, and nothing was passed on, unless a successor has just said that it
+    /// listens: then the listener knows.
+    pub async fn offer(&self, address: impl Into<Address>) -> Result<(), HandOverError> {
+        let door = PlainListener::bind(address)?;
+        loop {
+            match door.accept().await {
+                Ok((_, peer)) if !is_own_user(&peer) => {
+                    debug!(%peer, "refused a listening socket to another user's process");
+                }
+                Ok((stream, _)) => {
+                    match self.give(&ControlSocket::new(stream)).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => debug!(error = %Chain(&error), "a successor failed"),
+                    };
+                }
+                Err(error) if is_fatal(&error) => return Err(HandOverError::Socket(error)),
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    async fn give(&self, socket: &ControlSocket) -> io::Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        let mut giving = self.passing.giving();
+        loop {
+            match giving.advance(socket)? {
+                Step::Done(()) => break,
+                Step::Wants(flags) => {
+                    if !ready(socket, flags, deadline).await? {
+                        self.passing.give_up(&mut giving, socket)?;
+                        break;
+                    }
+                }
+            }
+        }
+        self.passing.done();
+        Ok(())
+    }
+}
+
+/// Waits until the socket is ready, and returns whether it was in time.
+async fn ready(socket: &ControlSocket, flags: PollFlags, deadline: Instant) -> io::Result<bool> {
+    let ready = async {
+        if flags.contains(PollFlags::POLLOUT) {
+            socket.writable().await
+        } else {
+            socket.readable().await
+        }
+    };
+    match timeout_at(deadline, ready).await {
+        Ok(ready) => ready.map(|()| true),
+        Err(_elapsed) => Ok(false),
+    }
+}
+
+/// A listening socket that a predecessor has passed on.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    pub(super) bound: Bound,
+    pub(super) address: Address,
+}
+
+/// Takes the socket that a predecessor offers at `address`.
+pub(super) async fn inherit(
+    address: &Address,
+    timeout: Duration,
+) -> Result<Inherited, InheritError> {
+    let deadline = Instant::now() + timeout;
+    let stream = session::dial_plain(address, timeout).await?;
+    authorize(&stream)?;
+    let socket = ControlSocket::new(stream);
+    let mut taking = Taking::default();
+    loop {
+        match taking.advance(&socket).map_err(failed)? {
+            Step::Done((listening, description)) => {
+                return take(&socket, &listening, description);
+            }
+            Step::Wants(flags) => {
+                if !ready(&socket, flags, deadline).await.map_err(failed)? {
+                    return Err(InheritError::TimedOut { timeout });
+                }
+            }
+        }
+    }
+}
+
+/// Whoever hands out listening sockets must be ourselves: clients trust them.
+fn authorize(stream: &impl AsFd) -> Result<(), InheritError> {
+    let peer = peer::credentials(stream).map_err(failed)?;
+    if is_own_user(&peer) {
+        Ok(())
+    } else {
+        Err(InheritError::NotOwnUser(peer))
+    }
+}
+
+/// Checks what was passed on, and says that we listen.
+fn take(
+    socket: &ControlSocket,
+    listening: &OwnedFd,
+    description: Description,
+) -> Result<Inherited, InheritError> {
+    let listener = endpoint::inherited_listener(listening)?;
+    exchange::acknowledge(socket).map_err(failed)?;
+    // The file is ours from now on.
+    let file = match (&description.name, description.file) {
+        (Name::Path(path), Some(identity)) => Some(SocketFile::inherited(path.clone(), identity)),
+        _ => None,
+    };
+    let address = match description.name {
+        Name::Path(path) => Address::Path(path),
+        Name::Abstract(name) => Address::Abstract(name),
+        Name::None => {
+            let fd = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+            Address::from(fd)
+        }
+    };
+    Ok(Inherited {
+        bound: Bound {
+            file,
+            socket: listener,
+        },
+        address,
+    })
+}
+
+fn failed(error: io::Error) -> InheritError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionReset => InheritError::Closed,
+        io::ErrorKind::InvalidData => InheritError::NotAPredecessor,
+        _ => InheritError::Io(error),
+    }
+}
+
+impl From<BindError> for InheritError {
+    fn from(error: BindError) -> Self {
+        Self::Listen(error)
+    }
+}
+
+impl FileIdentity {
+    /// What no file has.
+    const NONE: Self = Self {
+        device: 0,
+        inode: 0,
+    };
+}
+
+impl Default for FileIdentity {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+#[cfg(test)]
+mod tests;
