@@ -62,6 +62,7 @@ mod shmipc;
 mod stats;
 mod stream;
 mod sys;
+pub mod systemd;
 mod wait;
 
 pub use address::Address;

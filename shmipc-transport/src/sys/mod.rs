@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod doorbell;
 pub(crate) mod endpoint;
 pub(crate) mod memfd;
+pub(crate) mod passed;
 pub(crate) mod peer;
 pub(crate) mod regions;
 pub(crate) mod socket;

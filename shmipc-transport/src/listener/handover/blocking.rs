@@ -71,7 +71,7 @@ impl HandOver {
         address: impl Into<Address>,
         deadline: Option<Instant>,
     ) -> Result<bool, HandOverError> {
-        let door = bind::bind(&address.into())?;
+        let door = bind::take_over(&address.into())?;
         let prepared = door.socket.set_nonblocking(true);
         prepared.map_err(HandOverError::Socket)?;
         loop {

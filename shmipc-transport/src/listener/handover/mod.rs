@@ -102,7 +102,7 @@ impl HandOver {
     /// The listener should be accepting meanwhile. When this returns, both processes listen at one queue:
     /// [close](crate::Listener::close) the listener now, which leaves the queue and the socket's file to the successor.
     ///
-    /// `address` is one for this purpose alone; a socket there is made, and removed, as by [`Listener::bind`](crate::Listener::bind).
+    /// `address` is one for this purpose alone, best a path: a socket is made there, whoever has waited there before, and removed in the end.
     /// Only processes of our own user get the socket, whoever else may be able to connect. A successor has the
     /// [time for a handshake](crate::ConfigBuilder::handshake_timeout), and if it fails, the next one is waited for.
     ///
@@ -119,7 +119,7 @@ impl HandOver {
     /// If the future is dropped, nobody is waited for any more, and nothing was passed on, unless a successor has just said that it
     /// listens: then the listener knows.
     pub async fn offer(&self, address: impl Into<Address>) -> Result<(), HandOverError> {
-        let door = PlainListener::bind(address)?;
+        let door = PlainListener::take_over(address)?;
         loop {
             match door.accept().await {
                 Ok((_, peer)) if !is_own_user(&peer) => {

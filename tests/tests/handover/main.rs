@@ -1,5 +1,8 @@
 //! A server is replaced by its successor, over and over, while clients keep calling: no call fails.
 
+mod activation;
+mod passed_on;
+
 use std::{
     io::{BufRead, BufReader, Lines, Write, stdin, stdout},
     path::{Path, PathBuf},
@@ -103,6 +106,9 @@ fn other_process() {
         .unwrap();
     match role.split_once(' ') {
         Some(("server", name)) => runtime.block_on(server(&socket, name)),
+        Some(("heir", name)) => runtime.block_on(passed_on::heir(&socket, name)),
+        Some(("activated", "tasks")) => runtime.block_on(activation::tasks()),
+        Some(("activated", "threads")) => activation::threads(),
         None if role == "client" => runtime.block_on(client(&socket)),
         _ => panic!("nobody plays {role}"),
     }
