@@ -8,6 +8,7 @@
 //! - `greeter_server` and `greeter_client` say hello. Their service is in [`helloworld`].
 //! - `blocking` calls and serves without a runtime. Its service is in [`primes`].
 //! - `grpc_gateway` serves the same through shared memory and over HTTP/2.
+//! - `idl` encodes in shared memory by hand, over either link.
 //! - `tonic_migration` moves a service of tonic to shared memory.
 
 pub mod second;

@@ -4,6 +4,7 @@ mod blocking;
 mod digest;
 mod greeter;
 mod grpc_gateway;
+mod idl;
 mod pipeline;
 mod plugin_host;
 mod process;
