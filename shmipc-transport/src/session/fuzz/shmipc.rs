@@ -205,18 +205,17 @@ impl Villain {
         let stream = script.number();
         let status = Self::status(script);
         let len = u32::from(script.half()) % 9000;
-        let Ok(Some(slices)) = self.pool.take_for(len.max(1)) else {
+        let Ok(Some(mut slices)) = self.pool.take_for(len.max(1)) else {
             return;
         };
         let mut left = len;
-        let mut written = Vec::new();
-        for slice in slices {
-            let size = left.min(slice.capacity());
-            self.buffers.copy_in(slice.data(), &vec![7; index(size)]);
-            left -= size;
-            written.push((slice, size));
+        for (slice, written) in &mut slices {
+            *written = left.min(slice.capacity());
+            self.buffers
+                .copy_in(slice.data(), &vec![7; index(*written)]);
+            left -= *written;
         }
-        let offset = self.pool.link(written);
+        let offset = self.pool.link(slices);
         self.to_us.put(Element {
             stream,
             offset,

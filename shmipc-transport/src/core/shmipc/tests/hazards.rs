@@ -1,5 +1,7 @@
 //! The hazards of the reference that lie in memory and messages, each by its name, and what becomes of a peer that makes use of one.
 
+use smallvec::smallvec;
+
 use super::{
     super::{
         InvalidPlan, InvalidShmipc,
@@ -148,7 +150,7 @@ fn hazard_h11_a_chain_ends_with_what_was_written() {
     let surplus = creator.take(0).unwrap().unwrap();
     creator.put(surplus).unwrap();
     memory.copy_in(used.data(), b"all");
-    let offset = creator.link(vec![(used, 3)]);
+    let offset = creator.link(smallvec![(used, 3)]);
     assert_eq!(memory.get(offset + FLAGS) & 1, 0);
     assert_eq!(receive(&mapper, offset), b"all");
 }
@@ -157,14 +159,14 @@ fn hazard_h11_a_chain_ends_with_what_was_written() {
 fn hazard_h12_a_chain_of_nothing_is_nothing() {
     let (_, creator, mapper) = pools(296, SMALL);
     let slice = creator.take(0).unwrap().unwrap();
-    let offset = creator.link(vec![(slice, 0)]);
+    let offset = creator.link(smallvec![(slice, 0)]);
     assert!(receive(&mapper, offset).is_empty());
     let (one, other) = (
         creator.take(0).unwrap().unwrap(),
         creator.take(1).unwrap().unwrap(),
     );
     creator.memory().copy_in(other.data(), b"x");
-    let offset = creator.link(vec![(one, 0), (other, 1)]);
+    let offset = creator.link(smallvec![(one, 0), (other, 1)]);
     assert_eq!(receive(&mapper, offset), b"x", "empty slices are skipped");
     assert_eq!(mapper.available(0), 2);
 }

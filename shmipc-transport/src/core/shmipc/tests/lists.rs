@@ -99,7 +99,7 @@ fn an_exhausted_list_is_passed_over_for_the_next_larger() {
     let (_, creator, _) = pools(296, SMALL);
     let mut slices: Vec<Slice> = Vec::new();
     while let Some(taken) = creator.take_for(10).unwrap() {
-        slices.extend(taken);
+        slices.extend(taken.into_iter().map(|(slice, _)| slice));
     }
     let capacities: Vec<_> = slices.iter().map(Slice::capacity).collect();
     assert_eq!(capacities, [16, 16, 32]);

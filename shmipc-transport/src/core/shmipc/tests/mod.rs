@@ -94,17 +94,16 @@ pub(super) fn queues(
 
 /// Sends `message` through slices, as a sender does: what the element has to say.
 pub(super) fn send(pool: &Pool<TestMemory>, message: &[u8]) -> Option<u32> {
-    let slices = pool.take_for(message.len() as u32).unwrap()?;
+    let mut slices = pool.take_for(message.len() as u32).unwrap()?;
     let mut rest = message;
-    let mut written = Vec::new();
-    for slice in slices {
+    for (slice, written) in &mut slices {
         let (part, tail) = rest.split_at(rest.len().min(index(slice.capacity())));
         pool.memory().copy_in(slice.data(), part);
-        written.push((slice, part.len() as u32));
+        *written = part.len() as u32;
         rest = tail;
     }
     assert!(rest.is_empty());
-    Some(pool.link(written))
+    Some(pool.link(slices))
 }
 
 /// Receives the message at `offset`, and gives its slices back.
