@@ -96,21 +96,19 @@ impl HandOver {
         if !is_own_user(&peer) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let socket = ControlSocket::bare(stream);
         let deadline = Some(Instant::now() + self.timeout);
-        let mut giving = self.passing.giving();
+        let mut gift = self.passing.give(ControlSocket::bare(stream));
         loop {
-            match giving.advance(&socket)? {
+            match gift.advance()? {
                 Step::Done(()) => break,
                 Step::Wants(flags) => {
-                    if !wait(&socket, flags, deadline)? {
-                        self.passing.give_up(&mut giving, &socket)?;
+                    if !wait(&gift.socket, flags, deadline)? {
+                        gift.give_up()?;
                         break;
                     }
                 }
             }
         }
-        self.passing.done();
         self.stopper.stop();
         Ok(())
     }

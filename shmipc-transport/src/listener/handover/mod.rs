@@ -64,22 +64,50 @@ impl Passing {
         })
     }
 
-    fn giving(&self) -> Giving<'_> {
-        Giving::new(&self.listening, &self.description)
+    /// Begins with a successor.
+    fn give(&self, socket: ControlSocket) -> Gift<'_> {
+        Gift {
+            passing: self,
+            giving: Giving::new(&self.listening, &self.description),
+            socket,
+        }
+    }
+}
+
+/// A socket on its way to a successor.
+///
+/// If it is dropped before the successor is known to have it, the successor learns that, unless it has said before that it listens.
+#[derive(Debug)]
+struct Gift<'a> {
+    passing: &'a Passing,
+    giving: Giving<'a>,
+    socket: ControlSocket,
+}
+
+impl Gift<'_> {
+    fn advance(&mut self) -> io::Result<Step<()>> {
+        let step = self.giving.advance(&self.socket)?;
+        if let Step::Done(()) = step {
+            self.passing.passed_on.store(true, Ordering::Release);
+        }
+        Ok(step)
     }
 
-    /// The time for a successor is over: it learns that, unless it has said before that it listens.
-    fn give_up(&self, giving: &mut Giving<'_>, socket: &ControlSocket) -> io::Result<()> {
-        // From now on it cannot say so; what it has said can still be read.
-        socket.hang_up();
-        match giving.advance(socket)? {
+    /// The time for the successor is over.
+    fn give_up(&mut self) -> io::Result<()> {
+        // From now on it cannot say that it listens; what it has said can still be read.
+        self.socket.hang_up();
+        match self.advance()? {
             Step::Done(()) => Ok(()),
             Step::Wants(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
+}
 
-    fn done(&self) {
-        self.passed_on.store(true, Ordering::Release);
+impl Drop for Gift<'_> {
+    fn drop(&mut self) {
+        // It fails if the successor has said nothing, or was heard before.
+        let _ = self.give_up();
     }
 }
 
@@ -126,7 +154,7 @@ impl HandOver {
                     debug!(%peer, "refused a listening socket to another user's process");
                 }
                 Ok((stream, _)) => {
-                    match self.give(&ControlSocket::new(stream)).await {
+                    match self.give(ControlSocket::new(stream)).await {
                         Ok(()) => return Ok(()),
                         Err(error) => debug!(error = %Chain(&error), "a successor failed"),
                     };
@@ -137,22 +165,19 @@ impl HandOver {
         }
     }
 
-    async fn give(&self, socket: &ControlSocket) -> io::Result<()> {
+    async fn give(&self, socket: ControlSocket) -> io::Result<()> {
         let deadline = Instant::now() + self.timeout;
-        let mut giving = self.passing.giving();
+        let mut gift = self.passing.give(socket);
         loop {
-            match giving.advance(socket)? {
-                Step::Done(()) => break,
+            match gift.advance()? {
+                Step::Done(()) => return Ok(()),
                 Step::Wants(flags) => {
-                    if !ready(socket, flags, deadline).await? {
-                        self.passing.give_up(&mut giving, socket)?;
-                        break;
+                    if !ready(&gift.socket, flags, deadline).await? {
+                        return gift.give_up();
                     }
                 }
             }
         }
-        self.passing.done();
-        Ok(())
     }
 }
 

@@ -144,6 +144,43 @@ async fn an_offer_that_is_given_up_changes_nothing() {
     assert_eq!(stage.files(), 0, "the file was not passed on");
 }
 
+/// Whoever offers may be cut off between the successor's word and its own look at it.
+#[tokio::test]
+async fn an_offer_that_is_given_up_too_late_has_been_taken() {
+    let stage = Stage::new();
+    let (path, door) = (stage.path("socket"), stage.path("door"));
+    for says_so in [false, true] {
+        let listener = Listener::bind(path.as_path()).unwrap();
+        let hand_over = listener.hand_over().unwrap();
+        {
+            let mut offer = std::pin::pin!(hand_over.offer(door.as_path()));
+            let mut successor = None;
+            loop {
+                let poll = std::future::poll_fn(|cx| {
+                    std::task::Poll::Ready(offer.as_mut().poll(cx).is_ready())
+                });
+                assert!(!poll.await, "the successor has said nothing yet");
+                tokio::task::yield_now().await;
+                let Some(stream) = &mut successor else {
+                    let stream = StdStream::connect(&door).unwrap();
+                    stream.set_nonblocking(true).unwrap();
+                    successor = Some(stream);
+                    continue;
+                };
+                if stream.read(&mut [0; 1]).is_ok() {
+                    break;
+                }
+            }
+            let mut successor = successor.unwrap();
+            if says_so {
+                std::io::Write::write_all(&mut successor, &[1]).unwrap();
+            }
+        }
+        drop((listener, hand_over));
+        assert_eq!(path.exists(), says_so, "whose file it is");
+    }
+}
+
 /// Offers a socket to successors that fail, and then to one that does not.
 #[tokio::test]
 async fn successors_that_fail_are_followed_by_others() {
