@@ -195,3 +195,45 @@ async fn a_server_that_drains_lets_calls_finish() {
         in_time(drain).await.expect("no panic");
     }
 }
+
+/// Its clients cannot know how many that is.
+#[tokio::test]
+async fn a_server_with_enough_streams_gives_further_calls_up() {
+    const STREAMS_MAX: usize = 2;
+    for link in LINKS {
+        let (calls, mut called) = mpsc::unbounded_channel();
+        let service = lab(move |_| {
+            calls.send(()).expect("the test waits");
+            std::future::pending()
+        });
+        let directory = tempfile::tempdir().expect("a directory for the socket");
+        let path = directory.path().join("lab.sock");
+        let few = Config::builder().links([link]).streams_max(2).build();
+        let server = Server::builder().add_service(service);
+        let server = server.config(few.expect("it is valid"));
+        let _handle = server
+            .start(path.clone())
+            .await
+            .expect("nobody listens there");
+        let channel = Channel::builder(path).config(config(link)).connect().await;
+        let channel = channel.expect("the server listens");
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..STREAMS_MAX {
+            let caller = Caller::new(channel.clone());
+            waiting.spawn(async move {
+                let call = caller.unary::<_, Packet>(&RUN, Request::new(packet("")));
+                call.await.is_ok()
+            });
+            in_time(called.recv()).await.expect("it was called");
+        }
+        let caller = Caller::new(channel);
+        let call = caller.unary::<_, Packet>(&RUN, Request::new(packet("")));
+        let status = in_time(call).await.expect_err("there is no room");
+        assert_eq!(status.code(), Code::Cancelled, "{link:?}");
+        assert_eq!(
+            waiting.try_join_next().map(|_| ()),
+            None,
+            "the others go on"
+        );
+    }
+}
