@@ -40,8 +40,8 @@ const REGION_HEAD_LEN: u32 = 8;
 const LIST_HEAD_LEN: u32 = 36;
 const SLICE_HEAD_LEN: u32 = 20;
 
-/// The lists that a villain makes: the capacity of their slices, and how many there are.
-const LISTS: [(u32, u32); 2] = [(1024, 32), (4096, 32)];
+/// The lists that a villain makes: the capacity of their slices, and how many there are. So few that victims keep none to themselves.
+const LISTS: [(u32, u32); 2] = [(1024, 15), (4096, 15)];
 
 /// A list of slices, as its head said at the beginning.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

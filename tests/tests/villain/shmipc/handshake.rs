@@ -71,7 +71,7 @@ fn hazard_h23_lists_that_cannot_be() {
         }),
         ("less than its lists", |s| s.buffers.memory.store(4, 100)),
         ("no slices", |s| in_list(s, 0, list::COUNT, 0)),
-        ("one slice too many", |s| in_list(s, 1, list::COUNT, 33)),
+        ("one slice too many", |s| in_list(s, 1, list::COUNT, 16)),
         ("hazard V3: a number that wraps", |s| {
             in_list(s, 1, list::COUNT, u32::MAX)
         }),

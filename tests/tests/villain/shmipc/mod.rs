@@ -43,9 +43,9 @@ const VICTIMS_STREAMS: usize = 3;
 
 /// What victims of a villain that speaks `dialect` are configured for.
 fn config(dialect: Dialect) -> Config {
-    // Queues and lists so short that all of them is used.
+    // Queues and lists so short that all of them is used, and no slices are kept to be used again.
     let shmipc = Shmipc::default()
-        .buffer_len(256 << 10)
+        .buffer_len(64 << 10)
         .slices([(1024, 20), (4096, 80)])
         .queue_len(16);
     let link = match dialect {
