@@ -22,7 +22,7 @@ use shmipc_transport::Address;
 /// | `unix-abstract:route` | gRPC over HTTP/2, through the abstract socket of this name |
 ///
 /// The last two are gRPC's own names, which other implementations understand as well. HTTP/2 takes the feature `grpc`. A [`Path`],
-/// a [`PathBuf`] and an [`Address`] are always shared memory.
+/// a [`PathBuf`] and an [`Address`] are always shared memory. A server that systemd starts listens at [`Address::from_systemd`].
 ///
 /// An endpoint is only looked at when it is used: text that is none is an error of
 /// [`Channel::connect`](crate::Channel::connect) and [`Server::serve`](crate::Server::serve). [`Endpoint::parse`] tells at

@@ -90,8 +90,8 @@ pub use http;
 pub use prost;
 pub use prost_types;
 pub use shmipc_transport::{
-    Address, Config, ConnectError as SessionConnectError, Keepalive, Lent, Listener, Peer,
-    SessionDump, Stats,
+    Address, Config, ConnectError as SessionConnectError, HandOver, HandOverError, InheritError,
+    Keepalive, Lent, Listener, Peer, SessionDump, Stats, systemd::ActivationError,
 };
 
 pub use self::{

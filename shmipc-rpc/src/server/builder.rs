@@ -326,6 +326,24 @@ where
     /// Serves the sessions that come to `listener` until `shutdown` is ready, then drains as
     /// [`serve_with_shutdown`](Self::serve_with_shutdown) does.
     ///
+    /// That may be when a successor has got the listening socket, so that no client finds nobody there:
+    ///
+    /// ```no_run
+    /// # use shmipc_rpc::{Listener, Server};
+    /// # async fn run(server: Server) -> Result<(), Box<dyn std::error::Error>> {
+    /// // A successor begins with `Listener::inherit("/run/route.next")`, and goes on like this.
+    /// let listener = Listener::bind("/run/route.sock")?;
+    /// let hand_over = listener.hand_over()?;
+    /// let succeeded = async {
+    ///     if let Err(error) = hand_over.offer("/run/route.next").await {
+    ///         eprintln!("there will be no successor: {error}");
+    ///         std::future::pending().await
+    ///     }
+    /// };
+    /// server.serve_with_listener_and_shutdown(listener, succeeded).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns [`ServeError`] if connections can no longer be accepted.
