@@ -235,6 +235,14 @@ impl ShmipcVillain {
         self.say_message(&message);
     }
 
+    /// Sends a message over the socket, as a peer does that finds no slices.
+    pub fn fall_back(&mut self, stream: u32, status: u32, payload: &[u8]) {
+        let mut body = stream.to_be_bytes().to_vec();
+        body.extend(status.to_be_bytes());
+        body.extend(payload);
+        self.say(kind::FALLBACK, &body);
+    }
+
     /// Says something on the socket, whether it makes sense or not.
     pub fn say_message(&mut self, message: &Message) {
         // It fails once the victim has hung up.

@@ -17,7 +17,8 @@ fn taken_out(villain: &mut ShmipcVillain, claimed: u32) {
     let stream = villain.prod(b"echo");
     villain.queues.store(villain.from_victim.head, claimed);
     for _ in 0..villain.from_victim.cap {
-        villain.send(stream, b"more");
+        // Over the socket, so that all slices are left for the answers.
+        villain.fall_back(stream, 0, b"more");
     }
 }
 

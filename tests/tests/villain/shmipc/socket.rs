@@ -32,14 +32,7 @@ fn announced(villain: &mut ShmipcVillain, kind: u8, len: u32) {
 /// A message on the socket in the place of one in shared memory.
 fn fallback(villain: &mut ShmipcVillain, status: u32, payload: &[u8]) {
     let stream = villain.prod(b"h");
-    fallback_of(villain, stream, status, payload);
-}
-
-fn fallback_of(villain: &mut ShmipcVillain, stream: u32, status: u32, payload: &[u8]) {
-    let mut body = stream.to_be_bytes().to_vec();
-    body.extend(status.to_be_bytes());
-    body.extend(payload);
-    villain.say(kind::FALLBACK, &body);
+    villain.fall_back(stream, status, payload);
 }
 
 #[test]
@@ -155,7 +148,7 @@ fn hazard_h27_what_is_odd_and_harmless_on_the_socket() {
                     for _ in 0..3 {
                         v.say(kind::CLOSE, &stream.to_be_bytes());
                     }
-                    fallback_of(v, stream, 0, b"late");
+                    v.fall_back(stream, 0, b"late");
                 },
             ),
         ])

@@ -69,10 +69,7 @@ fn what_our_records_say_of_streams_must_be_possible() {
 
 /// Sends a message without memory, of which the victim reads nothing.
 fn flooded(villain: &mut ShmipcVillain, stream: u32) {
-    let mut body = stream.to_be_bytes().to_vec();
-    body.extend([0; 4]);
-    body.extend(b"n");
-    villain.say(kind::FALLBACK, &body);
+    villain.fall_back(stream, 0, b"n");
 }
 
 #[test]
