@@ -1,15 +1,14 @@
 //! Successors in the same process; `tests/tests/handover` has them in others.
 
-use std::{
-    io::Read, os::unix::net::UnixStream as StdStream, path::PathBuf, sync::atomic::AtomicUsize,
-    thread,
-};
+use std::{io::Read, os::unix::net::UnixStream as StdStream, path::PathBuf, thread};
 
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::{Config, Listener, Session, blocking as threads, error::AcceptError};
+use crate::{
+    Config, Listener, Session, blocking as threads, core::sync::AtomicU32, error::AcceptError,
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -256,10 +255,10 @@ fn threads_pass_sockets_on_and_finish_what_they_have_begun() {
     let stage = Stage::new();
     let (path, door) = (stage.path("socket"), stage.path("door"));
     let listener = threads::Listener::bind(path.as_path()).unwrap();
-    let served = AtomicUsize::new(0);
+    let served = AtomicU32::new(0);
     let serve = |listener: &threads::Listener| loop {
         match listener.accept() {
-            Ok(_) => served.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            Ok(_) => served.fetch_add(1, Ordering::Relaxed),
             Err(AcceptError::Stopped) => return,
             Err(error) => panic!("{error}"),
         };
@@ -282,12 +281,12 @@ fn threads_pass_sockets_on_and_finish_what_they_have_begun() {
                 }
             };
             assert!(offering.join().unwrap().unwrap());
-            connects += clients.len();
+            connects += u32::try_from(clients.len()).unwrap();
             // Some may have come to the queue when the predecessor took no more.
             while clients.iter().any(|client| !client.is_finished()) {
                 let soon = std::time::Instant::now() + Duration::from_millis(1);
                 if successor.accept_until(Some(soon)).unwrap().is_some() {
-                    served.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    served.fetch_add(1, Ordering::Relaxed);
                 }
             }
             for client in clients {
@@ -298,9 +297,9 @@ fn threads_pass_sockets_on_and_finish_what_they_have_begun() {
     }
     let soon = std::time::Instant::now() + Duration::from_millis(1);
     while current.accept_until(Some(soon)).unwrap().is_some() {
-        served.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        served.fetch_add(1, Ordering::Relaxed);
     }
-    assert_eq!(served.into_inner(), connects);
+    assert_eq!(served.load(Ordering::Relaxed), connects);
     drop(current);
     assert_eq!(stage.files(), 0);
 }
