@@ -41,6 +41,7 @@ compile_error!(
 );
 
 mod address;
+mod backoff;
 pub mod blocking;
 mod byte_stream;
 mod config;
@@ -66,6 +67,7 @@ pub mod systemd;
 mod wait;
 
 pub use address::Address;
+pub use backoff::Backoff;
 pub use byte_stream::{ByteReader, ByteStream, ByteWriter};
 pub use config::{Config, ConfigBuilder, InvalidConfig, Keepalive, Payloads, Wait};
 pub use core::{

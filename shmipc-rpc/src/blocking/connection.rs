@@ -7,11 +7,11 @@ use std::{
 };
 
 use shmipc_transport::{
-    Address, Config, ConnectError,
+    Address, Backoff, Config, ConnectError,
     blocking::{Session, Stream},
 };
 
-use crate::{Status, client::backoff::Backoff, deadline};
+use crate::{Status, deadline};
 
 /// At most one session to an address.
 #[derive(Debug)]

@@ -9,14 +9,13 @@ use std::{
     },
 };
 
-use shmipc_transport::{Address, Config, ConnectError, Session, Stream};
+use shmipc_transport::{Address, Backoff, Config, ConnectError, Session, Stream};
 use tokio::{
     sync::{Notify, futures::Notified},
     task::AbortHandle,
     time::Instant, // Not that of `std`: a runtime whose time is paused goes ahead of it.
 };
 
-use super::backoff::Backoff;
 use crate::{Status, body::session_lost, server::SessionServices};
 
 /// At most one session to an address, or the one that there is.

@@ -3,10 +3,9 @@
 use std::{borrow::Cow, pin::Pin, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Uri};
-use shmipc_transport::{Address, Lent, Session};
+use shmipc_transport::{Address, Backoff, Lent, Session};
 
 use super::{
-    backoff::random_fraction,
     balance::{Balanced, Pending},
     channel::SizeLimits,
     direct::{Outcome, Terms},
@@ -280,5 +279,9 @@ fn next(
     terms: Terms,
 ) -> Option<std::time::Duration> {
     let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-    attempts.next(failure, terms.deadline.map(left), random_fraction())
+    attempts.next(
+        failure,
+        terms.deadline.map(left),
+        Backoff::random_fraction(),
+    )
 }

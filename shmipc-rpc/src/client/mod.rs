@@ -3,7 +3,6 @@
 //! A generated client is a [`Caller`] with a method per method of the service. It works over any [`CallService`]: a
 //! [`Channel`], or a tower stack with one at its bottom.
 
-pub(crate) mod backoff;
 mod balance;
 mod builder;
 mod call_service;

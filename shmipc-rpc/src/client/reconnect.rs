@@ -15,7 +15,7 @@ use tokio::{
     time::Instant, // Not that of `std`: a runtime whose time is paused goes ahead of it.
 };
 
-use super::backoff::Backoff;
+use shmipc_transport::Backoff;
 
 /// How a connection is made.
 pub(crate) trait Dial: Send + Sync + 'static {

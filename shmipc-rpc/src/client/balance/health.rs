@@ -11,6 +11,7 @@ use std::sync::{
 };
 
 use http::HeaderMap;
+use shmipc_transport::Backoff;
 use tokio::{
     sync::{Notify, futures::Notified},
     task::AbortHandle,
@@ -19,7 +20,7 @@ use tokio::{
 use crate::{
     Code, Status, Streaming,
     body::Borrowed,
-    client::{backoff::Backoff, channel::SizeLimits, direct::Terms, member::Member},
+    client::{channel::SizeLimits, direct::Terms, member::Member},
     deadline,
     health::{HealthCheckRequest, HealthCheckResponse, ServingStatus, health_methods::WATCH},
 };
