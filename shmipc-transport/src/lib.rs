@@ -58,6 +58,7 @@ mod listener;
 pub mod metrics;
 mod peer;
 pub mod plain;
+mod restart;
 mod session;
 mod shmipc;
 mod stats;
@@ -83,6 +84,7 @@ pub use handler::{
 };
 pub use listener::{HandOver, Leftover, Listener};
 pub use peer::Peer;
+pub use restart::{Clients, Restart};
 pub use session::{Lent, Session, WeakSession};
 pub use shmipc::{LinkKind, Shmipc, ShmipcMapping, ShmipcWakes};
 pub use stats::Stats;

@@ -70,6 +70,9 @@ pub(crate) struct Counters {
     pub(crate) waits_streams: Counter,
     pub(crate) go_aways_sent: Counter,
     pub(crate) go_aways_received: Counter,
+    pub(crate) restarts_sent: Counter,
+    pub(crate) restarts_received: Counter,
+    pub(crate) restarts_acknowledged: Counter,
     pub(crate) regions_added: Counter,
     /// Blocks handed out, by which the driver tells whether memory is in use.
     pub(crate) blocks_taken: Counter,
@@ -110,6 +113,9 @@ impl Counters {
             waits_streams: self.waits_streams.get(),
             go_aways_sent: self.go_aways_sent.get(),
             go_aways_received: self.go_aways_received.get(),
+            restarts_sent: self.restarts_sent.get(),
+            restarts_received: self.restarts_received.get(),
+            restarts_acknowledged: self.restarts_acknowledged.get(),
             regions_added: self.regions_added.get(),
             ..Stats::default()
         }
@@ -176,6 +182,13 @@ pub struct Stats {
     pub go_aways_sent: u64,
     /// Times that the peer asked us.
     pub go_aways_received: u64,
+    /// Times that we told the peer of a [hot restart](crate::Listener::hot_restart).
+    pub restarts_sent: u64,
+    /// Times that the peer told us of one, with shmipc's own protocol. Among ourselves it is a
+    /// [request to go away](Self::go_aways_received).
+    pub restarts_received: u64,
+    /// Those of both that were acknowledged: the client has moved.
+    pub restarts_acknowledged: u64,
     /// Regions added to our arena so far.
     pub regions_added: u64,
     /// Address space of our arena at the moment, in bytes. Over shmipc's link, both sides have one together.

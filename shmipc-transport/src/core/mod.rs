@@ -8,6 +8,7 @@ pub(crate) mod handshake;
 pub(crate) mod mem;
 pub(crate) mod num;
 pub(crate) mod outbox;
+pub(crate) mod restart;
 pub(crate) mod shmipc;
 pub(crate) mod streams;
 pub(crate) mod succession;

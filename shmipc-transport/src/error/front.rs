@@ -156,6 +156,24 @@ pub enum AcceptError {
     Stopped,
 }
 
+/// Why a hot restart did not begin. See [`Clients::hot_restart`](crate::Clients::hot_restart).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RestartError {
+    /// Another one is under way. Wait for it.
+    #[error("the restart with epoch {epoch} is still under way")]
+    UnderWay {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The epoch is 0, or that of the last restart, so that clients could not tell the two apart. Choose another.
+    #[error("{epoch} cannot be the epoch of this restart: it is 0, or that of the last one")]
+    Epoch {
+        /// The epoch.
+        epoch: u64,
+    },
+}
+
 /// Why an address cannot be that of a socket.
 #[non_exhaustive]
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

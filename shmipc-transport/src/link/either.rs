@@ -366,6 +366,34 @@ impl Link {
         }
     }
 
+    /// Tells the client, in shmipc's own words, that its server restarts. Returns `false` if it does not know them.
+    pub(crate) fn tell_restart(&self, epoch: u64) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.tell_restart(epoch),
+        }
+    }
+
+    /// Tells the server, in shmipc's own words, that we have moved, behind all that opens streams.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursor is impossible.
+    pub(crate) fn acknowledge_restart(&self, epoch: u64) -> Result<(), PeerMisbehaved> {
+        match self {
+            Self::Outbox(_) => Ok(()),
+            Self::Shmipc(link) => link.acknowledge_restart(epoch),
+        }
+    }
+
+    /// Whether messages of the stream go over the socket, for as long as it lasts.
+    pub(crate) fn has_fallen(&self, stream: StreamId) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.has_fallen(stream),
+        }
+    }
+
     /// Forgets what is kept for a stream that is over.
     #[inline]
     pub(crate) fn stream_over(&self, stream: StreamId) {

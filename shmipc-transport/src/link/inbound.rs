@@ -62,6 +62,14 @@ pub(crate) enum Arrival {
     Pong {
         nonce: u64,
     },
+    /// The server asks us to move to its successor.
+    HotRestart {
+        epoch: u64,
+    },
+    /// The client has moved.
+    HotRestartAck {
+        epoch: u64,
+    },
     /// Something that concerned the link alone, and is done.
     Internal,
 }

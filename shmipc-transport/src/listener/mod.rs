@@ -5,7 +5,7 @@ mod bind;
 pub(crate) mod blocking;
 pub(crate) mod handover;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{net::UnixListener, runtime::Handle};
 
@@ -13,9 +13,9 @@ use self::acceptor::Acceptor;
 pub(crate) use self::bind::SocketFile;
 pub use self::handover::HandOver;
 use crate::{
-    Address, Config, Session,
+    Address, Clients, Config, Restart, Session,
     core::sync::{AtomicBool, Ordering},
-    error::{AcceptError, BindError, HandOverError, InheritError},
+    error::{AcceptError, BindError, HandOverError, InheritError, RestartError},
 };
 
 /// Waits for sessions at an address.
@@ -29,6 +29,7 @@ pub struct Listener {
     acceptor: Acceptor<Session>,
     address: Address,
     config: Config,
+    clients: Clients,
     /// Set once a successor has the socket.
     passed_on: Arc<AtomicBool>,
 }
@@ -104,6 +105,7 @@ impl Listener {
             acceptor: Acceptor::new(listener, config.handshakes_max()),
             address,
             config,
+            clients: Clients::default(),
             passed_on,
         }
     }
@@ -216,9 +218,39 @@ impl Listener {
     ///
     /// Cancel safe. Handshakes that have begun go on, and their sessions are left for the next call.
     pub async fn accept(&self) -> Result<Session, AcceptError> {
-        self.acceptor
-            .accept(|stream| Session::accept(stream, self.config.clone()))
-            .await
+        let accepted = self
+            .acceptor
+            .accept(|stream| Session::accept(stream, self.config.clone()));
+        let session = accepted.await?;
+        self.clients.register(&session);
+        Ok(session)
+    }
+
+    /// The live sessions that were accepted here.
+    #[must_use]
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Tells all clients to move to the successor at this address; see [`Clients::hot_restart`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RestartError`]. Nobody was told.
+    ///
+    /// # Panics
+    ///
+    /// If called outside of a tokio runtime, or if that was built without timers.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the clients move all the same, and nobody learns what came of it.
+    pub async fn hot_restart(
+        &self,
+        epoch: u64,
+        timeout: Duration,
+    ) -> Result<Restart, RestartError> {
+        self.clients.hot_restart(epoch, timeout).await
     }
 
     /// Stops listening: gives the address back, unless a successor has taken it over, and returns those who have
@@ -232,6 +264,7 @@ impl Listener {
             acceptor,
             address: _,
             config,
+            clients,
             passed_on,
         } = self;
         // Before the queue is emptied, so that nobody else queues up.
@@ -239,6 +272,7 @@ impl Listener {
         Leftover {
             acceptor: acceptor.close(!passed_on.load(Ordering::Acquire)),
             config,
+            clients,
         }
     }
 
@@ -256,6 +290,7 @@ impl Listener {
 pub struct Leftover {
     acceptor: acceptor::Leftover<Session>,
     config: Config,
+    clients: Clients,
 }
 
 impl Leftover {
@@ -271,10 +306,13 @@ impl Leftover {
     ///
     /// Cancel safe. Handshakes that have begun go on, and their sessions are left for the next call.
     pub async fn next(&mut self) -> Option<Session> {
-        let Self { acceptor, config } = self;
-        acceptor
-            .next(|stream| Session::accept(stream, config.clone()))
-            .await
+        let Self {
+            acceptor,
+            config,
+            clients,
+        } = self;
+        let next = acceptor.next(|stream| Session::accept(stream, config.clone()));
+        next.await.inspect(|session| clients.register(session))
     }
 }
 

@@ -219,6 +219,24 @@ pub const METRICS: &[Metric] = &[
         "Times that a peer asked us to open no more streams",
     ),
     total(
+        "shmipc_restarts_sent_total",
+        COUNT,
+        |s| s.restarts_sent,
+        "Times that we told a client of a hot restart",
+    ),
+    total(
+        "shmipc_restarts_received_total",
+        COUNT,
+        |s| s.restarts_received,
+        "Times that a server told us of a hot restart, with shmipc's own protocol",
+    ),
+    total(
+        "shmipc_restarts_acknowledged_total",
+        COUNT,
+        |s| s.restarts_acknowledged,
+        "Hot restarts of either kind after which the client has moved",
+    ),
+    total(
         "shmipc_regions_added_total",
         COUNT,
         |s| s.regions_added,

@@ -53,15 +53,13 @@ impl Shared {
                 }
             },
             Arrival::Reset { stream: id, code } => {
-                let lookup = lock(&self.streams).look_up(id, false)?;
-                if let Lookup::Open(stream) = lookup {
+                if let Some(stream) = self.find(id)? {
                     stream.reset_by_peer(self, code);
                 }
                 Ok(())
             }
             Arrival::Closed { stream: id } => {
-                let lookup = lock(&self.streams).look_up(id, false)?;
-                if let Lookup::Open(stream) = lookup {
+                if let Some(stream) = self.find(id)? {
                     stream.closed_by_peer(self);
                 }
                 Ok(())
@@ -70,18 +68,23 @@ impl Shared {
                 stream: id,
                 messages,
                 bytes,
-            } => {
-                let lookup = lock(&self.streams).look_up(id, false)?;
-                match lookup {
-                    Lookup::Open(stream) => stream.granted(self, messages, bytes),
-                    _ => Ok(()),
-                }
-            }
+            } => match self.find(id)? {
+                Some(stream) => stream.granted(self, messages, bytes),
+                None => Ok(()),
+            },
             Arrival::GoAway => {
                 self.presence.peer_goes_away();
                 self.link.counters().go_aways_received.add(1);
                 self.wake_openers();
                 self.changed.notify_waiters();
+                Ok(())
+            }
+            Arrival::HotRestart { epoch } => {
+                self.hear_restart(epoch);
+                Ok(())
+            }
+            Arrival::HotRestartAck { epoch } => {
+                self.hear_acknowledgement(epoch);
                 Ok(())
             }
             Arrival::Internal => Ok(()),
@@ -95,6 +98,14 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+
+    /// A stream that is open.
+    fn find(&self, id: StreamId) -> Result<Option<Arc<StreamShared>>, PeerMisbehaved> {
+        Ok(match lock(&self.streams).look_up(id, false)? {
+            Lookup::Open(stream) => Some(stream),
+            _ => None,
+        })
     }
 
     /// The stream that a message is for, which it may open.

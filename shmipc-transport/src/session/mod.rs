@@ -13,6 +13,7 @@ mod presence;
 mod pulse;
 #[cfg(feature = "metrics")]
 mod report;
+mod restart;
 mod shared;
 
 use std::{
@@ -63,18 +64,12 @@ pub(crate) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        close(&self.shared);
+        self.shared.close();
         #[cfg(feature = "metrics")]
         if self.shared.lead().is_some() {
             self.shared.report_end();
         }
     }
-}
-
-fn close(shared: &Shared) {
-    // Best effort: a peer whose ring is full learns of it by the socket's closing.
-    shared.say_bye();
-    shared.lose(SessionLost::ClosedHere);
 }
 
 impl Session {
@@ -132,6 +127,15 @@ impl Session {
         Self {
             owner: Arc::new(Owner { shared }),
         }
+    }
+
+    /// What is to be seen of it, for somebody who does not keep it going.
+    pub(crate) fn share(&self) -> Arc<Shared> {
+        Arc::clone(&self.owner.shared)
+    }
+
+    pub(crate) fn weak_owner(&self) -> Weak<Owner> {
+        Arc::downgrade(&self.owner)
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -297,13 +301,7 @@ impl Session {
     /// Cancel safe: a late answer is ignored.
     pub async fn ping(&self) -> Result<Duration, SessionLost> {
         let began = Instant::now();
-        let nonce = self.shared().ping();
-        self.until(|shared| match shared.lost() {
-            _ if shared.is_answered(nonce) => Some(Ok(began.elapsed())),
-            Some(lost) => Some(Err(lost.clone())),
-            None => None,
-        })
-        .await
+        self.shared().pinged().await.map(|()| began.elapsed())
     }
 
     /// Whether the session is over.
@@ -315,7 +313,7 @@ impl Session {
     /// Ends the session. What was sent before still reaches the peer; all streams end here with
     /// [`SessionLost::ClosedHere`]. `Bytes` that were received stay readable.
     pub fn close(&self) {
-        close(self.shared());
+        self.shared().close();
     }
 
     /// Asks the peer to open no more streams. Those that are open, or on their way, go on.
@@ -334,24 +332,12 @@ impl Session {
     ///
     /// If the future is dropped, the session goes on, and the peer opens no more streams all the same.
     pub async fn drain(&self) {
-        self.drain_streams().await;
-        let _ = tokio::time::timeout(FAREWELL, self.closed()).await;
-        self.shared().lose(SessionLost::ClosedHere);
+        self.shared().wind_down().await;
     }
 
     /// Drains as far as saying goodbye. The peer is then given [`FAREWELL`] to hang up.
     pub(crate) async fn drain_streams(&self) {
-        let shared = self.shared();
-        shared.go_away();
-        // Having read that, the peer opens no more streams, and answers pings (O18). So those it has opened come first.
-        if self.ping().await.is_err() {
-            return;
-        }
-        self.until(|shared| (shared.is_idle() || shared.lost().is_some()).then_some(()))
-            .await;
-        // The last message may have been counted before it was all written. So the end is left to the peer, which takes
-        // one after the other.
-        shared.say_bye();
+        self.shared().drain_streams().await;
     }
 
     /// A handle that does not keep the session going.
@@ -363,30 +349,25 @@ impl Session {
         }
     }
 
-    /// Whether the peer has asked us to open no more streams (O18).
+    /// Whether the peer has asked us to open no more streams (O18), or to [move](Self::restart_epoch) to its successor.
     #[must_use]
     pub fn is_going_away(&self) -> bool {
-        self.shared().peer_goes_away()
+        self.shared().is_going_away()
     }
 
-    /// Waits until the peer asks us to open no more streams, or the session is over.
+    /// Waits until the peer asks us to open no more streams, or to [move](Self::restart_epoch) to its successor, or the session is
+    /// over.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: nothing is taken.
     pub async fn going_away(&self) {
-        self.until(|shared| (shared.peer_goes_away() || shared.lost().is_some()).then_some(()))
+        self.until(|shared| (shared.is_going_away() || shared.lost().is_some()).then_some(()))
             .await;
     }
 
     async fn until<T>(&self, check: impl Fn(&Shared) -> Option<T>) -> T {
-        loop {
-            let changed = self.shared().changed.notified();
-            if let Some(value) = check(self.shared()) {
-                return value;
-            }
-            changed.await;
-        }
+        self.shared().until(check).await
     }
 }
 

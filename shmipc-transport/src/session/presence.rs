@@ -1,12 +1,15 @@
 //! What the two sides say about themselves: that they are there, want no more streams, or leave.
 
-use super::shared::Shared;
+use std::sync::{Mutex, MutexGuard};
+
+use super::{FAREWELL, shared::Shared};
 use crate::{
     core::{
+        restart::Notice,
         streams::StreamTable,
         sync::{AtomicBool, AtomicU64, Ordering, lock},
     },
-    error::{PeerMisbehaved, SendError},
+    error::{PeerMisbehaved, SendError, SessionLost},
     link::Control,
     stream::StreamShared,
 };
@@ -24,6 +27,10 @@ pub(super) struct Presence {
     pongs_heard: AtomicU64,
     /// Whether the driver wants to be polled when there is a stream.
     awaits_streams: AtomicBool,
+    /// What was said of hot restarts, in shmipc's own words. Innermost of all locks.
+    restarts: Mutex<Notice>,
+    /// Whether we have acknowledged one.
+    has_moved: AtomicBool,
 }
 
 impl Presence {
@@ -35,6 +42,16 @@ impl Presence {
     /// Whether we want no more streams.
     pub(super) fn goes_away(&self) -> bool {
         self.goes_away.load(Ordering::Relaxed)
+    }
+
+    /// What was said of hot restarts.
+    pub(super) fn restarts(&self) -> MutexGuard<'_, Notice> {
+        lock(&self.restarts)
+    }
+
+    /// We have moved to another server.
+    pub(super) fn moved(&self) {
+        self.has_moved.store(true, Ordering::Relaxed);
     }
 
     /// Whether we have told the peer that nothing follows.
@@ -60,9 +77,10 @@ impl Shared {
     /// Asks the peer to open no more streams.
     pub(crate) fn go_away(&self) {
         // Whoever waits for the last stream to be over looks at the table, whose lock is taken by whoever takes it out.
-        self.presence.goes_away.store(true, Ordering::Relaxed);
-        self.link.counters().go_aways_sent.add(1);
-        self.control(Control::GoAway);
+        if !self.presence.goes_away.swap(true, Ordering::Relaxed) {
+            self.link.counters().go_aways_sent.add(1);
+            self.control(Control::GoAway);
+        }
     }
 
     /// Tells the peer that nothing follows.
@@ -71,9 +89,21 @@ impl Shared {
         self.control(Control::Bye);
     }
 
+    /// Ends the session from this side.
+    pub(crate) fn close(&self) {
+        // Best effort: a peer whose ring is full learns of it by the socket's closing.
+        self.say_bye();
+        self.lose(SessionLost::ClosedHere);
+    }
+
     /// Whether the peer wants no more streams.
     pub(crate) fn peer_goes_away(&self) -> bool {
         self.presence.peer_goes_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether we have told the server that we have moved, and so open no more streams.
+    pub(super) fn has_moved(&self) -> bool {
+        self.presence.has_moved.load(Ordering::Relaxed)
     }
 
     /// Whether one more stream may be opened now. To be asked, and acted upon, under the sender's lock. The answer to a ping
@@ -85,7 +115,7 @@ impl Shared {
     pub(crate) fn may_open(&self, streams: &StreamTable<StreamShared>) -> Result<bool, SendError> {
         match self.lost() {
             Some(lost) => Err(SendError::SessionLost(lost.clone())),
-            None if self.peer_goes_away() => Err(SendError::GoingAway),
+            None if self.peer_goes_away() || self.has_moved() => Err(SendError::GoingAway),
             None if streams.is_exhausted() => Err(SendError::GoingAway),
             None => Ok(streams.may_open()),
         }
@@ -101,6 +131,53 @@ impl Shared {
     /// Whether a ping was answered, or one that was sent after it.
     pub(crate) fn is_answered(&self, nonce: u64) -> bool {
         nonce <= self.presence.pongs_heard.load(Ordering::Relaxed)
+    }
+
+    /// Sends a ping, and waits for the answer.
+    pub(super) async fn pinged(&self) -> Result<(), SessionLost> {
+        let nonce = self.ping();
+        self.until(|shared| match shared.lost() {
+            _ if shared.is_answered(nonce) => Some(Ok(())),
+            Some(lost) => Some(Err(lost.clone())),
+            None => None,
+        })
+        .await
+    }
+
+    /// Has the peer open no more streams, waits until all are over, and ends the session.
+    pub(crate) async fn wind_down(&self) {
+        self.drain_streams().await;
+        // Natively, nobody was told that nothing follows: what was sent is lingered for, as after any close.
+        if !self.link.is_native() {
+            let gone = self.until(|shared| shared.lost().map(drop));
+            let _ = tokio::time::timeout(FAREWELL, gone).await;
+        }
+        self.lose(SessionLost::ClosedHere);
+    }
+
+    /// Drains as far as saying goodbye. The peer is then given [`FAREWELL`] to hang up.
+    pub(super) async fn drain_streams(&self) {
+        self.go_away();
+        // Having read that, the peer opens no more streams, and answers pings (O18). So those it has opened come first.
+        if self.pinged().await.is_err() {
+            return;
+        }
+        self.until(|shared| (shared.is_idle() || shared.lost().is_some()).then_some(()))
+            .await;
+        // The last message may have been counted before it was all written. So the end is left to the peer, which takes
+        // one after the other.
+        self.say_bye();
+    }
+
+    /// Waits until `check` has something to say, which it is asked whenever [`changed`](Self::changed) is told.
+    pub(crate) async fn until<T>(&self, check: impl Fn(&Self) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(value) = check(self) {
+                return value;
+            }
+            changed.await;
+        }
     }
 
     /// A number that changes when a message or an answer to a ping comes.

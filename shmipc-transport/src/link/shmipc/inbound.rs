@@ -65,6 +65,12 @@ enum Said {
         status: u32,
         payload: Bytes,
     },
+    HotRestart {
+        epoch: u64,
+    },
+    HotRestartAck {
+        epoch: u64,
+    },
 }
 
 /// A slice of a message that was lent, which goes back when the last `Bytes` over it is dropped.
@@ -272,6 +278,8 @@ impl ShmipcLink {
                 self.tx().forget(stream);
                 Ok(Arrival::Closed { stream })
             }
+            Said::HotRestart { epoch } => Ok(Arrival::HotRestart { epoch }),
+            Said::HotRestartAck { epoch } => Ok(Arrival::HotRestartAck { epoch }),
             Said::Fallback {
                 stream,
                 status,
@@ -302,6 +310,7 @@ impl ShmipcLink {
                     }
                 };
                 self.counters.fallbacks_received.add(u64::from(is_message));
+                self.tx().fallen.heard_of(stream);
                 self.counters.messages_received.add(u64::from(is_message));
                 self.counters.bytes_received.add(payload.len() as u64);
                 Ok(Arrival::Message {
@@ -367,7 +376,9 @@ impl ShmipcLink {
                 status,
                 payload: self.budget.charge(payload),
             },
-            // An old server asks its clients to go elsewhere. Whoever does not, is closed some time.
+            // Only servers restart, and only clients follow. Anything else is of no consequence.
+            Frame::HotRestart { epoch } if self.is_client => Said::HotRestart { epoch },
+            Frame::HotRestartAck { epoch } if !self.is_client => Said::HotRestartAck { epoch },
             Frame::HotRestart { .. } | Frame::HotRestartAck { .. } => return Ok(()),
             other => {
                 let message = other.name();

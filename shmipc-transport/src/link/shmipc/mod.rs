@@ -15,6 +15,7 @@
 //! The session's `inbound`, then `tx`; no other is taken inside of them.
 
 mod budget;
+mod fallen;
 mod figures;
 mod inbound;
 mod outbound;
@@ -88,6 +89,9 @@ pub(crate) struct ShmipcLink {
     version_byte: u8,
     /// Whether the peer knows our records.
     speaks_records: bool,
+    is_client: bool,
+    /// Whether the peer may know hot restarts, as shmipc has them. Those who speak version 4 do not: they hang up (C12).
+    knows_restarts: bool,
     /// Set if what lies in the buffer region may be lent in place.
     trust: Option<Trust>,
     budget: Arc<Budget>,
@@ -135,6 +139,8 @@ impl ShmipcLink {
             wakes: parts.terms.wakes,
             version_byte: version_byte(parts.version),
             speaks_records: parts.terms.windows.is_some(),
+            is_client: parts.is_client,
+            knows_restarts: parts.version < 4,
             trust: payloads.trust(peer, Some(parts.owner)),
             budget: Arc::default(),
             keeper: Mutex::new(None),

@@ -12,16 +12,16 @@
 //! What the socket does not take at once is kept, up to a limit at which senders wait.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     mem,
     sync::{Arc, MutexGuard},
     task::Waker,
 };
 
-use foldhash::fast::RandomState;
-
 use super::{
-    Run, ShmipcLink, is_full,
+    Run, ShmipcLink,
+    fallen::Fallen,
+    is_full,
     record::{status_of, wire_id},
 };
 use crate::{
@@ -44,9 +44,6 @@ use crate::{
 /// Bytes that may wait for the socket before senders do.
 const UNSENT_MAX: usize = 256 << 10;
 
-/// How many streams that are over are remembered to have fallen back.
-const LEAVING_MAX: usize = 1024;
-
 /// What only one sender at a time may touch.
 #[derive(Debug)]
 pub(crate) struct ShmipcTx {
@@ -57,11 +54,11 @@ pub(crate) struct ShmipcTx {
     pub(super) unsent: Vec<u8>,
     pub(super) sent: usize,
     /// Streams that have fallen back to the socket.
-    pub(super) fallen: HashSet<u32, RandomState>,
-    /// Those of them that are over.
-    leaving: VecDeque<u32>,
+    pub(super) fallen: Fallen,
     /// Records that wait for room. While there are any, no message overtakes them.
     pub(super) control: VecDeque<Control>,
+    /// The restart that is to be acknowledged, once no message is promised any more that might open a stream.
+    pub(super) acknowledging: Option<u64>,
     pub(super) waiters: Vec<Waker>,
     /// What there was when those who wait were last woken: elements not consumed, bytes not sent.
     pub(super) seen: (u32, usize),
@@ -100,9 +97,9 @@ impl ShmipcTx {
             reserved: 0,
             unsent: Vec::new(),
             sent: 0,
-            fallen: HashSet::default(),
-            leaving: VecDeque::new(),
+            fallen: Fallen::default(),
             control: VecDeque::new(),
+            acknowledging: None,
             waiters: Vec::new(),
             seen: (0, 0),
             severed: false,
@@ -123,17 +120,9 @@ impl ShmipcTx {
         mem::take(&mut self.waiters)
     }
 
-    /// Forgets a stream that is over, some time: what is said of it last stays on the socket.
+    /// Forgets a stream that is over, some time.
     pub(super) fn forget(&mut self, stream: StreamId) {
-        let stream = wire_id(stream);
-        if self.fallen.contains(&stream) {
-            self.leaving.push_back(stream);
-        }
-        if LEAVING_MAX < self.leaving.len()
-            && let Some(oldest) = self.leaving.pop_front()
-        {
-            self.fallen.remove(&oldest);
-        }
+        self.fallen.forget(wire_id(stream));
     }
 
     /// Whether there is room for one more element beside those that are promised.
@@ -276,6 +265,11 @@ impl ShmipcLink {
         }
     }
 
+    /// Whether the stream has fallen back to the socket, in either direction.
+    pub(crate) fn has_fallen(&self, stream: StreamId) -> bool {
+        self.tx().fallen.has_met(wire_id(stream))
+    }
+
     /// Finds a place for a message of `len` bytes, which are written to it afterwards; `None` if there is none now.
     ///
     /// # Errors
@@ -290,7 +284,7 @@ impl ShmipcLink {
         if !self.has_place(tx)? {
             return Ok(None);
         }
-        let slices = if len == 0 || tx.fallen.contains(&wire_id(stream)) {
+        let slices = if len == 0 || tx.fallen.contains(wire_id(stream)) {
             None
         } else {
             self.take_slices(len)
@@ -327,7 +321,7 @@ impl ShmipcLink {
             return Ok(None);
         }
         let len = message.len();
-        let is_fallen = tx.fallen.contains(&wire_id(stream));
+        let is_fallen = tx.fallen.contains(wire_id(stream));
         let slices = if len == 0 || is_fallen {
             None
         } else {
@@ -381,7 +375,7 @@ impl ShmipcLink {
         stream: StreamId,
         is_empty: bool,
     ) -> Result<Option<Route>, PeerMisbehaved> {
-        let is_fallen = tx.fallen.contains(&wire_id(stream));
+        let is_fallen = tx.fallen.contains(wire_id(stream));
         if is_empty && !(is_fallen && self.speaks_records) {
             return Ok(Some(Route::Nothing));
         }

@@ -56,11 +56,54 @@ impl ShmipcLink {
         Ok(())
     }
 
+    /// Tells the client that its server restarts. Returns `false` if the peer is not one that knows what that is.
+    pub(crate) fn tell_restart(&self, epoch: u64) -> bool {
+        if !self.knows_restarts || self.is_client {
+            return false;
+        }
+        let mut tx = self.tx();
+        if !tx.severed {
+            self.say(&mut tx, &Frame::HotRestart { epoch });
+        }
+        true
+    }
+
+    /// Tells the server that we have moved, once it can see all streams that were opened before. The caller has seen to it that
+    /// no more of them are.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursor is impossible.
+    pub(crate) fn acknowledge_restart(&self, epoch: u64) -> Result<(), PeerMisbehaved> {
+        // Said to anybody else, it may be the end of the peer's process (H27).
+        if !self.knows_restarts || !self.is_client {
+            return Ok(());
+        }
+        let mut tx = self.tx();
+        if tx.severed {
+            return Ok(());
+        }
+        tx.acknowledging = Some(epoch);
+        if !self.flush_control(&mut tx)? {
+            self.starve();
+        }
+        drop(tx);
+        self.wake_peer();
+        Ok(())
+    }
+
     /// Publishes waiting control records. Returns whether none is left.
     pub(super) fn flush_control(&self, tx: &mut ShmipcTx) -> Result<bool, InvalidShmipc> {
+        if let Some(epoch) = tx.acknowledging {
+            if tx.reserved != 0 {
+                return Ok(false);
+            }
+            self.say(tx, &Frame::HotRestartAck { epoch });
+            tx.acknowledging = None;
+        }
         while let Some(&control) = tx.control.front() {
             if let Control::Reset { stream, code } = control
-                && tx.fallen.remove(&wire_id(stream))
+                && tx.fallen.remove(wire_id(stream))
             {
                 // Behind what went over the socket (H49).
                 let stream = wire_id(stream);
