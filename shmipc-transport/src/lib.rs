@@ -58,6 +58,7 @@ mod listener;
 pub mod metrics;
 mod peer;
 pub mod plain;
+mod pool;
 mod restart;
 mod session;
 mod shmipc;
@@ -84,6 +85,10 @@ pub use handler::{
 };
 pub use listener::{HandOver, Leftover, Listener};
 pub use peer::Peer;
+pub use pool::{
+    PoolConfig, PoolConfigBuilder, PoolStats, PooledStream, Selection, SessionPool, SlotState,
+    SlotStats,
+};
 pub use restart::{Clients, Restart};
 pub use session::{Lent, Session, WeakSession};
 pub use shmipc::{LinkKind, Shmipc, ShmipcMapping, ShmipcWakes};

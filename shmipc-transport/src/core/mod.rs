@@ -9,6 +9,7 @@ pub(crate) mod mem;
 pub(crate) mod num;
 pub(crate) mod outbox;
 pub(crate) mod restart;
+pub(crate) mod selection;
 pub(crate) mod shmipc;
 pub(crate) mod streams;
 pub(crate) mod succession;

@@ -156,6 +156,25 @@ pub enum AcceptError {
     Stopped,
 }
 
+/// Why a [`SessionPool`](crate::SessionPool) has no stream.
+#[non_exhaustive]
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PoolError {
+    /// The pool was [closed](crate::SessionPool::close) on this side.
+    #[error("the pool was closed on this side")]
+    Closed,
+    /// There is no session, and there was none for as long as
+    /// [patience](crate::PoolConfigBuilder::patience) lasts. The pool goes on connecting: try again later.
+    #[error("there is no session with the server")]
+    Unavailable {
+        /// Why the last attempt failed, if it did: the server may also have let go of each session soon.
+        source: Option<Arc<ConnectError>>,
+    },
+    /// The first message could not be sent. See [`SessionPool::stream_with`](crate::SessionPool::stream_with).
+    #[error("the first message could not be sent")]
+    Send(#[source] super::SendError),
+}
+
 /// Why a hot restart did not begin. See [`Clients::hot_restart`](crate::Clients::hot_restart).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

@@ -3,6 +3,7 @@
 mod ends;
 mod flush;
 mod recv_buf;
+mod rest;
 mod send_buf;
 mod shared;
 mod unwritten;

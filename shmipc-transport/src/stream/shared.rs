@@ -187,6 +187,13 @@ impl StreamShared {
         self.state().over.is_some()
     }
 
+    /// Whether it is open both ways, and nothing waits to be received.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = self.state();
+        let has_ended = state.recv_ended || state.send_ended || state.over.is_some();
+        !has_ended && state.first.is_none()
+    }
+
     /// Has `waker` called when [`take`](Self::take) has something.
     pub(crate) fn wait_to_recv(&self, session: &Shared, waker: &Waker) {
         let mut state = self.state();

@@ -1,6 +1,8 @@
 //! Both ends of a session in one process.
 #![allow(dead_code, reason = "each test file uses its share")]
 
+pub(crate) mod place;
+
 use std::time::Duration;
 
 use bytes::{Buf, BufMut};

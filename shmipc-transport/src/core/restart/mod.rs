@@ -17,7 +17,9 @@
 //! Time is a [`Duration`](core::time::Duration) since any fixed moment of the caller's choice.
 
 mod notice;
+mod relocation;
 mod roll_call;
 
 pub(crate) use notice::Notice;
+pub(crate) use relocation::{Act, Relocation};
 pub(crate) use roll_call::{Fate, RollCall, Tally};
