@@ -94,8 +94,8 @@ impl Server for Listener {
         Self::accept(self).await.map_err(text)
     }
 
-    async fn restart(&mut self, _: u64) -> Result<(), String> {
-        Err("the crate knows no hot restart".to_owned())
+    fn restart(&mut self, _: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        std::future::ready(Err("the crate knows no hot restart".to_owned()))
     }
 
     async fn close(self) {

@@ -37,8 +37,12 @@ pub trait Server: Send + 'static {
     /// Waits for the next stream that a client has opened. Must be cancel safe.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Stream, String>> + Send;
 
-    /// Tells the clients that a new server listens at the same path, and waits until they have gone there.
-    fn restart(&mut self, epoch: u64) -> impl Future<Output = Result<(), String>> + Send;
+    /// Tells the clients that a new server listens at the same path, and waits until they have gone there. The streams that they still have
+    /// are served meanwhile.
+    fn restart(
+        &mut self,
+        epoch: u64,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<Self>;
 
     /// Closes all sessions.
     fn close(self) -> impl Future<Output = ()> + Send;

@@ -1,17 +1,11 @@
 //! Our own implementation: `shmipc-transport`, over its shmipc link.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::path::Path;
 
 use bytes::{Buf, BufMut};
 use shmipc_transport::{
-    Config, Flush, LinkKind, Listener, RecvBuf, RecvError, SendError, Session, Shmipc,
-    ShmipcMapping, ShmipcWakes,
+    Clients, Config, Flush, LinkKind, Listener, PoolConfig, PooledStream, RecvBuf, RecvError,
+    SendError, Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -39,28 +33,26 @@ impl Implementation for OurPeer {
             .links(LinkKind::ALL)
             .shmipc(Shmipc::default().directory(folder(setting)));
         let config = config.handshake_timeout(LONG).build().map_err(text)?;
-        let listener = Listener::bind_with(setting.socket.as_path(), config).map_err(text)?;
+        let listener = Listener::take_over_with(setting.socket.as_path(), config).map_err(text)?;
+        let clients = listener.clients().clone();
         let (sender, streams) = unbounded_channel();
-        let sessions = Arc::default();
-        let accepting = tokio::spawn(accept_all(listener, sender, Arc::clone(&sessions)));
+        let accepting = tokio::spawn(accept_all(listener, sender));
         Ok(OurServer {
             streams,
-            sessions,
+            clients,
             accepting,
         })
     }
 
     async fn connect(setting: &Setting) -> Result<OurClient, String> {
-        let config = client_config(setting)?;
-        let mut sessions = Vec::new();
-        for _ in 0..setting.sessions {
-            let session = Session::connect_with(setting.socket.as_path(), config.clone()).await;
-            sessions.push(session.map_err(chain)?);
-        }
+        let config = PoolConfig::builder()
+            .session(client_config(setting)?)
+            .size(setting.sessions)
+            .build()
+            .map_err(text)?;
+        let pool = SessionPool::connect_with(setting.socket.as_path(), config).await;
         Ok(OurClient {
-            sessions,
-            next: AtomicUsize::new(0),
-            idle: Mutex::default(),
+            pool: pool.map_err(chain)?,
         })
     }
 }
@@ -116,18 +108,13 @@ fn client_config(setting: &Setting) -> Result<Config, String> {
     config.handshake_timeout(LONG).build().map_err(text)
 }
 
-type Sessions = Arc<Mutex<Vec<Session>>>;
-
-async fn accept_all(listener: Listener, streams: UnboundedSender<OurStream>, sessions: Sessions) {
+async fn accept_all(listener: Listener, streams: UnboundedSender<OurStream>) {
     while let Ok(session) = listener.accept().await {
-        let mut all = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(session.clone());
-        drop(all);
         let streams = streams.clone();
         tokio::spawn(async move {
             while let Ok(stream) = session.accept_stream().await {
                 // If nobody takes it, the server is closed.
-                let _ = streams.send(OurStream::new(stream));
+                let _ = streams.send(OurStream::new(Source::Accepted(stream)));
             }
         });
     }
@@ -137,7 +124,7 @@ async fn accept_all(listener: Listener, streams: UnboundedSender<OurStream>, ses
 #[derive(Debug)]
 pub struct OurServer {
     streams: UnboundedReceiver<OurStream>,
-    sessions: Sessions,
+    clients: Clients,
     accepting: JoinHandle<()>,
 }
 
@@ -149,52 +136,56 @@ impl Server for OurServer {
         stream.ok_or_else(|| "the listener is broken".to_owned())
     }
 
-    async fn restart(&mut self, _: u64) -> Result<(), String> {
-        Err("there is no hot restart yet".to_owned())
+    fn restart(&mut self, epoch: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let clients = self.clients.clone();
+        async move {
+            let restart = clients.hot_restart(epoch, LONG).await.map_err(text)?;
+            if restart.is_complete() && restart.moved != 0 {
+                Ok(())
+            } else {
+                Err(format!("not all have moved: {restart:?}"))
+            }
+        }
     }
 
     async fn close(self) {
         self.accepting.abort();
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.iter().for_each(Session::close);
+        self.clients.close();
     }
 }
 
 /// A client with its sessions.
 #[derive(Debug)]
 pub struct OurClient {
-    sessions: Vec<Session>,
-    next: AtomicUsize,
-    idle: Mutex<Vec<OurStream>>,
+    pool: SessionPool,
 }
 
 impl Client for OurClient {
     type Stream = OurStream;
 
     async fn get(&self) -> Result<OurStream, String> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = idle.pop() {
-            return Ok(stream);
-        }
-        let next = self.next.fetch_add(1, Relaxed) % self.sessions.len();
-        let stream = self.sessions[next].open_stream().map_err(chain)?;
-        Ok(OurStream::new(stream))
+        let stream = self.pool.stream().await.map_err(chain)?;
+        let pool = self.pool.clone();
+        Ok(OurStream::new(Source::Lent { stream, pool }))
     }
 
-    async fn put_back(&self, stream: OurStream) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(stream);
+    async fn put_back(&self, mut stream: OurStream) {
+        stream.release();
+        if let (Some(Source::Lent { stream, .. }), None) = (stream.source, stream.rest) {
+            stream.give_back();
+        }
     }
 
     fn fallbacks(&self) -> u64 {
-        let stats = self.sessions.iter().map(Session::stats);
+        let sessions = self.pool.sessions();
+        let stats = sessions.iter().map(Session::stats);
         stats
             .map(|stats| stats.fallbacks_sent + stats.fallbacks_received)
             .sum()
     }
 
     async fn close(self) {
-        self.sessions.iter().for_each(Session::close);
+        self.pool.close();
     }
 }
 
@@ -202,14 +193,45 @@ impl Client for OurClient {
 #[derive(Debug)]
 pub struct OurStream {
     /// `None` once it was closed.
-    stream: Option<shmipc_transport::Stream>,
+    source: Option<Source>,
     rest: Option<RecvBuf>,
 }
 
+/// Where a stream is from.
+#[derive(Debug)]
+enum Source {
+    Accepted(shmipc_transport::Stream),
+    Lent {
+        stream: PooledStream,
+        pool: SessionPool,
+    },
+}
+
+impl Source {
+    fn stream(&mut self) -> &mut shmipc_transport::Stream {
+        match self {
+            Self::Accepted(stream) => stream,
+            Self::Lent { stream, .. } => stream,
+        }
+    }
+
+    /// Another one, if this is one of which nobody has heard because its session takes no more.
+    async fn replace(&mut self) -> Result<(), Ended> {
+        match self {
+            Self::Lent { stream, pool } => {
+                let another = pool.stream().await;
+                *stream = another.map_err(|error| Ended::Failed(chain(error)))?;
+                Ok(())
+            }
+            Self::Accepted(_) => Err(Ended::Failed("the client goes away".to_owned())),
+        }
+    }
+}
+
 impl OurStream {
-    fn new(stream: shmipc_transport::Stream) -> Self {
+    fn new(source: Source) -> Self {
         Self {
-            stream: Some(stream),
+            source: Some(source),
             rest: None,
         }
     }
@@ -217,7 +239,7 @@ impl OurStream {
     /// What has arrived and was not read: at least one byte.
     async fn front(&mut self) -> Result<&mut RecvBuf, Ended> {
         while self.rest.as_ref().is_none_or(|rest| !rest.has_remaining()) {
-            let stream = self.stream.as_mut().ok_or_else(closed)?;
+            let stream = self.source.as_mut().ok_or_else(closed)?.stream();
             self.rest = match stream.recv().await {
                 Ok(Some(message)) => Some(message),
                 Ok(None) => return Err(Ended::Finished),
@@ -236,18 +258,22 @@ impl Stream for OurStream {
         payload: &[u8],
         piece: usize,
     ) -> Result<(), Ended> {
-        let stream = self.stream.as_mut().ok_or_else(closed)?;
-        let mut message = stream.buffer(HEAD_LEN + payload.len());
-        message.put_slice(head);
         let piece = if piece == 0 { usize::MAX } else { piece };
-        for piece in payload.chunks(piece) {
-            message.put_slice(piece);
-        }
-        match stream.send(message, Flush::More).await {
-            Ok(()) => Ok(()),
-            Err(lost @ SendError::SessionLost(_)) => Err(Ended::Lost(chain(lost))),
-            Err(SendError::Reset(_)) => Err(Ended::Finished),
-            Err(other) => Err(Ended::Failed(chain(other))),
+        let source = self.source.as_mut().ok_or_else(closed)?;
+        loop {
+            let stream = source.stream();
+            let mut message = stream.buffer(HEAD_LEN + payload.len());
+            message.put_slice(head);
+            for piece in payload.chunks(piece) {
+                message.put_slice(piece);
+            }
+            match stream.send(message, Flush::More).await {
+                Ok(()) => return Ok(()),
+                Err(SendError::GoingAway) => source.replace().await?,
+                Err(lost @ SendError::SessionLost(_)) => return Err(Ended::Lost(chain(lost))),
+                Err(SendError::Reset(_)) => return Err(Ended::Finished),
+                Err(other) => return Err(Ended::Failed(chain(other))),
+            }
         }
     }
 
@@ -272,11 +298,11 @@ impl Stream for OurStream {
     }
 
     async fn close(&mut self) -> Result<(), String> {
-        let Some(mut stream) = self.stream.take() else {
+        let Some(mut source) = self.source.take() else {
             return Ok(());
         };
         self.rest = None;
-        match stream.finish().await {
+        match source.stream().finish().await {
             // Whoever closes second has nobody to tell.
             Ok(()) | Err(SendError::Reset(_) | SendError::SessionLost(_)) => Ok(()),
             Err(other) => Err(chain(other)),

@@ -53,8 +53,14 @@ pub async fn serve<I: Implementation>(setting: &Setting) -> Result<(), String> {
                     ("stats", _) => counts.say(),
                     ("restart", epoch) => {
                         let number = epoch.parse().map_err(|_| format!("{epoch} is no epoch"))?;
-                        server.restart(number).await?;
-                        say(&format!("restarted {epoch}"));
+                        let (restart, failed) = (server.restart(number), failed.clone());
+                        tokio::spawn(async move {
+                            match restart.await {
+                                Ok(()) => say(&format!("restarted {number}")),
+                                // If nobody hears it, the program is over.
+                                Err(why) => drop(failed.send(why)),
+                            }
+                        });
                     }
                     ("quit", _) => break,
                     _ => return Err(format!("a server does not understand {command}")),

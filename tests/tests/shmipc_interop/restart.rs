@@ -1,16 +1,22 @@
 //! Hot restarts: a server tells its clients to go to the one that has taken its place.
 
+use std::sync::{Mutex, PoisonError};
+
 use tests::interop::setting::{Plan, Setting};
 
 use crate::pair::Stage;
+
+/// One at a time: shmipc-go gives up for good what takes it longer than 2 s (hazard H62), and needs the machine for that.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Restarts in a row.
 const EPOCHS: u64 = 3;
 
 /// Clients use their streams all the time, and none of them notices.
 pub(crate) fn clients_follow_a_server_that_restarts(stage: &Stage) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let load = Plan {
-        streams: 8,
+        streams: 4,
         sizes: vec![64, 5000, 100_000],
         ..Plan::default()
     };
