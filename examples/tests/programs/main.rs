@@ -5,6 +5,7 @@ mod digest;
 mod greeter;
 mod grpc_gateway;
 mod idl;
+mod hot_restart;
 mod pipeline;
 mod plugin_host;
 mod process;
