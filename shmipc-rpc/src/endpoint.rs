@@ -16,6 +16,7 @@ use shmipc_transport::Address;
 /// |---|---|
 /// | `/run/route.sock`, or any other path | shared memory, through the socket at this path |
 /// | `@route` | shared memory, through the abstract socket of this name |
+/// | `tcp://127.0.0.1:port` | shared memory, through this port of the loopback interface; see [`Address::Tcp`] |
 /// | `http://host:port` | gRPC over HTTP/2, not encrypted; port 80 unless there is one |
 /// | `https://host:port` | gRPC over HTTP/2 and TLS; port 443 unless there is one |
 /// | `unix:/run/grpc.sock`, `unix:///run/grpc.sock` | gRPC over HTTP/2, through the socket at this path |
@@ -161,6 +162,8 @@ fn parse(text: &str) -> Result<Way, InvalidEndpoint> {
             problem: "behind unix:// the path must be absolute",
         }),
         ("unix", path) => unix(text, Address::Path(path.unwrap_or(rest).into())),
+        // A session that begins over TCP, which is the transport's to judge.
+        ("tcp", Some(_)) => Ok(Way::SharedMemory(text.into())),
         ("unix-abstract", None) => unix(text, Address::Abstract(rest.to_owned())),
         (scheme, Some(_)) => Err(InvalidEndpoint::UnknownScheme {
             endpoint: endpoint(),
@@ -234,7 +237,7 @@ fn unix(text: &str, address: Address) -> Result<Way, InvalidEndpoint> {
     let is_empty = match &address {
         Address::Path(path) => path.as_os_str().is_empty(),
         Address::Abstract(name) => name.is_empty(),
-        Address::Fd(_) => false,
+        Address::Tcp(_) | Address::Fd(_) => false,
     };
     if is_empty {
         return Err(InvalidEndpoint::Socket {
@@ -368,6 +371,9 @@ mod tests {
 
     #[test]
     fn hosts_and_ports_are_found() {
+        let shared = Endpoint::parse("tcp://127.0.0.1:4000").unwrap();
+        assert!(shared.is_shared_memory());
+        assert_eq!(shared.to_string(), "tcp://127.0.0.1:4000");
         let tcp = |text| match Endpoint::parse(text).map(|endpoint| endpoint.0) {
             Ok(Way::Http2(Http2Address {
                 place: Place::Tcp { host, port },

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -16,17 +17,18 @@ use crate::error::InvalidAddress;
 
 /// Where a server listens, or is to be found.
 ///
-/// Text that begins with `@` is an abstract name, any other text a path:
+/// Text that begins with `@` is an abstract name, text that begins with `tcp://` a TCP address, any other text a path:
 ///
 /// ```
 /// use shmipc_transport::Address;
 ///
 /// assert!(matches!(Address::from("/run/route.sock"), Address::Path(_)));
 /// assert!(matches!(Address::from("@route"), Address::Abstract(name) if name == "route"));
+/// assert!(matches!(Address::from("tcp://127.0.0.1:4000"), Address::Tcp(at) if at.port() == 4000));
 /// ```
 ///
-/// An address is only looked at when it is used: one that no socket can have, such as a path of more than 107 bytes, is
-/// an error of [`Listener::bind`](crate::Listener::bind) and [`Session::connect`](crate::Session::connect).
+/// An address is only looked at when it is used: one that no socket can have, such as a path of more than 107 bytes, or what is
+/// no address behind `tcp://`, is an error of [`Listener::bind`](crate::Listener::bind) and [`Session::connect`](crate::Session::connect).
 #[derive(Clone, Debug)]
 pub enum Address {
     /// A socket in the file system. Its permissions and those of its directory decide who can reach it.
@@ -36,22 +38,53 @@ pub enum Address {
     /// It disappears with the server and has no permissions: anybody may connect, and anybody may take the name first.
     /// Who is admitted is for `authorize` alone to say, on both sides.
     Abstract(String),
+    /// A port of the loopback interface, for [links](crate::ConfigBuilder::links) of shmipc's own; ours needs a Unix socket. A listener
+    /// at port 0 is given a free one, which its `local_address` tells.
+    ///
+    /// *Any user of this host may connect, anybody may take the port first, and the kernel does not say who it was*: the credentials of
+    /// a [`Peer`](crate::Peer) are unknown. Memory is passed as files whatever the [mapping](crate::Shmipc::mapping), and only those
+    /// of our own user are taken. See `SECURITY.md` before you listen there; where you can choose, use a Unix socket.
+    Tcp(SocketAddr),
     /// A Unix stream socket that this process was given: a listening one for a listener, a connected one for a session.
     ///
     /// It becomes non-blocking. A connected socket serves one session; do not use it a second time.
     Fd(Arc<OwnedFd>),
 }
 
+/// What text begins with that is a TCP address.
+const TCP: &str = "tcp://";
+
 impl Address {
-    /// Returns the form that system calls take, of an address that has one.
+    /// Returns where to connect or listen over TCP, if that is the way.
+    pub(crate) fn to_tcp(&self) -> Result<Option<SocketAddr>, InvalidAddress> {
+        let Self::Tcp(tcp) = self else {
+            return Ok(None);
+        };
+        if !tcp.ip().to_canonical().is_loopback() {
+            let address = self.to_string();
+            return Err(InvalidAddress::NotLoopback { address });
+        }
+        Ok(Some(*tcp))
+    }
+
+    /// Whether descriptors can be passed over connections to it.
+    pub(crate) const fn passes_descriptors(&self) -> bool {
+        !matches!(self, Self::Tcp(_))
+    }
+
+    /// Returns the form that system calls take, of an address of a Unix socket that has one.
     pub(crate) fn to_unix(&self) -> Result<Option<UnixAddr>, InvalidAddress> {
         let (bytes, address) = match self {
             Self::Path(path) => (path.as_os_str().as_bytes(), UnixAddr::new(path)),
             Self::Abstract(name) => (name.as_bytes(), UnixAddr::new_abstract(name.as_bytes())),
-            Self::Fd(_) => return Ok(None),
+            Self::Tcp(_) | Self::Fd(_) => return Ok(None),
         };
         if bytes.is_empty() {
             return Err(InvalidAddress::Empty);
+        }
+        if matches!(self, Self::Path(_)) && bytes.starts_with(TCP.as_bytes()) {
+            let address = self.to_string();
+            return Err(InvalidAddress::Tcp { address });
         }
         address.map(Some).map_err(|errno| match errno {
             // What nix says of a NUL byte within a path.
@@ -75,6 +108,7 @@ impl fmt::Display for Address {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Abstract(name) => write!(f, "@{name}"),
+            Self::Tcp(tcp) => write!(f, "{TCP}{tcp}"),
             Self::Fd(fd) => write!(f, "inherited descriptor {}", fd.as_raw_fd()),
         }
     }
@@ -82,9 +116,13 @@ impl fmt::Display for Address {
 
 impl From<&str> for Address {
     fn from(text: &str) -> Self {
-        match text.strip_prefix('@') {
-            Some(name) => Self::Abstract(name.to_owned()),
-            None => Self::Path(text.into()),
+        if let Some(name) = text.strip_prefix('@') {
+            return Self::Abstract(name.to_owned());
+        }
+        match text.strip_prefix(TCP).map(str::parse) {
+            Some(Ok(tcp)) => Self::Tcp(tcp),
+            // What is no address behind the scheme is no path either, as is said when it is used.
+            Some(Err(_)) | None => Self::Path(text.into()),
         }
     }
 }
@@ -104,6 +142,12 @@ impl From<&Path> for Address {
 impl From<PathBuf> for Address {
     fn from(path: PathBuf) -> Self {
         Self::Path(path)
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(tcp: SocketAddr) -> Self {
+        Self::Tcp(tcp)
     }
 }
 
@@ -158,5 +202,37 @@ mod tests {
                 .unwrap()
                 .is_some()
         );
+    }
+
+    #[test]
+    fn tcp_is_for_this_host_alone() {
+        for text in ["tcp://127.0.0.1:80", "tcp://127.1.2.3:0", "tcp://[::1]:9"] {
+            let address = Address::from(text);
+            assert!(address.to_tcp().unwrap().is_some(), "{text}");
+            assert!(address.to_unix().unwrap().is_none());
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["tcp://10.0.0.1:80", "tcp://0.0.0.0:80", "tcp://[::]:80"] {
+            let refused = Address::from(text).to_tcp();
+            let not_loopback = InvalidAddress::NotLoopback {
+                address: text.to_owned(),
+            };
+            assert_eq!(refused, Err(not_loopback));
+        }
+        assert!(
+            Address::from("tcp://[::ffff:127.0.0.1]:80")
+                .to_tcp()
+                .is_ok()
+        );
+        for text in [
+            "tcp://localhost:80",
+            "tcp://127.0.0.1",
+            "tcp://",
+            "tcp://:1",
+        ] {
+            let refused = Address::from(text).to_unix().unwrap_err();
+            assert!(matches!(refused, InvalidAddress::Tcp { address } if address == text));
+        }
+        assert!(Address::from("tcp:/file").to_unix().unwrap().is_some());
     }
 }

@@ -100,7 +100,10 @@ impl Authorize {
 
 impl Default for Authorize {
     fn default() -> Self {
-        Self(Arc::new(|peer: &Peer| is_own_user(peer) || peer.uid() == 0))
+        Self(Arc::new(|peer: &Peer| {
+            // Over TCP everybody is unknown, and the files tell more.
+            is_own_user(peer) || peer.uid() == Some(0) || peer.is_unknown()
+        }))
     }
 }
 
@@ -112,7 +115,7 @@ impl fmt::Debug for Authorize {
 
 /// Whether the peer runs as the user that we run as, who may look into us and change us at will.
 pub(crate) fn is_own_user(peer: &Peer) -> bool {
-    is_own_uid(peer.uid())
+    peer.uid().is_some_and(is_own_uid)
 }
 
 /// Whether it is the user that we run as.
@@ -252,13 +255,6 @@ impl Config {
     pub fn with_keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = Some(keepalive);
         self
-    }
-
-    pub(crate) fn with_handshake_timeout(&self, timeout: Duration) -> Self {
-        Self {
-            handshake_timeout: timeout,
-            ..self.clone()
-        }
     }
 
     /// How sessions wait. See [`ConfigBuilder::wait`].
@@ -416,9 +412,13 @@ impl ConfigBuilder {
         self
     }
 
-    /// Decides, by the credentials that the kernel vouches for, whom to talk to. Default: our own user id, or root.
+    /// Decides, by the credentials that the kernel vouches for, whom to talk to. Default: our own user id, or root, and whoever is met
+    /// over TCP.
     ///
     /// Asked on both sides, before anything is set up for the peer. Runs on the runtime, so it must not block.
+    ///
+    /// Over TCP the kernel vouches for nobody, so that the peer's credentials are `None`. Whoever is admitted all the same must name
+    /// files of our own user, see [`Address::Tcp`](crate::Address::Tcp). Who asks for a certain user id admits nobody there.
     pub fn authorize(mut self, allow: impl Fn(&Peer) -> bool + Send + Sync + 'static) -> Self {
         self.config.authorize = Authorize(Arc::new(allow));
         self

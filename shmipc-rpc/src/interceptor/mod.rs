@@ -55,7 +55,7 @@
 //!
 //! impl Interceptor for OnlyUser {
 //!     async fn intercept(&self, call: Call, next: Next) -> Result<Answer, Status> {
-//!         if call.peer().is_none_or(|peer| peer.uid() != self.0) {
+//!         if call.peer().is_none_or(|peer| peer.uid() != Some(self.0)) {
 //!             return Err(Status::permission_denied("this is for somebody else"));
 //!         }
 //!         let mut answer = next.run(call).await?;

@@ -169,6 +169,9 @@ impl Session {
 
     /// Ends the session, and with it all that threads wait for. What was sent before still reaches the peer; all streams end
     /// here with [`SessionLost::ClosedHere`]. `Bytes` that were received stay readable.
+    ///
+    /// Over shmipc's own link, waits for at most a second until the socket has taken what was given to it and, with others than
+    /// ourselves, the peer what is in its queue, which it would lose. So does dropping the last handle or stream of a session.
     pub fn close(&self) {
         self.inner.close();
     }
@@ -193,7 +196,7 @@ impl Session {
         self.closed(Some(
             deadline.map_or(farewell, |deadline| deadline.min(farewell)),
         ));
-        shared.lose(SessionLost::ClosedHere);
+        self.inner.hang_up();
         true
     }
 

@@ -269,12 +269,14 @@ fn send(
 ) -> Result<(), SendError> {
     let owner = Arc::clone(half.owner());
     let sent = block_on(&owner.shared, deadline, half.send(message, flush));
+    owner.shared.see_off(deadline);
     sent.unwrap_or(Err(SendError::TimedOut))
 }
 
 fn finish(half: &mut crate::SendHalf, deadline: Option<Instant>) -> Result<(), SendError> {
     let owner = Arc::clone(half.owner());
     let sent = block_on(&owner.shared, deadline, half.finish());
+    owner.shared.see_off(deadline);
     sent.unwrap_or(Err(SendError::TimedOut))
 }
 

@@ -20,6 +20,13 @@ pub enum ConnectError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// None of the configured [links](crate::ConfigBuilder::links) can be had at this address: over TCP, only shmipc's own can, because
+    /// descriptors cannot be passed. Configure one of them.
+    #[error("none of the configured links can be had at {address}")]
+    NoLink {
+        /// Where there was to be a session.
+        address: Address,
+    },
     /// The operating system does not let us connect; for lack of permissions, for example.
     #[error("could not connect to {address}")]
     Unreachable {
@@ -79,6 +86,13 @@ pub enum BindError {
     /// Somebody else is there: another server, or a file that is not a socket. It was left alone.
     #[error("{address} is in use")]
     InUse {
+        /// The address in question.
+        address: Address,
+    },
+    /// None of the configured [links](crate::ConfigBuilder::links) can be had at this address: over TCP, only shmipc's own can, because
+    /// descriptors cannot be passed. Configure one of them.
+    #[error("none of the configured links can be had at {address}")]
+    NoLink {
         /// The address in question.
         address: Address,
     },
@@ -216,6 +230,24 @@ pub enum InvalidAddress {
         /// The path, unprintable parts replaced.
         address: String,
     },
+    /// What follows `tcp://` is not an IP address with a port.
+    #[error("{address:?} is not `tcp://`, an IP address, a colon and a port")]
+    Tcp {
+        /// The address, unprintable parts replaced.
+        address: String,
+    },
+    /// Other hosts could be reached there, or could reach us, and do not see the memory of this one.
+    #[error("{address} is not an address of the loopback interface")]
+    NotLoopback {
+        /// The address in question.
+        address: String,
+    },
+    /// It is a TCP address, where only Unix sockets are of use.
+    #[error("{address} is not the address of a Unix socket")]
+    NotUnix {
+        /// The address in question.
+        address: String,
+    },
     /// The inherited file descriptor is not a Unix stream socket in the state that is needed.
     #[error("the inherited file descriptor is not a {expected} Unix stream socket")]
     NotASocket {
@@ -329,7 +361,7 @@ impl RefusalCode {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HandshakeStep {
-    /// A place in the server's queue of connections.
+    /// A connection to the server, or a place in its queue of them.
     Connection,
     /// The peer's half of the negotiation.
     Negotiation,
@@ -346,7 +378,7 @@ pub enum HandshakeStep {
 impl fmt::Display for HandshakeStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Connection => "while its queue of connections was full",
+            Self::Connection => "while a connection to it was made",
             Self::Negotiation => "while its half of the negotiation was awaited",
             Self::Outbox => "while its outbox was awaited",
             Self::Ready => "while it was to map our outbox",

@@ -1,17 +1,31 @@
 //! Many handshakes at once, so that no client waits for another.
 
-use std::{collections::VecDeque, fmt, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::errno::Errno;
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{TcpListener, UnixListener},
     sync::Mutex,
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, error, warn};
 
-use crate::error::{AcceptError, HandshakeError};
+use crate::{
+    error::{AcceptError, HandshakeError},
+    sys::{
+        endpoint::{Connection, Listening},
+        socket::Watched,
+    },
+};
 
 /// Turns connections into sessions `S`.
 ///
@@ -20,9 +34,53 @@ use crate::error::{AcceptError, HandshakeError};
 /// server that accepts slowly leaves further clients in the kernel's queue.
 #[derive(Debug)]
 pub(super) struct Acceptor<S> {
-    listener: UnixListener,
+    door: Door,
     handshakes_max: usize,
     state: Mutex<State<S>>,
+}
+
+/// A socket that listens, and that a runtime watches.
+#[derive(Debug)]
+pub(super) enum Door {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Door {
+    /// Takes the next connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: none is lost.
+    async fn accept(&self) -> io::Result<Watched> {
+        match self {
+            Self::Unix(listener) => Ok(listener.accept().await?.0.into()),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // If that fails, it is the connection that does not work, and not the listener.
+                stream
+                    .set_nodelay(true)
+                    .map_err(|_| io::ErrorKind::ConnectionAborted)?;
+                Ok(stream.into())
+            }
+        }
+    }
+
+    fn into_std(self) -> io::Result<Listening> {
+        match self {
+            Self::Unix(listener) => listener.into_std().map(Listening::Unix),
+            Self::Tcp(listener) => listener.into_std().map(Listening::Tcp),
+        }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -37,13 +95,13 @@ struct State<S> {
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 impl<S: Send + 'static> Acceptor<S> {
-    pub(super) fn new(listener: UnixListener, handshakes_max: usize) -> Self {
+    pub(super) fn new(door: Door, handshakes_max: usize) -> Self {
         let state = State {
             handshakes: JoinSet::new(),
             paused_until: None,
         };
         Self {
-            listener,
+            door,
             handshakes_max,
             state: Mutex::new(state),
         }
@@ -54,7 +112,7 @@ impl<S: Send + 'static> Acceptor<S> {
     /// # Cancel safety
     ///
     /// Cancel safe: handshakes that have begun go on, and what they yield is left for the next call.
-    pub(super) async fn accept<F>(&self, shake: impl Fn(UnixStream) -> F) -> Result<S, AcceptError>
+    pub(super) async fn accept<F>(&self, shake: impl Fn(Watched) -> F) -> Result<S, AcceptError>
     where
         F: Future<Output = Result<S, HandshakeError>> + Send + 'static,
     {
@@ -75,8 +133,8 @@ impl<S: Send + 'static> Acceptor<S> {
                 () = sleep_until(paused_until.unwrap_or_else(Instant::now)), if paused_until.is_some() => {
                     *paused_until = None;
                 }
-                accepted = self.listener.accept(), if has_room && paused_until.is_none() => match accepted {
-                    Ok((stream, _)) => {
+                accepted = self.door.accept(), if has_room && paused_until.is_none() => match accepted {
+                    Ok(stream) => {
                         handshakes.spawn(shake(stream));
                     }
                     Err(error) if is_fatal(&error) => return Err(AcceptError::Socket(Arc::new(error))),
@@ -91,8 +149,8 @@ impl<S: Send + 'static> Acceptor<S> {
     }
 
     /// The listening socket.
-    pub(super) fn socket(&self) -> &UnixListener {
-        &self.listener
+    pub(super) fn socket(&self) -> &impl AsFd {
+        &self.door
     }
 
     /// Stops listening. Connections that have come already are left to be shaken hands with; those in the queue are, if `takes_queue` is
@@ -101,17 +159,17 @@ impl<S: Send + 'static> Acceptor<S> {
     /// The caller has seen to it that no more of them come.
     pub(super) fn close(self, takes_queue: bool) -> Leftover<S> {
         let Self {
-            listener,
+            door,
             handshakes_max,
             state,
         } = self;
         let mut waiting = VecDeque::new();
-        if takes_queue && let Ok(listener) = listener.into_std() {
+        if takes_queue && let Ok(listener) = door.into_std() {
             // It does not block. What cannot be accepted is hung up on, and comes again.
             while waiting.len() < BACKLOG_MAX
-                && let Ok((stream, _)) = listener.accept()
+                && let Ok(connection) = listener.accept()
             {
-                waiting.push_back(stream);
+                waiting.push_back(connection);
             }
         }
         Leftover {
@@ -125,7 +183,7 @@ impl<S: Send + 'static> Acceptor<S> {
 /// What has come to an acceptor and was not accepted yet when it closed.
 #[derive(Debug)]
 pub(super) struct Leftover<S> {
-    waiting: VecDeque<std::os::unix::net::UnixStream>,
+    waiting: VecDeque<Connection>,
     handshakes: JoinSet<Result<S, HandshakeError>>,
     handshakes_max: usize,
 }
@@ -139,17 +197,15 @@ impl<S: Send + 'static> Leftover<S> {
     /// # Cancel safety
     ///
     /// Cancel safe, as with [`Acceptor::accept`].
-    pub(super) async fn next<F>(&mut self, shake: impl Fn(UnixStream) -> F) -> Option<S>
+    pub(super) async fn next<F>(&mut self, shake: impl Fn(Watched) -> F) -> Option<S>
     where
         F: Future<Output = Result<S, HandshakeError>> + Send + 'static,
     {
         loop {
             while self.handshakes.len() < self.handshakes_max
-                && let Some(stream) = self.waiting.pop_front()
+                && let Some(connection) = self.waiting.pop_front()
             {
-                let stream = stream
-                    .set_nonblocking(true)
-                    .and_then(|()| UnixStream::from_std(stream));
+                let stream = connection.prepare().and_then(|()| Watched::new(connection));
                 match stream {
                     Ok(stream) => drop(self.handshakes.spawn(shake(stream))),
                     Err(error) => warn!(%error, "cannot watch a connection"),
@@ -201,7 +257,10 @@ mod tests {
     use std::{future::poll_fn, pin::pin, task::Poll};
 
     use tempfile::TempDir;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+    };
 
     use super::*;
     use crate::core::handshake::Failure;
@@ -217,7 +276,7 @@ mod tests {
             let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
             Self {
                 directory,
-                acceptor: Acceptor::new(listener, handshakes_max),
+                acceptor: Acceptor::new(Door::Unix(listener), handshakes_max),
             }
         }
 
@@ -249,7 +308,10 @@ mod tests {
     }
 
     /// A handshake of one byte, which becomes the session. 0 is a failure, 255 a panic.
-    async fn shake(mut stream: UnixStream) -> Result<u8, HandshakeError> {
+    async fn shake(stream: Watched) -> Result<u8, HandshakeError> {
+        let Watched::Unix(mut stream) = stream else {
+            unreachable!("the door is a Unix socket")
+        };
         match stream.read_u8().await {
             Ok(255) => panic!("a bug"),
             Ok(0) | Err(_) => Err(Failure::NotSupported { protocol: 0 }.into()),

@@ -12,6 +12,7 @@
 use std::{
     fs::{self, File},
     io,
+    net::TcpListener,
     os::unix::{
         fs::{FileTypeExt, MetadataExt},
         net::UnixListener,
@@ -32,7 +33,7 @@ use crate::{
     Address,
     core::sync::{AtomicBool, Ordering},
     error::BindError,
-    sys::endpoint,
+    sys::endpoint::{self, Listening},
 };
 
 /// A listening socket, and the file that leads to it.
@@ -40,7 +41,19 @@ use crate::{
 pub(super) struct Bound {
     /// Removed before the socket is closed.
     pub(super) file: Option<SocketFile>,
-    pub(super) socket: UnixListener,
+    pub(super) socket: Listening,
+    /// Where it listens: with its port, if any was asked for.
+    pub(super) address: Address,
+}
+
+impl Bound {
+    fn unix(address: &Address, file: Option<SocketFile>, socket: UnixListener) -> Self {
+        Self {
+            file,
+            socket: Listening::Unix(socket),
+            address: address.clone(),
+        }
+    }
 }
 
 /// Makes an error of what the system says.
@@ -59,6 +72,15 @@ fn failed(address: &Address, action: &'static str) -> impl FnOnce(io::Error) -> 
 /// Listens at `address`.
 pub(super) fn bind(address: &Address) -> Result<Bound, BindError> {
     let failed = |action| failed(address, action);
+    if let Some(tcp) = address.to_tcp()? {
+        let socket = TcpListener::bind(tcp).map_err(failed("listen"))?;
+        let local = socket.local_addr().map_err(failed("learn the port"))?;
+        return Ok(Bound {
+            file: None,
+            socket: Listening::Tcp(socket),
+            address: Address::Tcp(local),
+        });
+    }
     match (address, address.to_unix()?) {
         (Address::Path(path), Some(unix)) => {
             // Looked up now: the working directory may be another one when the file is removed.
@@ -75,22 +97,17 @@ pub(super) fn bind(address: &Address) -> Result<Bound, BindError> {
             }
             .map_err(failed("listen"))?;
             let file = SocketFile::of(path).map_err(failed("find the new socket"))?;
-            Ok(Bound {
-                file: Some(file),
-                socket,
-            })
+            Ok(Bound::unix(address, Some(file), socket))
         }
-        (Address::Fd(fd), _) => Ok(Bound {
-            file: None,
-            socket: endpoint::inherited_listener(fd)?,
-        }),
-        (_, Some(unix)) => Ok(Bound {
-            file: None,
-            socket: endpoint::listen(&unix).map_err(failed("listen"))?,
-        }),
-        (Address::Path(_) | Address::Abstract(_), None) => {
-            unreachable!("both have a form for system calls")
+        (Address::Fd(fd), _) => {
+            let socket = endpoint::inherited_listener(fd)?;
+            Ok(Bound::unix(address, None, socket))
         }
+        (_, Some(unix)) => {
+            let socket = endpoint::listen(&unix).map_err(failed("listen"))?;
+            Ok(Bound::unix(address, None, socket))
+        }
+        (_, None) => unreachable!("all others have a form for system calls"),
     }
 }
 
@@ -133,10 +150,7 @@ pub(super) fn take_over(address: &Address) -> Result<Bound, BindError> {
     drop(lock);
     replaced.map_err(failed("replace the predecessor's socket"))?;
     file.path = path;
-    Ok(Bound {
-        file: Some(file),
-        socket,
-    })
+    Ok(Bound::unix(address, Some(file), socket))
 }
 
 /// Where a successor listens until its socket takes its place at `path`. Always the same, so that a server that is
@@ -285,7 +299,7 @@ impl DirectoryLock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::{fd::AsFd, unix::fs::PermissionsExt};
 
     use tempfile::TempDir;
 
@@ -488,10 +502,31 @@ mod tests {
         let Bound {
             file: _file,
             socket,
+            ..
         } = bind(&address).unwrap();
-        let inherited = bind(&Address::from(std::os::fd::OwnedFd::from(socket))).unwrap();
+        let socket = socket.as_fd().try_clone_to_owned().unwrap();
+        let inherited = bind(&Address::from(socket)).unwrap();
         assert!(inherited.file.is_none());
         endpoint::connect(&address.to_unix().unwrap().unwrap()).unwrap();
         inherited.socket.accept().unwrap();
+    }
+
+    #[test]
+    fn a_port_is_given_if_none_is_asked_for_and_is_then_in_use() {
+        for any in ["tcp://127.0.0.1:0", "tcp://[::1]:0"] {
+            let Ok(bound) = bind(&any.into()) else {
+                assert!(any.contains("::1"), "there may be no IPv6");
+                continue;
+            };
+            assert!(matches!(&bound.address, Address::Tcp(at) if at.port() != 0));
+            assert!(matches!(bind(&bound.address), Err(BindError::InUse { .. })));
+            let address = bound.address.clone();
+            drop(bound);
+            bind(&address).unwrap();
+        }
+        assert!(matches!(
+            bind(&"tcp://0.0.0.0:0".into()),
+            Err(BindError::Address(InvalidAddress::NotLoopback { .. }))
+        ));
     }
 }

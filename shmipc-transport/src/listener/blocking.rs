@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::net::UnixListener},
+    os::fd::AsFd,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ pub use super::handover::blocking::HandOver;
 use super::{
     acceptor::{Chain, PAUSE, is_fatal},
     bind::{self, SocketFile},
-    handover,
+    check_links, handover,
 };
 use crate::{
     Address, Config,
@@ -26,7 +26,7 @@ use crate::{
     core::sync::{AtomicBool, Ordering, lock},
     error::{AcceptError, BindError, HandOverError, InheritError},
     session::Joining,
-    sys::watch::millis,
+    sys::{endpoint::Listening, watch::millis},
 };
 
 /// Waits for sessions at an address, in the calling thread. Needs no runtime and makes no thread.
@@ -37,7 +37,7 @@ use crate::{
 pub struct Listener {
     /// The first field, and so dropped first: nobody finds a file behind which nobody listens.
     file: Option<SocketFile>,
-    socket: UnixListener,
+    socket: Listening,
     address: Address,
     config: Config,
     front: Mutex<Front>,
@@ -88,19 +88,23 @@ impl Listener {
     /// As for [`bind`](Self::bind).
     pub fn bind_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
         let address = address.into();
-        let bound = bind::bind(&address)?;
-        Self::new(bound, address, config)
+        check_links(&address, &config)?;
+        Self::new(bind::bind(&address)?, config)
     }
 
-    fn new(bound: bind::Bound, address: Address, config: Config) -> Result<Self, BindError> {
-        let bind::Bound { file, socket } = bound;
+    fn new(bound: bind::Bound, config: Config) -> Result<Self, BindError> {
+        let bind::Bound {
+            file,
+            socket,
+            address,
+        } = bound;
         let failed = |source: io::Error| BindError::Io {
             action: "prepare the socket",
             address: address.clone(),
             source,
         };
         // Readiness may pass before the connection is taken: somebody else may share the socket.
-        socket.set_nonblocking(true).map_err(failed)?;
+        socket.set_nonblocking().map_err(failed)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stopped = EventFd::from_flags(flags).map_err(|errno| failed(io::Error::from(errno)))?;
         let passed_on = Arc::default();
@@ -125,8 +129,9 @@ impl Listener {
     /// Returns [`InheritError`] if nobody offers a listening socket there. The predecessor goes on then.
     pub fn inherit_with(address: impl Into<Address>, config: Config) -> Result<Self, InheritError> {
         let timeout = config.handshake_timeout();
-        let inherited = handover::blocking::inherit(&address.into(), timeout)?;
-        Ok(Self::new(inherited.bound, inherited.address, config)?)
+        let bound = handover::blocking::inherit(&address.into(), timeout)?;
+        check_links(&bound.address, &config)?;
+        Ok(Self::new(bound, config)?)
     }
 
     /// Returns what passes the listening socket on to a successor, while this listener accepts in other threads.
@@ -193,7 +198,7 @@ impl Listener {
         }
     }
 
-    /// Returns the address that was bound.
+    /// Returns the address that was bound, with the port that was given if none was asked for.
     #[must_use]
     pub const fn local_address(&self) -> &Address {
         &self.address
@@ -262,7 +267,7 @@ impl Listener {
 
     fn take_connection(&self, front: &mut Front) -> Result<(), AcceptError> {
         match self.socket.accept() {
-            Ok((stream, _)) => match Joining::begin(stream, &self.config) {
+            Ok(connection) => match Joining::begin(connection, &self.config) {
                 Ok(joining) => front.joining.push(joining),
                 Err(error) => debug!(error = %Chain(&error), "a client failed to shake hands"),
             },

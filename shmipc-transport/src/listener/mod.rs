@@ -7,15 +7,19 @@ pub(crate) mod handover;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::UnixListener, runtime::Handle};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime::Handle,
+};
 
-use self::acceptor::Acceptor;
+use self::acceptor::{Acceptor, Door};
 pub(crate) use self::bind::SocketFile;
 pub use self::handover::HandOver;
 use crate::{
-    Address, Clients, Config, Restart, Session,
+    Address, Clients, Config, LinkKind, Restart, Session,
     core::sync::{AtomicBool, Ordering},
-    error::{AcceptError, BindError, HandOverError, InheritError, RestartError},
+    error::{AcceptError, BindError, HandOverError, InheritError, InvalidAddress, RestartError},
+    sys::endpoint::Listening,
 };
 
 /// Waits for sessions at an address.
@@ -40,7 +44,8 @@ impl Listener {
     /// A socket file that a server left behind is replaced; one behind which somebody listens is not, nor is any other
     /// kind of file. The new file is removed again when the listener is dropped. Only the user that this process runs as
     /// (and root) may connect through it: its mode is 0600. A server that [authorizes](crate::ConfigBuilder::authorize)
-    /// others must also let them reach the file, with [`std::fs::set_permissions`], or listen at an abstract address.
+    /// others must also let them reach the file, with [`std::fs::set_permissions`], or listen at an abstract address. About TCP see
+    /// [`Address::Tcp`].
     ///
     /// # Errors
     ///
@@ -89,21 +94,17 @@ impl Listener {
     }
 
     fn listen(address: Address, config: Config, way: Way) -> Result<Self, BindError> {
-        let (file, listener) = listen(&address, way)?;
-        Ok(Self::new(file, listener, address, config))
+        check_links(&address, &config)?;
+        let (place, door) = open(&address, way)?;
+        Ok(Self::new(place, door, config))
     }
 
-    fn new(
-        file: Option<SocketFile>,
-        listener: UnixListener,
-        address: Address,
-        config: Config,
-    ) -> Self {
+    fn new(place: Place, door: Door, config: Config) -> Self {
         let passed_on = Arc::default();
         Self {
-            file: file.map(|file| file.unless(&passed_on)),
-            acceptor: Acceptor::new(listener, config.handshakes_max()),
-            address,
+            file: place.file.map(|file| file.unless(&passed_on)),
+            acceptor: Acceptor::new(door, config.handshakes_max()),
+            address: place.address,
             config,
             clients: Clients::default(),
             passed_on,
@@ -153,13 +154,10 @@ impl Listener {
             return Err(BindError::NoRuntime.into());
         }
         let at = address.into();
-        let inherited = handover::inherit(&at, config.handshake_timeout()).await?;
-        let handover::Inherited {
-            bound: bind::Bound { file, socket },
-            address,
-        } = inherited;
-        let listener = UnixListener::from_std(socket).map_err(InheritError::Io)?;
-        Ok(Self::new(file, listener, address, config))
+        let bound = handover::inherit(&at, config.handshake_timeout()).await?;
+        check_links(&bound.address, &config)?;
+        let (place, door) = watch(bound)?;
+        Ok(Self::new(place, door, config))
     }
 
     /// Returns what passes the listening socket on to a successor, while this listener accepts.
@@ -276,7 +274,7 @@ impl Listener {
         }
     }
 
-    /// Returns the address that was bound.
+    /// Returns the address that was bound, with the port that was given if none was asked for.
     #[must_use]
     pub const fn local_address(&self) -> &Address {
         &self.address
@@ -325,24 +323,68 @@ pub(crate) enum Way {
     TakeOver,
 }
 
+/// Whether any link can be had by clients that connect to `address`.
+fn check_links(address: &Address, config: &Config) -> Result<(), BindError> {
+    let is_possible = |link: &LinkKind| address.passes_descriptors() || *link != LinkKind::Outbox;
+    if config.links().iter().any(is_possible) {
+        return Ok(());
+    }
+    Err(BindError::NoLink {
+        address: address.clone(),
+    })
+}
+
+/// What is found out of a [`Bound`](bind::Bound) socket when it was given to tokio.
+struct Place {
+    file: Option<SocketFile>,
+    address: Address,
+}
+
 /// Listens at an address, for tokio. The file, if there is one, is removed when it is dropped.
+fn open(address: &Address, way: Way) -> Result<(Place, Door), BindError> {
+    if Handle::try_current().is_err() {
+        return Err(BindError::NoRuntime);
+    }
+    watch(match way {
+        Way::Bind => bind::bind(address)?,
+        Way::TakeOver => bind::take_over(address)?,
+    })
+}
+
+/// Has the runtime watch a listening socket.
+fn watch(bound: bind::Bound) -> Result<(Place, Door), BindError> {
+    let bind::Bound {
+        file,
+        socket,
+        address,
+    } = bound;
+    let door = socket.set_nonblocking().and_then(|()| match socket {
+        Listening::Unix(listener) => UnixListener::from_std(listener).map(Door::Unix),
+        Listening::Tcp(listener) => TcpListener::from_std(listener).map(Door::Tcp),
+    });
+    match door {
+        Ok(door) => Ok((Place { file, address }, door)),
+        Err(source) => Err(BindError::Io {
+            action: "watch the socket",
+            address,
+            source,
+        }),
+    }
+}
+
+/// Listens at an address of a Unix socket, as [`open`] does.
 pub(crate) fn listen(
     address: &Address,
     way: Way,
 ) -> Result<(Option<SocketFile>, UnixListener), BindError> {
-    if Handle::try_current().is_err() {
-        return Err(BindError::NoRuntime);
+    if !address.passes_descriptors() {
+        let address = address.to_string();
+        return Err(InvalidAddress::NotUnix { address }.into());
     }
-    let bind::Bound { file, socket } = match way {
-        Way::Bind => bind::bind(address)?,
-        Way::TakeOver => bind::take_over(address)?,
-    };
-    let listener = UnixListener::from_std(socket).map_err(|source| BindError::Io {
-        action: "watch the socket",
-        address: address.clone(),
-        source,
-    })?;
-    Ok((file, listener))
+    match open(address, way)? {
+        (place, Door::Unix(listener)) => Ok((place.file, listener)),
+        (_, Door::Tcp(_)) => unreachable!("it is no TCP address"),
+    }
 }
 
 #[cfg(test)]

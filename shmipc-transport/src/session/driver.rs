@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    FAREWELL,
+    FAREWELL, UNTOLD,
     custody::Custody,
     pulse::Pulse,
     shared::{Inbound, Shared},
@@ -32,9 +32,6 @@ use crate::{
     },
     wait::{Lookout, Way},
 };
-
-/// How often to look whether the peer has taken everything, which shmipc's protocol tells nobody.
-const UNTOLD: Duration = Duration::from_millis(1);
 
 /// Drives one session until it is over.
 pub(super) struct Driver {

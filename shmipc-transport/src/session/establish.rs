@@ -1,35 +1,29 @@
 //! From a socket to a session.
 
-use std::{
-    io,
-    os::{fd::OwnedFd, unix::net::UnixStream as BareStream},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use nix::poll::PollFd;
-use tokio::net::UnixStream;
 
 use super::{
     Session,
     driver::Driver,
-    handshake::{self, Attach, AttachError, Established, Outcome, blocking::Shaking},
+    handshake::{self, Attach, AttachError, Established, Outcome, Plan, Shaking},
     lead::Lead,
     shared::Shared,
 };
 use crate::{
-    Address, Config, LinkKind, Peer,
+    Address, Config, Peer,
     config::is_own_user,
     core::{
-        handshake::Shmipc,
         outbox::Windows,
         wire::{self, negotiation::DoorbellKind},
     },
-    error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved, RefusalCode},
+    error::{ConnectError, HandshakeError},
     link::{Link, Outbox, OutboxLink, PeerOutbox, Rx, ShmipcLink, Standing},
     sys::{
         doorbell::{Doorbell, PeerDoorbell},
-        socket::ControlSocket,
+        endpoint::Connection,
+        socket::{ControlSocket, Watched},
         watch::Watch,
     },
 };
@@ -121,133 +115,43 @@ impl Attach for Join {
 
 /// Connects over the best link that both sides know, and starts the session.
 pub(super) async fn connect(address: &Address, config: Config) -> Result<Session, ConnectError> {
-    let failed = |source| ConnectError::Io {
+    let mut plan = Plan::new(&config, address)?;
+    loop {
+        let join = Join::new(&config);
+        match handshake::connect(address, &config, plan.next(), join).await {
+            Ok(outcome) => return start(outcome, config, true).map_err(unwatched),
+            Err(error) => plan.failed(error)?,
+        }
+    }
+}
+
+/// Connects as [`connect`] does, and starts a session without a task. Waits in the kernel.
+pub(super) fn connect_blocking(address: &Address, config: Config) -> Result<Session, ConnectError> {
+    let mut plan = Plan::new(&config, address)?;
+    loop {
+        let join = Join::new(&config);
+        match handshake::blocking::connect(address, &config, plan.next(), join) {
+            Ok(outcome) => return start_blocking(outcome, config, true).map_err(unwatched),
+            Err(error) => plan.failed(error)?,
+        }
+    }
+}
+
+fn unwatched<E: From<HandshakeError>>(source: io::Error) -> E {
+    HandshakeError::Io {
         action: "watch the session",
         source,
-    };
-    let has = |link| config.has_link(link);
-    // An inherited connection can be used once.
-    let may_redial = !matches!(address, Address::Fd(_));
-    let older: Vec<u8> = [(LinkKind::ShmipcV3, 3), (LinkKind::ShmipcV2, 2)]
-        .into_iter()
-        .filter_map(|(link, version)| has(link).then_some(version))
-        .collect();
-    let mut last = None;
-    if has(LinkKind::Outbox) || has(LinkKind::ShmipcV4) {
-        let may_fall_back = may_redial && !older.is_empty();
-        match negotiate(address, &config, may_fall_back).await {
-            Ok(Outcome::Outbox(established)) => {
-                return start(established, config, true).map_err(failed);
-            }
-            Ok(Outcome::Shmipc(switched)) => {
-                let Shmipc::Negotiated(terms) = switched.shmipc else {
-                    unreachable!("what was negotiated is version 4")
-                };
-                let joined = handshake::shmipc::connect(switched, &config, 4, Some(terms)).await?;
-                return start_shmipc(joined, config, true).map_err(failed);
-            }
-            Err(error) if may_fall_back && knows_no_negotiation(&error) => last = Some(error),
-            Err(error) => return Err(error),
-        }
     }
-    for version in older {
-        match handshake::connect_legacy(address, &config, version).await {
-            Ok(joined) => return start_shmipc(joined, config, true).map_err(failed),
-            Err(error) if may_redial && knows_no_negotiation(&error) => last = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last.expect("there is at least one link"))
-}
-
-/// Asks the server for our own link, and for version 4 of shmipc's. If there is something to fall back to, the server is given less
-/// time: some do not hang up on what they do not understand (H41).
-async fn negotiate(
-    address: &Address,
-    config: &Config,
-    may_fall_back: bool,
-) -> Result<Outcome<Joined>, ConnectError> {
-    let mut join = Join::new(config);
-    if !may_fall_back {
-        return handshake::connect(address, config, &mut join).await;
-    }
-    let patience = PATIENCE.min(config.handshake_timeout() / 2);
-    let config = config.with_handshake_timeout(patience);
-    handshake::connect(address, &config, &mut join).await
-}
-
-/// How long a server may take to answer a negotiation that it may not know.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Whether the server does not seem to know what it was asked for: it hung up, said something else, or nothing, or that it does not.
-fn knows_no_negotiation(error: &ConnectError) -> bool {
-    if let ConnectError::Refused(refusal) = error {
-        return matches!(
-            refusal.code(),
-            RefusalCode::FeatureNotSupported | RefusalCode::VersionNotSupported
-        );
-    }
-    matches!(
-        error,
-        ConnectError::Closed {
-            step: HandshakeStep::Negotiation
-        } | ConnectError::TimedOut {
-            step: HandshakeStep::Negotiation,
-            ..
-        } | ConnectError::PeerMisbehaved(PeerMisbehaved::Socket(_))
-    )
+    .into()
 }
 
 /// Shakes hands with a client, and starts the session.
-pub(super) async fn accept(stream: UnixStream, config: Config) -> Result<Session, HandshakeError> {
-    let mut join = Join::new(&config);
-    let failed = |source| HandshakeError::Io {
-        action: "watch the session",
-        source,
-    };
-    match handshake::accept(stream, &config, &mut join).await? {
-        Outcome::Outbox(established) => start(established, config, false).map_err(failed),
-        Outcome::Shmipc(switched) => {
-            let joined = handshake::shmipc::accept(switched, &config).await?;
-            start_shmipc(joined, config, false).map_err(failed)
-        }
-    }
-}
-
-/// Starts a session that speaks shmipc's own protocol.
-fn start_shmipc(
-    joined: handshake::shmipc::Joined,
+pub(super) async fn accept(
+    stream: impl Into<Watched>,
     config: Config,
-    connecting: bool,
-) -> io::Result<Session> {
-    let handshake::shmipc::Joined {
-        parts,
-        socket,
-        peer,
-        process,
-        doorbell,
-    } = joined;
-    let socket = Arc::new(socket);
-    let windows = parts.terms.windows.unwrap_or(Windows::UNLIMITED);
-    let payloads = config.payloads();
-    let (link, rx) = ShmipcLink::new(parts, Arc::clone(&socket), payloads, &peer);
-    let link = Link::Shmipc(Arc::new(link));
-    let shared = Arc::new(Shared::new(
-        link, rx, config, peer, windows, connecting, None,
-    ));
-    let driver = Driver::new(Arc::clone(&shared), socket, doorbell, process)?;
-    tokio::spawn(driver);
-    Ok(Session::new(shared))
-}
-
-/// Connects, and starts a session without a task. Waits in the kernel.
-pub(super) fn connect_blocking(address: &Address, config: Config) -> Result<Session, ConnectError> {
-    let mut join = Join::new(&config);
-    let established = handshake::blocking::connect(address, &config, &mut join)?;
-    start_blocking(established, config, true).map_err(|source| ConnectError::Io {
-        action: "watch the session",
-        source,
-    })
+) -> Result<Session, HandshakeError> {
+    let outcome = handshake::accept(stream, &config, Join::new(&config)).await?;
+    start(outcome, config, false).map_err(unwatched)
 }
 
 /// A handshake with a client, at whose end there is a session without a task.
@@ -256,75 +160,73 @@ pub(crate) struct Joining(Shaking<Join>);
 
 impl Joining {
     /// Begins with a client that has connected.
-    pub(crate) fn begin(stream: BareStream, config: &Config) -> Result<Self, HandshakeError> {
-        Shaking::begin(stream, config, Join::new(config)).map(Self)
+    pub(crate) fn begin(connection: Connection, config: &Config) -> Result<Self, HandshakeError> {
+        Shaking::with_client(connection, config, Join::new(config)).map(Self)
     }
 
     /// Goes on as far as that takes no waiting. Returns itself if it is not done.
-    pub(crate) fn advance(self, config: &Config) -> Result<Result<Session, Self>, HandshakeError> {
+    pub(crate) fn advance(
+        mut self,
+        config: &Config,
+    ) -> Result<Result<Session, Self>, HandshakeError> {
+        self.0.check_time();
         match self.0.advance()? {
             Err(shaking) => Ok(Err(Self(shaking))),
-            Ok(established) => {
-                let session = start_blocking(established, config.clone(), false);
-                session.map(Ok).map_err(|source| HandshakeError::Io {
-                    action: "watch the session",
-                    source,
-                })
-            }
+            Ok(outcome) => start_blocking(outcome, config.clone(), false)
+                .map(Ok)
+                .map_err(unwatched),
         }
     }
 
     /// What to wait for, and for how long, before it can go on.
     pub(crate) fn wants(&self) -> (PollFd<'_>, Duration) {
-        self.0.wants()
+        self.0.poll_fd()
     }
 }
 
-fn start(
-    established: Established<Joined>,
-    config: Config,
-    connecting: bool,
-) -> io::Result<Session> {
-    let parts = Parts::of(established, &config);
-    let socket = Arc::clone(&parts.socket);
-    let shared = Arc::new(Shared::new(
-        parts.link,
-        parts.rx,
-        config,
-        parts.peer,
-        parts.windows,
-        connecting,
-        None,
-    ));
-    let driver = Driver::new(
-        Arc::clone(&shared),
+/// Starts a session with a task.
+fn start(outcome: Outcome<Joined>, config: Config, connecting: bool) -> io::Result<Session> {
+    let Parts {
+        link,
+        rx,
+        peer,
+        windows,
         socket,
-        Some(parts.doorbell),
-        parts.process,
-    )?;
+        doorbell,
+        process,
+    } = Parts::of(outcome, &config);
+    let shared = Shared::new(link, rx, config, peer, windows, connecting, None);
+    let shared = Arc::new(shared);
+    let driver = Driver::new(Arc::clone(&shared), socket, doorbell, process)?;
     tokio::spawn(driver);
     Ok(Session::new(shared))
 }
 
+/// Starts a session without a task.
 fn start_blocking(
-    established: Established<Joined>,
+    outcome: Outcome<Joined>,
     config: Config,
     connecting: bool,
 ) -> io::Result<Session> {
-    let parts = Parts::of(established, &config);
-    let watch = Watch::new(parts.doorbell, &*parts.socket, parts.process)?;
-    let shared = Arc::new(Shared::new(
-        parts.link,
-        parts.rx,
-        config,
-        parts.peer,
-        parts.windows,
-        connecting,
-        Some(Lead::new(watch, parts.socket)),
-    ));
+    let Parts {
+        link,
+        rx,
+        peer,
+        windows,
+        socket,
+        doorbell,
+        process,
+    } = Parts::of(outcome, &config);
+    let watch = Watch::new(doorbell, &*socket, process)?;
+    let lead = Lead::new(watch, socket);
+    if link.delivers_from_socket() {
+        // A leader that sleeps must hear of what it is to look for.
+        link.watch_growth(&lead.waker());
+    }
+    let shared = Shared::new(link, rx, config, peer, windows, connecting, Some(lead));
     #[cfg(feature = "metrics")]
     shared.report();
-    Ok(Session::new(shared))
+    Ok(Session::new(Arc::new(shared)))
 }
 
 /// What a session is made of.
@@ -334,12 +236,20 @@ struct Parts {
     peer: Peer,
     windows: Windows,
     socket: Arc<ControlSocket>,
-    doorbell: Doorbell,
+    /// What wakes us, if it is not the socket.
+    doorbell: Option<Doorbell>,
     process: Option<OwnedFd>,
 }
 
 impl Parts {
-    fn of(established: Established<Joined>, config: &Config) -> Self {
+    fn of(outcome: Outcome<Joined>, config: &Config) -> Self {
+        match outcome {
+            Outcome::Outbox(established) => Self::of_outbox(established, config),
+            Outcome::Shmipc(joined) => Self::of_shmipc(*joined, config),
+        }
+    }
+
+    fn of_outbox(established: Established<Joined>, config: &Config) -> Self {
         let Established {
             socket,
             peer,
@@ -373,7 +283,30 @@ impl Parts {
             peer,
             windows,
             socket,
-            doorbell: own_doorbell,
+            doorbell: Some(own_doorbell),
+            process,
+        }
+    }
+
+    fn of_shmipc(joined: handshake::Joined, config: &Config) -> Self {
+        let handshake::Joined {
+            parts,
+            socket,
+            peer,
+            process,
+            doorbell,
+        } = joined;
+        let socket = Arc::new(socket);
+        let windows = parts.terms.windows.unwrap_or(Windows::UNLIMITED);
+        let payloads = config.payloads();
+        let (link, rx) = ShmipcLink::new(parts, Arc::clone(&socket), payloads, &peer);
+        Self {
+            link: Link::Shmipc(Arc::new(link)),
+            rx,
+            peer,
+            windows,
+            socket,
+            doorbell,
             process,
         }
     }
@@ -384,27 +317,29 @@ mod tests {
     use std::time::Duration;
 
     use bytes::{Buf, BufMut};
-    use tokio::time::timeout;
+    use tokio::{net::UnixStream, time::timeout};
 
     use super::*;
-    use crate::{Flush, Wait};
+    use crate::{Flush, Wait, session::handshake::Attempt};
+
+    const NEGOTIATE: Attempt = Attempt::Negotiate { patience: None };
 
     /// Joins two sides, each of which may take the other for another user's.
     async fn join(foreign: [bool; 2]) -> (Session, Session) {
         let config = Config::builder().wait(Wait::Block).build().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
-        let [mut client, mut server] = foreign.map(|foreign| Join {
+        let [client, server] = foreign.map(|foreign| Join {
             is_foreign: if foreign { |_| true } else { |_| false },
             ..Join::new(&config)
         });
         let (client, server) = tokio::join!(
-            handshake::connect(&address, &config, &mut client),
-            handshake::accept(theirs, &config, &mut server)
+            handshake::connect(&address, &config, NEGOTIATE, client),
+            handshake::accept(theirs, &config, server)
         );
         (
-            start(client.unwrap().unwrap_outbox(), config.clone(), true).unwrap(),
-            start(server.unwrap().unwrap_outbox(), config.clone(), false).unwrap(),
+            start(client.unwrap(), config.clone(), true).unwrap(),
+            start(server.unwrap(), config.clone(), false).unwrap(),
         )
     }
 

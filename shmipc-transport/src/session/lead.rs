@@ -7,25 +7,37 @@
 //! ([`core::succession`](crate::core::succession)).
 //!
 //! While nobody waits, nobody looks, and the sleep word says "awake": the peer makes no system call for us.
+//!
+//! A session of shmipc's own protocol also needs somebody who sends what the socket has not taken, who looks from time to time for
+//! what nobody tells, and who waits with hanging up until the peer has taken everything. A leader does the first two; the last is up to
+//! the thread that ends the session.
 
 use std::{
+    io,
+    os::fd::AsFd,
     sync::{Arc, Mutex},
     task::Waker,
     time::{Duration, Instant},
 };
 
-use super::shared::{Inbound, Shared};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{
+    FAREWELL, UNTOLD,
+    shared::{Inbound, Shared},
+};
 use crate::{
     blocking::Parker,
     core::{
         succession::Succession,
-        sync::{AtomicU64, Ordering, lock, try_lock},
+        sync::{AtomicBool, AtomicU64, Ordering, lock, try_lock},
     },
     error::SessionLost,
+    link::Link,
     sys::{
         clock,
         socket::ControlSocket,
-        watch::{Seen, Watch},
+        watch::{Concern, Seen, Watch, millis},
     },
     wait::{LOOKS_PER_CLOCK, Lookout, Way},
 };
@@ -52,6 +64,7 @@ pub(crate) struct Lead {
     /// When somebody last looked at everything, by the coarse clock.
     tended: AtomicU64,
     idle: Mutex<Option<Idle>>,
+    has_hung_up: AtomicBool,
 }
 
 /// Memory that may be given back.
@@ -92,12 +105,50 @@ impl Lead {
             succession: Succession::new(),
             tended: AtomicU64::new(0),
             idle: Mutex::new(None),
+            has_hung_up: AtomicBool::new(false),
         }
     }
 
     /// Tells the peer that the session is over.
     pub(super) fn hang_up(&self) {
+        self.has_hung_up.store(true, Ordering::Relaxed);
         self.socket.hang_up();
+    }
+
+    /// Wakes whoever leads, or the next to sleep.
+    pub(super) fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(self.watch.interrupt()))
+    }
+
+    /// Waits until the peer has taken everything that was sent, or is gone, at most for [`FAREWELL`].
+    fn linger(&self, link: &Link) {
+        let until = Instant::now() + FAREWELL;
+        while link.lingers() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.is_peer_gone() {
+                return;
+            }
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if link.has_unsent() {
+                fds[0].set_events(PollFlags::POLLIN | PollFlags::POLLOUT);
+            }
+            let timeout = PollTimeout::try_from(millis(left.min(UNTOLD)));
+            // Whatever becomes of it, the next look tells.
+            let _ = poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX));
+            link.send_unsent();
+        }
+    }
+
+    /// Whether the peer has hung up. What it still says is of interest to nobody.
+    fn is_peer_gone(&self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.socket.try_read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
     }
 
     /// Calls the next to lead. Only after the lead was given up.
@@ -139,6 +190,35 @@ impl Shared {
         drop(inbound);
         lead.hand_over();
         result
+    }
+
+    /// Hangs up after a session was closed here: once the peer has taken what was sent, which it might lose otherwise.
+    pub(super) fn farewell(&self) {
+        let Some(lead) = &self.lead else {
+            return;
+        };
+        // Relaxed: whoever does not see it finds the peer gone.
+        let has_hung_up = lead.has_hung_up.load(Ordering::Relaxed);
+        if !has_hung_up && matches!(self.lost(), Some(SessionLost::ClosedHere)) {
+            lead.linger(&self.link);
+        }
+        lead.hang_up();
+    }
+
+    /// Waits until `deadline` for the socket to take what was given to it. While nobody waits, nobody would see to that.
+    pub(crate) fn see_off(&self, deadline: Option<Instant>) {
+        let Some(lead) = self.lead.as_ref().filter(|_| self.link.has_unsent()) else {
+            return;
+        };
+        let sent = self.wait(lead, false, deadline, |waker| {
+            if let Some(waker) = waker {
+                // It fails with the session, which is seen next.
+                let _ = self.link.wait_for_space(waker);
+            }
+            (!self.link.has_unsent() || self.lost().is_some()).then_some(())
+        });
+        // Late or not, it is on its way.
+        let (Ok(()) | Err(Elapsed)) = sent;
     }
 
     /// Takes note of what the peer has said or done, if nobody has for a while.
@@ -317,7 +397,7 @@ impl Shared {
             }
             let until_deadline =
                 deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let timeout = [until_deadline, self.trim(lead)]
+            let timeout = [until_deadline, self.trim(lead), self.link.tick()]
                 .into_iter()
                 .flatten()
                 .min();
@@ -330,9 +410,20 @@ impl Shared {
         })
     }
 
-    /// Waits for what shared memory does not tell, and sees to it. Returns whether the doorbell was rung.
+    /// Waits for what shared memory does not tell, and sees to it. Returns whether the peer has woken us.
     fn tend(&self, lead: &Lead, inbound: &mut Inbound, timeout: Option<Duration>) -> bool {
-        let seen = match lead.watch.sleep(timeout) {
+        let link = &self.link;
+        let concern = Concern {
+            reading: !link.is_paused(),
+            writing: link.has_unsent(),
+        };
+        let asked = lead.watch.concern(&*lead.socket, concern);
+        let Seen {
+            doorbell,
+            socket,
+            writable,
+            process,
+        } = match asked.and_then(|()| lead.watch.sleep(timeout)) {
             Ok(seen) => seen,
             Err(source) => {
                 self.lose(SessionLost::Io {
@@ -342,21 +433,24 @@ impl Shared {
                 return false;
             }
         };
-        let Seen {
-            doorbell,
-            socket,
-            process,
-        } = seen;
         if doorbell {
-            self.link.counters().doorbells_heard.add(1);
+            link.counters().doorbells_heard.add(1);
+        }
+        if writable {
+            link.send_unsent();
         }
         if process || socket && !self.take_regions(inbound) {
             self.bury(inbound);
         }
+        if link.tick().is_some()
+            && let Err(misbehaved) = link.ticked()
+        {
+            self.blame(misbehaved);
+        }
         if timeout == Some(Duration::ZERO) {
             self.trim(lead);
         }
-        doorbell
+        doorbell || socket && link.delivers_from_socket()
     }
 
     /// Gives memory back that has not been used for a while. Returns when there may be more to give back.

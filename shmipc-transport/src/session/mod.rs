@@ -23,12 +23,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::net::UnixStream;
 
 pub(crate) use establish::Joining;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::{fuzz_session, shmipc::fuzz_shmipc_session};
-pub(crate) use handshake::{blocking::dial_plain as dial_blocking, dial_plain};
+pub(crate) use handshake::{dial_plain, dial_plain_blocking};
 pub(crate) use lead::Elapsed;
 pub(crate) use observe::Lack;
 pub(crate) use shared::{Shared, Waiter};
@@ -39,6 +38,7 @@ use crate::{
     error::{AllocError, ConnectError, HandshakeError, SessionLost},
     link::AllocFailure,
     stream::{Stream, StreamShared},
+    sys::socket::Watched,
 };
 
 /// A connection to a process on this host, through memory that both see.
@@ -55,6 +55,9 @@ pub struct Session {
 
 /// How long the peer of a drained session may take to hang up. Having taken everything, it does so at once.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How often to look whether the peer has taken everything, which shmipc's protocol tells nobody.
+const UNTOLD: Duration = Duration::from_millis(1);
 
 /// Ends the session with the last handle.
 #[derive(Debug)]
@@ -111,7 +114,10 @@ impl Session {
     }
 
     /// Shakes hands with a client that has connected.
-    pub(crate) async fn accept(stream: UnixStream, config: Config) -> Result<Self, HandshakeError> {
+    pub(crate) async fn accept(
+        stream: impl Into<Watched>,
+        config: Config,
+    ) -> Result<Self, HandshakeError> {
         establish::accept(stream, config).await
     }
 
@@ -333,6 +339,12 @@ impl Session {
     /// If the future is dropped, the session goes on, and the peer opens no more streams all the same.
     pub async fn drain(&self) {
         self.shared().wind_down().await;
+    }
+
+    /// Ends the session without a word.
+    pub(crate) fn hang_up(&self) {
+        self.shared().lose(SessionLost::ClosedHere);
+        self.shared().farewell();
     }
 
     /// Drains as far as saying goodbye. The peer is then given [`FAREWELL`] to hang up.

@@ -94,6 +94,7 @@ impl Shared {
         // Best effort: a peer whose ring is full learns of it by the socket's closing.
         self.say_bye();
         self.lose(SessionLost::ClosedHere);
+        self.farewell();
     }
 
     /// Whether the peer wants no more streams.

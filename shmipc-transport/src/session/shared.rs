@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) is_current_thread: bool,
     driver: DriverSignal,
     /// What takes the driver's place in a session whose users are threads.
-    lead: Option<Lead>,
+    pub(super) lead: Option<Lead>,
     #[cfg(feature = "metrics")]
     pub(super) reporter: super::report::Reporter,
 }
@@ -181,7 +181,9 @@ impl Shared {
         self.wake_acceptors();
         self.changed.notify_waiters();
         self.kick_driver();
-        if let Some(lead) = &self.lead {
+        // Whoever closes a session waits first until the peer has taken what was sent.
+        let may_wait = matches!(reason, SessionLost::ClosedHere) && self.link.lingers();
+        if let Some(lead) = self.lead.as_ref().filter(|_| !may_wait) {
             lead.hang_up();
         }
     }

@@ -2,10 +2,12 @@
 
 use std::{
     io,
+    net::{SocketAddr, TcpListener, TcpStream},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
+    time::Duration,
 };
 
 use nix::sys::{
@@ -18,6 +20,83 @@ use nix::sys::{
 };
 
 use crate::error::InvalidAddress;
+
+/// A connection that no runtime watches.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+/// A socket that listens, and that no runtime watches.
+#[derive(Debug)]
+pub(crate) enum Listening {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Connection {
+    pub(crate) const fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
+    /// Makes it ready for use: calls on it do not wait, and what is sent leaves at once.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel says.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_nonblocking(true),
+            Self::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)
+            }
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Listening {
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(listener) => listener.set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    /// Takes the next connection.
+    pub(crate) fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Unix(listener) => listener
+                .accept()
+                .map(|(stream, _)| Connection::Unix(stream)),
+            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Connection::Tcp(stream)),
+        }
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Connects over TCP. Waits in the kernel for at most `timeout`, which must not be zero.
+pub(crate) fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
+    TcpStream::connect_timeout(&address, timeout).map(Connection::Tcp)
+}
 
 /// Connects without waiting: `WouldBlock` means that the server's queue is full.
 pub(crate) fn connect(address: &UnixAddr) -> io::Result<UnixStream> {
@@ -41,6 +120,22 @@ pub(crate) fn listen(address: &UnixAddr) -> io::Result<UnixListener> {
 /// Takes over a listening socket that this process was given.
 pub(crate) fn inherited_listener(fd: &OwnedFd) -> Result<UnixListener, InvalidAddress> {
     inherited(fd, true).map(UnixListener::from)
+}
+
+/// Takes over a socket that listens over TCP, which this process was given.
+pub(crate) fn inherited_tcp_listener(fd: &OwnedFd) -> Result<TcpListener, InvalidAddress> {
+    let expected = "listening";
+    let not_a_socket = |_: io::Error| InvalidAddress::NotASocket { expected };
+    if !getsockopt(fd, sockopt::AcceptConn).map_err(|errno| not_a_socket(errno.into()))? {
+        return Err(InvalidAddress::NotASocket { expected });
+    }
+    let listener = TcpListener::from(fd.try_clone().map_err(not_a_socket)?);
+    let local = listener.local_addr().map_err(not_a_socket)?;
+    if !local.ip().to_canonical().is_loopback() {
+        let address = local.to_string();
+        return Err(InvalidAddress::NotLoopback { address });
+    }
+    Ok(listener)
 }
 
 /// Takes over a connected socket that this process was given.

@@ -12,7 +12,17 @@ use nix::{
     sys::socket::{getsockopt, sockopt},
 };
 
+use super::socket::ControlSocket;
 use crate::Peer;
+
+/// Returns whatever is known of the peer of a session's socket. Over TCP that is nothing.
+pub(crate) fn of(socket: &ControlSocket) -> io::Result<Peer> {
+    if socket.passes_descriptors() {
+        credentials(socket)
+    } else {
+        Ok(Peer::UNKNOWN)
+    }
+}
 
 /// Returns the credentials of the peer of a connected Unix socket (H6).
 pub(crate) fn credentials(socket: &impl AsFd) -> io::Result<Peer> {
@@ -57,7 +67,11 @@ fn open_process(pid: i32) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixStream, process};
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::unix::net::UnixStream,
+        process,
+    };
 
     use nix::{
         fcntl::{FcntlArg, FdFlag, fcntl},
@@ -66,14 +80,26 @@ mod tests {
     };
 
     use super::*;
+    use crate::sys::endpoint::Connection;
 
     #[test]
     fn we_know_ourselves() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let peer = credentials(&ours).unwrap();
         assert_eq!(peer.pid(), i32::try_from(process::id()).ok());
-        assert_eq!(peer.uid(), Uid::effective().as_raw());
-        assert_eq!(peer.gid(), Gid::effective().as_raw());
+        assert_eq!(peer.uid(), Some(Uid::effective().as_raw()));
+        assert_eq!(peer.gid(), Some(Gid::effective().as_raw()));
+    }
+
+    #[test]
+    fn over_tcp_nobody_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let socket = ControlSocket::bare(Connection::Tcp(server));
+        let peer = of(&socket).unwrap();
+        assert_eq!(peer, Peer::UNKNOWN);
+        assert!(super::process(&socket, &peer).is_none());
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! Whoever touches a page of a mapping behind the end of its file is killed by SIGBUS. What we make is sealed against that, or has
 //! its space set aside. What a peer makes is taken from anybody only if it is sealed as well (`F_SEAL_SHRINK`). Other implementations do
 //! not seal, and files cannot be sealed; so those are taken only from a process that could end this one anyway: one of our own user, or of
-//! root. Such a peer wins nothing by shrinking a file that it could not have by `kill`. From all others they are refused.
+//! root. Such a peer wins nothing by shrinking a file that it could not have by `kill`. From all others they are refused. Of a peer that was
+//! met over TCP nothing is known; so the file itself must be one that only our own user can write to.
 
 use std::{
     ffi::CString,
@@ -29,7 +30,7 @@ use nix::{
 
 use crate::{
     Peer,
-    config::is_own_user,
+    config::{is_own_uid, is_own_user},
     core::{mem::SharedRegion, num::index},
     error::PeerMisbehaved,
 };
@@ -106,7 +107,7 @@ pub(crate) fn create_file(
     Ok((map(&fd, len, fstat(&fd)?.st_uid)?, file))
 }
 
-/// Maps a memory file that the peer has passed.
+/// Maps a memory file that the peer has passed, over a Unix socket.
 ///
 /// # Errors
 ///
@@ -141,13 +142,25 @@ pub(crate) fn open_file(
         OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let fd = openat(&parent, name, flags, Mode::empty()).map_err(|_| outside())?;
     let stat = verify(&fd, peer)?;
-    if stat.st_uid != peer.uid() {
+    if !may_name(peer, &stat) {
         return Err(outside());
     }
     let len = length(&stat)?;
     fallocate(&fd, FallocateFlags::empty(), 0, i64::from(len))
         .map_err(|errno| unmappable(&errno.into()))?;
     map(&fd, len, stat.st_uid).map_err(|error| unmappable(&error))
+}
+
+/// Whether a file is one that the peer may name: its own. Of whom nothing is known, it must be one of our user, that no other could
+/// have made or can shorten.
+fn may_name(peer: &Peer, stat: &FileStat) -> bool {
+    match peer.uid() {
+        Some(uid) => stat.st_uid == uid,
+        None => {
+            let by_others = Mode::S_IWGRP | Mode::S_IWOTH;
+            is_own_uid(stat.st_uid) && !Mode::from_bits_truncate(stat.st_mode).intersects(by_others)
+        }
+    }
 }
 
 /// Says that `fd` is a regular file in memory, and that the peer may be trusted with its length.
@@ -159,12 +172,17 @@ fn verify(fd: &OwnedFd, peer: &Peer) -> Result<FileStat, PeerMisbehaved> {
     let is_regular =
         SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG;
     let is_sealed = SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK);
-    let may_kill = peer.uid() == 0 || is_own_user(peer);
-    if is_regular && (is_sealed || may_kill) {
+    if is_regular && (is_sealed || could_end_us(peer)) {
         Ok(stat)
     } else {
         Err(unsealed(seals))
     }
+}
+
+/// Whether the peer could end this process anyway, as root or as our own user. Of whom nothing is known, only files are taken of which
+/// our own user alone decides; see [`may_name`].
+fn could_end_us(peer: &Peer) -> bool {
+    peer.uid() == Some(0) || is_own_user(peer) || peer.is_unknown()
 }
 
 fn length(stat: &FileStat) -> Result<u32, PeerMisbehaved> {
@@ -368,5 +386,26 @@ mod tests {
     #[test]
     fn hazard_h30_names_are_not_given_twice() {
         assert_ne!(random_name().unwrap(), random_name().unwrap());
+    }
+
+    #[test]
+    fn over_tcp_only_files_are_taken_that_our_own_user_alone_can_write() {
+        let directory = directory();
+        let path = directory.path().join("region");
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let open = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            open_file(directory.path(), &named(&path), &Peer::UNKNOWN)
+        };
+        for mode in [0o600, 0o644, 0o755] {
+            open(mode).unwrap();
+        }
+        for mode in [0o660, 0o602, 0o777] {
+            assert!(matches!(open(mode), Err(PeerMisbehaved::Path { .. })));
+        }
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+            assert!(matches!(open(0o600), Err(PeerMisbehaved::Path { .. })));
+        }
     }
 }

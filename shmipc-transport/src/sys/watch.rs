@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    task::Wake,
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use nix::{
 };
 
 use super::doorbell::Doorbell;
+use crate::core::sync::{AtomicU32, Ordering};
 
 /// The descriptors of a session, for one thread at a time to sleep on.
 ///
@@ -24,9 +26,42 @@ use super::doorbell::Doorbell;
 #[derive(Debug)]
 pub(crate) struct Watch {
     epoll: Epoll,
-    doorbell: Doorbell,
+    /// `None` if it is the socket that wakes us, or nothing.
+    doorbell: Option<Doorbell>,
+    /// What is asked of the socket, as [`Concern::code`] has it.
+    asked: AtomicU32,
     _process: Option<OwnedFd>,
     interrupt: Arc<Interrupt>,
+}
+
+/// What a sleep is to learn of the socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Concern {
+    /// Whether it is readable. If not, its closing may end one sleep all the same.
+    pub(crate) reading: bool,
+    /// Whether it is writable.
+    pub(crate) writing: bool,
+}
+
+impl Concern {
+    /// What there is to know of a socket that nothing is kept for.
+    pub(crate) const READING: Self = Self {
+        reading: true,
+        writing: false,
+    };
+
+    fn code(self) -> u32 {
+        u32::from(self.reading) | u32::from(self.writing) << 1
+    }
+
+    fn flags(self) -> EpollFlags {
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, self.reading);
+        flags.set(EpollFlags::EPOLLOUT, self.writing);
+        // That it is closed cannot be kept from us, but from being told again and again.
+        flags.set(EpollFlags::EPOLLET, !self.reading);
+        flags
+    }
 }
 
 /// Wakes the thread that sleeps on a [`Watch`], or is about to.
@@ -39,6 +74,8 @@ pub(crate) struct Seen {
     pub(crate) doorbell: bool,
     /// The socket is readable, or closed.
     pub(crate) socket: bool,
+    /// The socket is writable.
+    pub(crate) writable: bool,
     /// The peer's process has ended.
     pub(crate) process: bool,
 }
@@ -49,33 +86,34 @@ const PROCESS: u64 = 2;
 const INTERRUPT: u64 = 3;
 
 impl Watch {
-    /// Watches a doorbell, the socket of its session, and, if there is such a descriptor, the peer's process.
+    /// Watches a doorbell, if there is one, the socket of its session, and, if there is such a descriptor, the peer's process.
     ///
     /// # Errors
     ///
     /// Whatever the kernel says.
     pub(crate) fn new(
-        doorbell: Doorbell,
+        doorbell: Option<Doorbell>,
         socket: impl AsFd,
         process: Option<OwnedFd>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let interrupt = Arc::new(Interrupt::new()?);
-        let (level, edge) = (
-            EpollFlags::EPOLLIN,
-            EpollFlags::EPOLLIN | EpollFlags::EPOLLET,
-        );
+        let edge = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         // Each write is an edge of its own, so that neither counter need ever be read. The datagrams of a doorbell that is
         // a socket are taken, though, and those that are left are none the worse for not being told of again.
-        epoll.add(doorbell.as_fd(), EpollEvent::new(edge, DOORBELL))?;
+        if let Some(doorbell) = &doorbell {
+            epoll.add(doorbell.as_fd(), EpollEvent::new(edge, DOORBELL))?;
+        }
         epoll.add(&interrupt.0, EpollEvent::new(edge, INTERRUPT))?;
-        epoll.add(socket, EpollEvent::new(level, SOCKET))?;
+        let concern = Concern::READING;
+        epoll.add(socket, EpollEvent::new(concern.flags(), SOCKET))?;
         if let Some(process) = &process {
-            epoll.add(process, EpollEvent::new(level, PROCESS))?;
+            epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, PROCESS))?;
         }
         Ok(Self {
             epoll,
             doorbell,
+            asked: AtomicU32::new(concern.code()),
             _process: process,
             interrupt,
         })
@@ -84,6 +122,23 @@ impl Watch {
     /// What interrupts a sleep.
     pub(crate) fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
+    }
+
+    /// Says what the next sleeps are to learn of `socket`, which is the one that it was made with. Costs a system call where that is
+    /// something else than before. Only for whoever sleeps next.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel says.
+    pub(crate) fn concern(&self, socket: impl AsFd, concern: Concern) -> io::Result<()> {
+        // Relaxed: one thread at a time, which a lock has let in.
+        if self.asked.load(Ordering::Relaxed) == concern.code() {
+            return Ok(());
+        }
+        let mut event = EpollEvent::new(concern.flags(), SOCKET);
+        self.epoll.modify(socket, &mut event)?;
+        self.asked.store(concern.code(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sleeps until something happens, at most for `timeout`, which is rounded up to milliseconds. `None` is without end.
@@ -106,9 +161,13 @@ impl Watch {
             match event.data() {
                 DOORBELL => {
                     seen.doorbell = true;
-                    self.doorbell.silence();
+                    self.doorbell.as_ref().inspect(|bell| bell.silence());
                 }
-                SOCKET => seen.socket = true,
+                SOCKET => {
+                    let events = event.events();
+                    seen.writable = events.contains(EpollFlags::EPOLLOUT);
+                    seen.socket = events.intersects(!EpollFlags::EPOLLOUT);
+                }
                 PROCESS => seen.process = true,
                 _ => {}
             }
@@ -130,6 +189,16 @@ impl Interrupt {
     }
 }
 
+impl Wake for Interrupt {
+    fn wake(self: Arc<Self>) {
+        self.raise();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.raise();
+    }
+}
+
 /// A time in whole milliseconds, not less than it is.
 pub(crate) fn millis(time: Duration) -> i32 {
     i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
@@ -137,7 +206,10 @@ pub(crate) fn millis(time: Duration) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
 
     use super::*;
     use crate::{core::wire::negotiation::DoorbellKind, sys::doorbell::PeerDoorbell};
@@ -149,13 +221,13 @@ mod tests {
         watch: Watch,
         theirs: PeerDoorbell,
         other: UnixStream,
-        _socket: UnixStream,
+        socket: UnixStream,
     }
 
     fn scene(kind: DoorbellKind) -> Scene {
         let (ours, theirs) = Doorbell::create(kind).unwrap();
         let (socket, other) = UnixStream::pair().unwrap();
-        let watch = Watch::new(ours, &socket, None).unwrap();
+        let watch = Watch::new(Some(ours), &socket, None).unwrap();
         // What is readable from the start is seen once.
         while watch.sleep(NOW).unwrap() != Seen::default() {}
         watch.sleep(NOW).unwrap();
@@ -163,7 +235,7 @@ mod tests {
             watch,
             theirs: PeerDoorbell::accept(theirs, kind).unwrap(),
             other,
-            _socket: socket,
+            socket,
         }
     }
 
@@ -195,6 +267,36 @@ mod tests {
         for _ in 0..3 {
             assert!(scene.watch.sleep(LONG).unwrap().socket);
         }
+    }
+
+    #[test]
+    fn of_a_socket_is_told_what_was_asked_for() {
+        let mut scene = scene(DoorbellKind::EventFd);
+        let ask = |scene: &Scene, reading, writing| {
+            let concern = Concern { reading, writing };
+            scene.watch.concern(&scene.socket, concern).unwrap();
+            scene.watch.sleep(NOW).unwrap()
+        };
+        let seen = |socket, writable| Seen {
+            socket,
+            writable,
+            ..Seen::default()
+        };
+        assert_eq!(ask(&scene, true, true), seen(false, true));
+        assert_eq!(ask(&scene, true, false), Seen::default());
+        scene.other.write_all(b"x").unwrap();
+        assert_eq!(ask(&scene, false, false), Seen::default());
+        assert_eq!(ask(&scene, true, true), seen(true, true));
+        scene.socket.set_nonblocking(true).unwrap();
+        scene.socket.read_exact(&mut [0]).unwrap();
+        scene.other.shutdown(std::net::Shutdown::Both).unwrap();
+        ask(&scene, false, false);
+        assert_eq!(
+            ask(&scene, false, false),
+            Seen::default(),
+            "told once at most"
+        );
+        assert_eq!(ask(&scene, true, false), seen(true, false));
     }
 
     #[test]

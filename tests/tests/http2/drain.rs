@@ -192,7 +192,7 @@ async fn calls_that_do_not_end_are_told_and_reported_whichever_way_they_came() {
     for call in &report.cut_off {
         assert!(LIMIT <= call.age, "{call:?}");
         match (call.peer, call.address) {
-            (Some(peer), None) => assert_eq!(peer.uid(), our_uid()),
+            (Some(peer), None) => assert_eq!(peer.uid(), Some(our_uid())),
             (None, Some(address)) => assert!(address.ip().is_loopback()),
             neither_or_both => panic!("{neither_or_both:?}"),
         }

@@ -18,8 +18,8 @@ pub(crate) struct Uid(pub(crate) u32);
 
 impl Interceptor for OnlyUser {
     async fn intercept(&self, mut call: Call, next: Next) -> Result<Answer, Status> {
-        let Some(uid) = call.peer().map(|peer| peer.uid()) else {
-            return Err(Status::unauthenticated("the call came through no session"));
+        let Some(uid) = call.peer().and_then(|peer| peer.uid()) else {
+            return Err(Status::unauthenticated("nobody knows who the caller is"));
         };
         if uid != self.0 {
             let message = format!("{} is not for you", call.method());

@@ -65,6 +65,7 @@ pub(crate) struct ServerTerms {
     pub(crate) versions: [bool; 2],
 }
 
+#[cfg(any(test, fuzzing))]
 impl ServerTerms {
     /// Nothing but our own link.
     pub(crate) const fn outbox(doorbell: DoorbellKind) -> Self {

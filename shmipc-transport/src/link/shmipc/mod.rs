@@ -221,10 +221,13 @@ impl ShmipcLink {
         waiters.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether the peer has not taken everything that was sent. Others lose what is left when the socket is closed (H45).
+    /// Whether something that was sent would be lost if the socket were closed now. Others lose what they have not taken from the queue by
+    /// then (H45); our own take all of it.
     pub(crate) fn lingers(&self) -> bool {
         let mut tx = self.tx();
-        tx.has_unsent() || tx.queue_fill() != 0
+        tx.has_unsent()
+            || self.socket.has_unacknowledged()
+            || self.is_native() && tx.queue_fill() != 0
     }
 
     /// Forgets what is kept for a stream that is over.

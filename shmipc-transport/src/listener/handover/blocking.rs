@@ -3,7 +3,6 @@
 use std::{
     io,
     os::fd::AsFd,
-    os::unix::net::UnixStream,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -15,19 +14,19 @@ use nix::{
 };
 use tracing::debug;
 
-use super::{Inherited, Passing, Step, Taking, authorize, failed, take};
+use super::{Passing, Step, Taking, authorize, failed, take};
 use crate::{
     Address,
     config::is_own_user,
     core::sync::AtomicBool,
-    error::{HandOverError, InheritError},
+    error::{BindError, HandOverError, InheritError, InvalidAddress},
     listener::{
         acceptor::{Chain, PAUSE, is_fatal},
-        bind::{self, SocketFile},
+        bind::{self, Bound, SocketFile},
         blocking::Stopper,
     },
     session,
-    sys::{peer, socket::ControlSocket, watch::millis},
+    sys::{endpoint::Connection, peer, socket::ControlSocket, watch::millis},
 };
 
 /// A listening socket that can be passed on to another process. Made by
@@ -71,15 +70,20 @@ impl HandOver {
         address: impl Into<Address>,
         deadline: Option<Instant>,
     ) -> Result<bool, HandOverError> {
-        let door = bind::take_over(&address.into())?;
-        let prepared = door.socket.set_nonblocking(true);
+        let address = address.into();
+        if !address.passes_descriptors() {
+            let address = address.to_string();
+            return Err(BindError::from(InvalidAddress::NotUnix { address }).into());
+        }
+        let door = bind::take_over(&address)?;
+        let prepared = door.socket.set_nonblocking();
         prepared.map_err(HandOverError::Socket)?;
         loop {
             if !wait(&door.socket, PollFlags::POLLIN, deadline).map_err(HandOverError::Socket)? {
                 return Ok(false);
             }
             match door.socket.accept() {
-                Ok((stream, _)) => match self.give(stream) {
+                Ok(connection) => match self.give(connection) {
                     Ok(()) => return Ok(true),
                     Err(error) => debug!(error = %Chain(&error), "a successor failed"),
                 },
@@ -91,13 +95,13 @@ impl HandOver {
         }
     }
 
-    fn give(&self, stream: UnixStream) -> io::Result<()> {
-        let peer = peer::credentials(&stream)?;
+    fn give(&self, connection: Connection) -> io::Result<()> {
+        let peer = peer::credentials(&connection)?;
         if !is_own_user(&peer) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let deadline = Some(Instant::now() + self.timeout);
-        let mut gift = self.passing.give(ControlSocket::bare(stream));
+        let mut gift = self.passing.give(ControlSocket::bare(connection));
         loop {
             match gift.advance()? {
                 Step::Done(()) => break,
@@ -118,11 +122,11 @@ impl HandOver {
 pub(in super::super) fn inherit(
     address: &Address,
     timeout: Duration,
-) -> Result<Inherited, InheritError> {
+) -> Result<Bound, InheritError> {
     let deadline = Instant::now() + timeout;
-    let stream = session::dial_blocking(address, timeout)?;
+    let stream = session::dial_plain_blocking(address, timeout)?;
     authorize(&stream)?;
-    let socket = ControlSocket::bare(stream);
+    let socket = ControlSocket::bare(Connection::Unix(stream));
     let mut taking = Taking::default();
     loop {
         match taking.advance(&socket).map_err(failed)? {

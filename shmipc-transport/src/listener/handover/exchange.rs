@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -35,6 +36,7 @@ pub(super) struct Description {
 pub(super) enum Name {
     Path(PathBuf),
     Abstract(String),
+    Tcp(SocketAddr),
     /// It was inherited, and its name is not known.
     None,
 }
@@ -72,6 +74,7 @@ impl Description {
         let name = match address {
             Address::Path(path) => Name::Path(path.clone()),
             Address::Abstract(name) => Name::Abstract(name.clone()),
+            Address::Tcp(address) => Name::Tcp(*address),
             Address::Fd(_) => Name::None,
         };
         Self { name, file }
@@ -79,9 +82,10 @@ impl Description {
 
     fn encode(&self) -> Vec<u8> {
         let (kind, name) = match &self.name {
-            Name::None => (0, &[][..]),
-            Name::Path(path) => (1, path.as_os_str().as_bytes()),
-            Name::Abstract(name) => (2, name.as_bytes()),
+            Name::None => (0, Vec::new()),
+            Name::Path(path) => (1, path.as_os_str().as_bytes().to_vec()),
+            Name::Abstract(name) => (2, name.as_bytes().to_vec()),
+            Name::Tcp(address) => (3, address.to_string().into_bytes()),
         };
         let FileIdentity { device, inode } = self.file.unwrap_or_default();
         let len = u16::try_from(name.len()).expect("a socket was bound to this name");
@@ -108,7 +112,7 @@ impl Description {
             inode: word(8),
         };
         let len = usize::from(u16::from_be_bytes([rest[16], rest[17]]));
-        if NAME_MAX < len || 2 < kind {
+        if NAME_MAX < len || 3 < kind {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if name.len() < len {
@@ -119,8 +123,11 @@ impl Description {
             0 => Name::None,
             1 => Name::Path(std::ffi::OsString::from_vec(name).into()),
             _ => {
-                let name = String::from_utf8(name);
-                Name::Abstract(name.map_err(|_| io::ErrorKind::InvalidData)?)
+                let name = String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData)?;
+                match kind {
+                    2 => Name::Abstract(name),
+                    _ => Name::Tcp(name.parse().map_err(|_| io::ErrorKind::InvalidData)?),
+                }
             }
         };
         let has_file = matches!(name, Name::Path(_)) && file != FileIdentity::default();
@@ -229,6 +236,7 @@ mod tests {
             (Name::Path("/run/a.sock".into()), Some(file)),
             (Name::Path("/run/a.sock".into()), None),
             (Name::Abstract("route".to_owned()), None),
+            (Name::Tcp("[::1]:4242".parse().unwrap()), None),
             (Name::None, None),
         ] {
             let description = Description { name, file };
@@ -251,7 +259,7 @@ mod tests {
         Description::decode(&bytes).unwrap_err();
         bytes[17] = 0xff;
         Description::decode(&bytes).unwrap_err();
-        bytes[0] = 3;
+        bytes[0] = 4;
         Description::decode(&bytes).unwrap_err();
     }
 }

@@ -27,7 +27,11 @@ use crate::{
     error::{BindError, HandOverError, InheritError},
     plain::PlainListener,
     session,
-    sys::{endpoint, peer, socket::ControlSocket},
+    sys::{
+        endpoint::{self, Listening},
+        peer,
+        socket::ControlSocket,
+    },
 };
 
 /// A listening socket that can be passed on to another process. Made by [`Listener::hand_over`](crate::Listener::hand_over).
@@ -196,18 +200,8 @@ async fn ready(socket: &ControlSocket, flags: PollFlags, deadline: Instant) -> i
     }
 }
 
-/// A listening socket that a predecessor has passed on.
-#[derive(Debug)]
-pub(super) struct Inherited {
-    pub(super) bound: Bound,
-    pub(super) address: Address,
-}
-
 /// Takes the socket that a predecessor offers at `address`.
-pub(super) async fn inherit(
-    address: &Address,
-    timeout: Duration,
-) -> Result<Inherited, InheritError> {
+pub(super) async fn inherit(address: &Address, timeout: Duration) -> Result<Bound, InheritError> {
     let deadline = Instant::now() + timeout;
     let stream = session::dial_plain(address, timeout).await?;
     authorize(&stream)?;
@@ -242,8 +236,11 @@ fn take(
     socket: &ControlSocket,
     listening: &OwnedFd,
     description: Description,
-) -> Result<Inherited, InheritError> {
-    let listener = endpoint::inherited_listener(listening)?;
+) -> Result<Bound, InheritError> {
+    let listener = match description.name {
+        Name::Tcp(_) => Listening::Tcp(endpoint::inherited_tcp_listener(listening)?),
+        _ => Listening::Unix(endpoint::inherited_listener(listening)?),
+    };
     exchange::acknowledge(socket).map_err(failed)?;
     // The file is ours from now on.
     let file = match (&description.name, description.file) {
@@ -253,16 +250,15 @@ fn take(
     let address = match description.name {
         Name::Path(path) => Address::Path(path),
         Name::Abstract(name) => Address::Abstract(name),
+        Name::Tcp(address) => Address::Tcp(address),
         Name::None => {
             let fd = listener.as_fd().try_clone_to_owned().map_err(failed)?;
             Address::from(fd)
         }
     };
-    Ok(Inherited {
-        bound: Bound {
-            file,
-            socket: listener,
-        },
+    Ok(Bound {
+        file,
+        socket: listener,
         address,
     })
 }

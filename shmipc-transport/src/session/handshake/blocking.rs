@@ -1,10 +1,7 @@
 //! Handshakes for threads that wait in the kernel.
 
 use std::{
-    io,
     os::fd::AsFd,
-    os::unix::net::UnixStream,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -13,64 +10,38 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::{Advance, Attach, Dial, Drive, Established, Links, Wants, drive::Clock};
+use super::{Attach, Attempt, Outcome, Shaking, Wants, dial::dial_blocking, drive::Clock};
 use crate::{
     Address, Config,
-    core::handshake::Failure,
     error::{ConnectError, HandshakeError},
-    sys::{socket::ControlSocket, watch::millis},
+    sys::{endpoint::Connection, socket::ControlSocket, watch::millis},
 };
 
 /// Connects to a server and shakes hands, within the configured time.
 pub(crate) fn connect<A: Attach>(
     address: &Address,
     config: &Config,
-    attach: &mut A,
-) -> Result<Established<A::Attached>, ConnectError> {
+    attempt: Attempt,
+    attach: A,
+) -> Result<Outcome<A::Attached>, ConnectError> {
     let clock = Clock::start();
-    let stream = dial(address, &clock, config.handshake_timeout())?;
-    let mut drive = Drive::client(
-        ControlSocket::bare(stream),
-        clock,
-        config,
-        attach,
-        Links::OutboxOnly,
-    )?;
+    let connection = dial_blocking(address, &clock, config.handshake_timeout())?;
+    let socket = ControlSocket::bare(connection);
+    let mut shaking = Shaking::client(socket, clock, config, attempt, attach)?;
     loop {
-        match drive.advance(attach).map_err(ConnectError::from)? {
-            Advance::Done(attached) => return Ok(Established::new(drive, attached)),
-            Advance::Shmipc(_) => return Err(not_asked_for().into()),
-            Advance::Wants(wants) => wait(&mut drive, wants)?,
-        }
+        shaking = match shaking.advance()? {
+            Ok(outcome) => return Ok(outcome),
+            Err(waiting) => waiting,
+        };
+        wait(&mut shaking)?;
     }
-}
-
-/// Opens a connection over which nothing is said; waits while the server's queue is full.
-pub(crate) fn dial_plain(address: &Address, timeout: Duration) -> Result<UnixStream, ConnectError> {
-    dial(address, &Clock::start(), timeout)
-}
-
-fn dial(address: &Address, clock: &Clock, timeout: Duration) -> Result<UnixStream, ConnectError> {
-    let mut dial = Dial::new(timeout);
-    loop {
-        match dial.attempt(address, clock)? {
-            Ok(stream) => return Ok(stream),
-            Err(pause) => thread::sleep(pause),
-        }
-    }
-}
-
-/// Threads offer and accept nothing but our own link, so nothing else is agreed on.
-fn not_asked_for() -> HandshakeError {
-    Failure::NotSupported { protocol: 4 }.into()
 }
 
 /// Waits for what a handshake wants, or until its time is over.
-fn wait<T>(drive: &mut Drive<T>, wants: Wants) -> Result<(), HandshakeError> {
-    let left = left(drive);
-    let mut fds = [PollFd::new(drive.socket.as_fd(), wants.flags())];
+fn wait<A: Attach>(shaking: &mut Shaking<A>) -> Result<(), HandshakeError> {
+    let (fd, left) = shaking.poll_fd();
     let timeout = PollTimeout::try_from(millis(left)).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, timeout) {
+    match poll(&mut [fd], timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => {
             return Err(HandshakeError::Io {
@@ -79,21 +50,12 @@ fn wait<T>(drive: &mut Drive<T>, wants: Wants) -> Result<(), HandshakeError> {
             });
         }
     }
-    if drive.deadline().into_std() <= Instant::now() {
-        drive.elapsed();
-    }
+    shaking.check_time();
     Ok(())
 }
 
-fn left<T>(drive: &Drive<T>) -> Duration {
-    drive
-        .deadline()
-        .into_std()
-        .saturating_duration_since(Instant::now())
-}
-
 impl Wants {
-    fn flags(self) -> PollFlags {
+    const fn flags(self) -> PollFlags {
         match self {
             Self::Readable => PollFlags::POLLIN,
             Self::Writable => PollFlags::POLLOUT,
@@ -101,60 +63,35 @@ impl Wants {
     }
 }
 
-/// A handshake with a client, one of several that a thread looks after.
-#[derive(Debug)]
-pub(crate) struct Shaking<A: Attach> {
-    drive: Drive<A::Attached>,
-    attach: A,
-    wants: Wants,
-}
-
+/// What a thread needs that waits by itself, perhaps for several at once.
 impl<A: Attach> Shaking<A> {
     /// Begins with a client that has connected.
-    pub(crate) fn begin(
-        stream: UnixStream,
+    pub(crate) fn with_client(
+        connection: Connection,
         config: &Config,
         attach: A,
     ) -> Result<Self, HandshakeError> {
-        let set = stream.set_nonblocking(true);
-        set.map_err(|source: io::Error| HandshakeError::Io {
+        connection.prepare().map_err(|source| HandshakeError::Io {
             action: "prepare the socket",
             source,
         })?;
-        Ok(Self {
-            drive: Drive::server(
-                ControlSocket::bare(stream),
-                config,
-                &attach,
-                Links::OutboxOnly,
-            )?,
-            attach,
-            wants: Wants::Writable,
-        })
-    }
-
-    /// Goes on as far as that takes no waiting. Returns itself if it is not done.
-    pub(crate) fn advance(
-        mut self,
-    ) -> Result<Result<Established<A::Attached>, Self>, HandshakeError> {
-        if left(&self.drive).is_zero() {
-            self.drive.elapsed();
-        }
-        match self.drive.advance(&mut self.attach)? {
-            Advance::Done(attached) => Ok(Ok(Established::new(self.drive, attached))),
-            Advance::Shmipc(_) => Err(not_asked_for()),
-            Advance::Wants(wants) => {
-                self.wants = wants;
-                Ok(Err(self))
-            }
-        }
+        Self::server(ControlSocket::bare(connection), config, attach)
     }
 
     /// What to wait for, and for how long, before it can go on.
-    pub(crate) fn wants(&self) -> (PollFd<'_>, Duration) {
-        (
-            PollFd::new(self.drive.socket.as_fd(), self.wants.flags()),
-            left(&self.drive),
-        )
+    pub(crate) fn poll_fd(&self) -> (PollFd<'_>, Duration) {
+        let left = self
+            .deadline()
+            .into_std()
+            .saturating_duration_since(Instant::now());
+        let fd = PollFd::new(self.socket().as_fd(), self.wants().flags());
+        (fd, left)
+    }
+
+    /// Lets the deadline take effect if it has passed.
+    pub(crate) fn check_time(&mut self) {
+        if self.deadline().into_std() <= Instant::now() {
+            self.elapsed();
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A handshake over a socket, moved on without ever waiting.
+//! The part of a handshake that all links have in common, moved on without ever waiting.
 
 use std::{
     io,
@@ -28,15 +28,58 @@ use crate::{
     },
 };
 
-/// A handshake with all that it moves.
+/// A connection, and who is at its other end.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) socket: ControlSocket,
+    pub(crate) peer: Peer,
+    /// Becomes readable when the peer's process ends. Only on the accepting side, and where the kernel has such a thing.
+    pub(crate) process: Option<OwnedFd>,
+    pub(super) clock: Clock,
+}
+
+impl Line {
+    /// That of a client, to a server that it is ready to talk to.
+    pub(super) fn to_server(
+        socket: ControlSocket,
+        clock: Clock,
+        config: &Config,
+    ) -> Result<Self, ConnectError> {
+        let peer = sys::peer::of(&socket).map_err(|source| ConnectError::Io {
+            action: "learn who the server is",
+            source,
+        })?;
+        if !config.authorize().allows(&peer) {
+            return Err(ConnectError::ServerNotAuthorized(peer));
+        }
+        Ok(Self {
+            socket,
+            peer,
+            process: None,
+            clock,
+        })
+    }
+
+    /// That of a server, to whoever has connected.
+    fn to_client(socket: ControlSocket) -> Result<Self, HandshakeError> {
+        let peer = sys::peer::of(&socket).map_err(|source| HandshakeError::Io {
+            action: "learn who the client is",
+            source,
+        })?;
+        Ok(Self {
+            process: sys::peer::process(&socket, &peer),
+            socket,
+            peer,
+            clock: Clock::start(),
+        })
+    }
+}
+
+/// The first part of a handshake, which all links have in common, with all that it moves.
 #[derive(Debug)]
 pub(crate) struct Drive<T> {
     handshake: Handshake<OwnedFd>,
-    pub(super) clock: Clock,
-    pub(super) socket: ControlSocket,
-    pub(super) peer: Peer,
-    /// Becomes readable when the peer's process ends.
-    pub(super) process: Option<OwnedFd>,
+    pub(super) line: Line,
     /// The message of which a part may have been sent.
     sending: Option<Sending>,
     /// The peer takes nothing any more; what it said before may still be there to read (H10).
@@ -61,75 +104,53 @@ pub(crate) enum Wants {
     Writable,
 }
 
-/// Which of the configured links there may be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Links {
-    /// All of them.
-    All,
-    /// Our own: threads speak no other.
-    OutboxOnly,
+/// What a client asks for, of the links that it is configured for.
+fn offer(config: &Config, line: &Line, doorbell: DoorbellKind) -> Offer {
+    let asks = |link| config.has_link(link);
+    Offer {
+        outbox: (asks(LinkKind::Outbox) && line.socket.passes_descriptors()).then_some(doorbell),
+        shmipc: asks(LinkKind::ShmipcV4).then(|| Terms {
+            wakes: config.shmipc().asked_wakes(is_own_user(&line.peer)),
+            windows: Some(config.windows()),
+        }),
+    }
 }
 
-impl Links {
-    fn offer(self, config: &Config, peer: &Peer, doorbell: DoorbellKind) -> Offer {
-        let asks = |link| config.has_link(link);
-        Offer {
-            outbox: (asks(LinkKind::Outbox) || self == Self::OutboxOnly).then_some(doorbell),
-            shmipc: (asks(LinkKind::ShmipcV4) && self == Self::All).then(|| Terms {
-                wakes: config.shmipc().asked_wakes(is_own_user(peer)),
-                windows: Some(config.windows()),
-            }),
-        }
-    }
-
-    fn server_terms(self, config: &Config, peer: &Peer, doorbell: DoorbellKind) -> ServerTerms {
-        if self == Self::OutboxOnly {
-            return ServerTerms::outbox(doorbell);
-        }
-        ServerTerms {
-            outbox: config.has_link(LinkKind::Outbox).then_some(doorbell),
-            shmipc: config.has_link(LinkKind::ShmipcV4).then(|| ShmipcGrant {
-                eventfd: is_own_user(peer),
-                windows: config.windows(),
-            }),
-            versions: [
-                config.has_link(LinkKind::ShmipcV2),
-                config.has_link(LinkKind::ShmipcV3),
-            ],
-        }
+/// What a server agrees to, of the links that it is configured for.
+fn server_terms(config: &Config, line: &Line, doorbell: DoorbellKind) -> ServerTerms {
+    let accepts = |link| config.has_link(link);
+    ServerTerms {
+        outbox: (accepts(LinkKind::Outbox) && line.socket.passes_descriptors()).then_some(doorbell),
+        shmipc: accepts(LinkKind::ShmipcV4).then(|| ShmipcGrant {
+            eventfd: is_own_user(&line.peer),
+            windows: config.windows(),
+        }),
+        versions: [accepts(LinkKind::ShmipcV2), accepts(LinkKind::ShmipcV3)],
     }
 }
 
 /// A message on its way out.
 #[derive(Debug)]
-struct Sending {
+pub(super) struct Sending {
     transmit: Transmit<OwnedFd>,
     sent: usize,
 }
 
 impl<T> Drive<T> {
-    /// Begins as the side that connected.
+    /// Begins as the side that connected. A server that may not know the negotiation is given `patience` for its answer.
     pub(crate) fn client<A: Attach<Attached = T>>(
-        socket: ControlSocket,
-        clock: Clock,
+        line: Line,
         config: &Config,
         attach: &A,
-        links: Links,
-    ) -> Result<Self, ConnectError> {
-        let peer = sys::peer::credentials(&socket).map_err(|source| ConnectError::Io {
-            action: "learn who the server is",
-            source,
-        })?;
-        if !config.authorize().allows(&peer) {
-            return Err(ConnectError::ServerNotAuthorized(peer));
-        }
-        let doorbell = attach.doorbell(&peer);
-        let handshake = Handshake::client(
-            Duration::ZERO,
-            config.handshake_timeout(),
-            links.offer(config, &peer, doorbell),
-        );
-        Ok(Self::new(handshake, clock, socket, peer, None))
+        patience: Option<Duration>,
+    ) -> Self {
+        let offer = offer(config, &line, attach.doorbell(&line.peer));
+        let timeout = config.handshake_timeout();
+        let handshake = match patience {
+            Some(patience) => Handshake::client(line.clock.now(), patience.min(timeout / 2), offer),
+            None => Handshake::client(Duration::ZERO, timeout, offer),
+        };
+        Self::new(handshake, line)
     }
 
     /// Begins as the side that accepted.
@@ -137,39 +158,21 @@ impl<T> Drive<T> {
         socket: ControlSocket,
         config: &Config,
         attach: &A,
-        links: Links,
     ) -> Result<Self, HandshakeError> {
-        let peer = sys::peer::credentials(&socket).map_err(|source| HandshakeError::Io {
-            action: "learn who the client is",
-            source,
-        })?;
-        let doorbell = attach.doorbell(&peer);
-        let mut handshake = Handshake::server(
-            Duration::ZERO,
-            config.handshake_timeout(),
-            links.server_terms(config, &peer, doorbell),
-        );
-        if !config.authorize().allows(&peer) {
-            let message = format!("user {} is not admitted", peer.uid());
+        let line = Line::to_client(socket)?;
+        let terms = server_terms(config, &line, attach.doorbell(&line.peer));
+        let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), terms);
+        if !config.authorize().allows(&line.peer) {
+            let message = format!("{} is not admitted", line.peer);
             handshake.decline(Refusal::new(RefusalCode::Unauthorized, &message));
         }
-        let process = sys::peer::process(&socket, &peer);
-        Ok(Self::new(handshake, Clock::start(), socket, peer, process))
+        Ok(Self::new(handshake, line))
     }
 
-    fn new(
-        handshake: Handshake<OwnedFd>,
-        clock: Clock,
-        socket: ControlSocket,
-        peer: Peer,
-        process: Option<OwnedFd>,
-    ) -> Self {
+    fn new(handshake: Handshake<OwnedFd>, line: Line) -> Self {
         Self {
             handshake,
-            clock,
-            socket,
-            peer,
-            process,
+            line,
             sending: None,
             hung_up: false,
             attached: None,
@@ -227,8 +230,8 @@ impl<T> Drive<T> {
 
     /// The moment at which all is over. A refusal, sent when the handshake is over already, must not wait at all.
     pub(crate) fn deadline(&self) -> Instant {
-        self.clock
-            .at(self.handshake.poll_timeout().unwrap_or_default())
+        let deadline = self.handshake.poll_timeout().unwrap_or_default();
+        self.line.clock.at(deadline)
     }
 
     /// Takes note that the deadline has passed.
@@ -236,7 +239,7 @@ impl<T> Drive<T> {
         if self.sending.take().is_some() {
             self.hung_up = true; // It has a part of a message and will not get the rest.
         }
-        self.handshake.handle_timeout(self.clock.now());
+        self.handshake.handle_timeout(self.line.clock.now());
     }
 
     /// A server tells the client to try again later; a client has nobody to tell but its caller.
@@ -267,10 +270,10 @@ impl<T> Drive<T> {
                     if self.hung_up {
                         continue;
                     }
-                    none.insert(Sending { transmit, sent: 0 })
+                    none.insert(Sending::new(transmit))
                 }
             };
-            match sending.go_on(&self.socket) {
+            match sending.go_on(&self.line.socket) {
                 Ok(true) => self.sending = None,
                 Ok(false) => return Ok(false),
                 Err(error) if has_hung_up(&error) => {
@@ -289,9 +292,10 @@ impl<T> Drive<T> {
 
     /// Takes the next message. Returns whether there was anything.
     fn receive(&mut self) -> Result<bool, HandshakeError> {
-        match self.socket.try_recv() {
+        match self.line.socket.try_recv() {
             Ok(Arrival::Message(message)) => {
-                self.handshake.handle_message(self.clock.now(), message);
+                self.handshake
+                    .handle_message(self.line.clock.now(), message);
             }
             Ok(Arrival::Closed) => self.handshake.handle_closed(),
             Ok(Arrival::Nothing) => return Ok(false),
@@ -308,8 +312,12 @@ impl<T> Drive<T> {
 }
 
 impl Sending {
+    pub(super) const fn new(transmit: Transmit<OwnedFd>) -> Self {
+        Self { transmit, sent: 0 }
+    }
+
     /// Sends more of it. Returns whether that was the rest. The descriptors travel with the first byte.
-    fn go_on(&mut self, socket: &ControlSocket) -> io::Result<bool> {
+    pub(super) fn go_on(&mut self, socket: &ControlSocket) -> io::Result<bool> {
         let Transmit { bytes, fds } = &self.transmit;
         while self.sent < bytes.len() {
             let fds: Vec<BorrowedFd<'_>> = match self.sent {
@@ -326,7 +334,7 @@ impl Sending {
     }
 }
 
-fn has_hung_up(error: &io::Error) -> bool {
+pub(super) fn has_hung_up(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset

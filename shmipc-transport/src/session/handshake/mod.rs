@@ -1,29 +1,33 @@
 //! Drives a handshake over a socket: the shell around [`core::handshake`](crate::core::handshake).
 //!
-//! [`Drive`] goes on as far as it can without waiting. Who waits is its caller: a task here, a thread in [`blocking`].
+//! [`Shaking`] goes on as far as it can without waiting. Who waits is its caller: a task here, a thread in [`blocking`].
 
 pub(crate) mod blocking;
+mod dial;
 mod drive;
-pub(crate) mod shmipc;
+mod plan;
+mod shaking;
+mod shmipc;
 
-use std::{io, os::fd::OwnedFd, os::unix::net::UnixStream as BareStream, time::Duration};
+use std::{io, os::fd::OwnedFd};
 
-use tokio::{
-    net::UnixStream,
-    time::{sleep, timeout_at},
+use tokio::time::timeout_at;
+
+pub(crate) use self::{
+    dial::{dial_plain, dial_plain_blocking},
+    plan::{Attempt, Plan},
+    shaking::{Outcome, Shaking},
+    shmipc::Joined,
 };
-
-use self::drive::Clock;
-pub(crate) use self::drive::{Advance, Drive, Links, Wants};
+use self::{
+    drive::{Advance, Clock, Drive, Wants},
+    shmipc::Conversation,
+};
 use crate::{
     Address, Config, Peer,
-    core::{
-        handshake::Shmipc,
-        shmipc::frames::Frame,
-        wire::{Outbox, negotiation::DoorbellKind},
-    },
-    error::{ConnectError, HandshakeError, HandshakeStep, PeerMisbehaved},
-    sys::{self, socket::ControlSocket},
+    core::wire::{Outbox, negotiation::DoorbellKind},
+    error::{ConnectError, HandshakeError, PeerMisbehaved},
+    sys::socket::{ControlSocket, Watched},
 };
 
 /// What a handshake needs of a session: memory, its own and the peer's.
@@ -42,6 +46,23 @@ pub(crate) trait Attach {
 
     /// Verifies and maps the peer's outbox. Called at most once, after [`create`](Self::create).
     fn attach(&mut self, theirs: Outbox<OwnedFd>) -> Result<Self::Attached, AttachError>;
+}
+
+#[cfg(test)]
+impl<A: Attach> Attach for &mut A {
+    type Attached = A::Attached;
+
+    fn doorbell(&self, peer: &Peer) -> DoorbellKind {
+        (**self).doorbell(peer)
+    }
+
+    fn create(&mut self, doorbell: DoorbellKind) -> io::Result<Outbox<OwnedFd>> {
+        (**self).create(doorbell)
+    }
+
+    fn attach(&mut self, theirs: Outbox<OwnedFd>) -> Result<Self::Attached, AttachError> {
+        (**self).attach(theirs)
+    }
 }
 
 /// Why an outbox could not be mapped.
@@ -65,63 +86,13 @@ pub(crate) struct Established<T> {
     pub(crate) attached: T,
 }
 
-/// A handshake that goes on with shmipc's own protocol.
-#[derive(Debug)]
-pub(crate) struct Switched {
-    pub(crate) socket: ControlSocket,
-    pub(crate) peer: Peer,
-    /// As for [`Established`].
-    pub(crate) process: Option<OwnedFd>,
-    pub(crate) clock: Clock,
-    pub(crate) shmipc: Shmipc,
-}
-
-/// What a handshake came to.
-#[derive(Debug)]
-pub(crate) enum Outcome<T> {
-    Outbox(Established<T>),
-    Shmipc(Switched),
-}
-
-impl<T> Outcome<T> {
-    fn new(drive: Drive<T>, ended: Ended<T>) -> Self {
-        match ended {
-            Ended::Outbox(attached) => Self::Outbox(Established::new(drive, attached)),
-            Ended::Shmipc(shmipc) => Self::Shmipc(Switched {
-                socket: drive.socket,
-                peer: drive.peer,
-                process: drive.process,
-                clock: drive.clock,
-                shmipc,
-            }),
-        }
-    }
-}
-
-#[cfg(test)]
-impl<T> Outcome<T> {
-    /// What there is if nothing but our own link was agreed on.
-    pub(crate) fn unwrap_outbox(self) -> Established<T> {
-        match self {
-            Self::Outbox(established) => established,
-            Self::Shmipc(_) => panic!("it goes on with shmipc's protocol"),
-        }
-    }
-}
-
-/// How the common part of a handshake ended.
-enum Ended<T> {
-    Outbox(T),
-    Shmipc(Shmipc),
-}
-
 impl<T> Established<T> {
     fn new(drive: Drive<T>, attached: T) -> Self {
         Self {
             forwards: drive.forwards(),
-            socket: drive.socket,
-            peer: drive.peer,
-            process: drive.process,
+            socket: drive.line.socket,
+            peer: drive.line.peer,
+            process: drive.line.process,
             attached,
         }
     }
@@ -135,44 +106,14 @@ impl<T> Established<T> {
 pub(crate) async fn connect<A: Attach>(
     address: &Address,
     config: &Config,
-    attach: &mut A,
+    attempt: Attempt,
+    attach: A,
 ) -> Result<Outcome<A::Attached>, ConnectError> {
     let clock = Clock::start();
-    let stream = dial(address, &clock, config.handshake_timeout()).await?;
+    let stream = dial::dial(address, &clock, config.handshake_timeout()).await?;
     let socket = ControlSocket::new(stream);
-    let mut drive = Drive::client(socket, clock, config, attach, Links::All)?;
-    let ended = run(&mut drive, attach).await?;
-    Ok(Outcome::new(drive, ended))
-}
-
-/// Connects to a server that knows nothing of negotiations, to begin with version 2 or 3 of shmipc's protocol.
-///
-/// # Cancel safety
-///
-/// Dropping the future hangs up; nothing else remains.
-pub(crate) async fn connect_legacy(
-    address: &Address,
-    config: &Config,
-    version: u8,
-) -> Result<shmipc::Joined, ConnectError> {
-    let clock = Clock::start();
-    let stream = dial(address, &clock, config.handshake_timeout()).await?;
-    let socket = ControlSocket::new(stream);
-    let peer = sys::peer::credentials(&socket).map_err(|source| ConnectError::Io {
-        action: "learn who the server is",
-        source,
-    })?;
-    if !config.authorize().allows(&peer) {
-        return Err(ConnectError::ServerNotAuthorized(peer));
-    }
-    let switched = Switched {
-        socket,
-        peer,
-        process: None,
-        clock,
-        shmipc: Shmipc::Legacy(Frame::Version(version)),
-    };
-    Ok(shmipc::connect(switched, config, version, None).await?)
+    let shaking = Shaking::client(socket, clock, config, attempt, attach)?;
+    Ok(run(shaking).await?)
 }
 
 /// Shakes hands with a client that has connected, within the configured time.
@@ -181,34 +122,27 @@ pub(crate) async fn connect_legacy(
 ///
 /// Dropping the future hangs up; nothing else remains.
 pub(crate) async fn accept<A: Attach>(
-    stream: UnixStream,
+    stream: impl Into<Watched>,
     config: &Config,
-    attach: &mut A,
+    attach: A,
 ) -> Result<Outcome<A::Attached>, HandshakeError> {
-    let socket = ControlSocket::new(stream);
-    let mut drive = Drive::server(socket, config, attach, Links::All)?;
-    let ended = run(&mut drive, attach).await?;
-    Ok(Outcome::new(drive, ended))
+    run(Shaking::server(ControlSocket::new(stream), config, attach)?).await
 }
 
-async fn run<T>(
-    drive: &mut Drive<T>,
-    attach: &mut impl Attach<Attached = T>,
-) -> Result<Ended<T>, HandshakeError> {
+async fn run<A: Attach>(mut shaking: Shaking<A>) -> Result<Outcome<A::Attached>, HandshakeError> {
     loop {
-        let wants = match drive.advance(attach)? {
-            Advance::Done(attached) => return Ok(Ended::Outbox(attached)),
-            Advance::Shmipc(shmipc) => return Ok(Ended::Shmipc(shmipc)),
-            Advance::Wants(wants) => wants,
+        shaking = match shaking.advance()? {
+            Ok(outcome) => return Ok(outcome),
+            Err(waiting) => waiting,
         };
-        let deadline = drive.deadline();
+        let (socket, wants) = (shaking.socket(), shaking.wants());
         let ready = async {
             match wants {
-                Wants::Readable => drive.socket.readable().await,
-                Wants::Writable => drive.socket.writable().await,
+                Wants::Readable => socket.readable().await,
+                Wants::Writable => socket.writable().await,
             }
         };
-        match timeout_at(deadline, ready).await {
+        match timeout_at(shaking.deadline(), ready).await {
             Ok(Ok(())) => {}
             Ok(Err(source)) => {
                 return Err(HandshakeError::Io {
@@ -216,89 +150,8 @@ async fn run<T>(
                     source,
                 });
             }
-            Err(_elapsed) => drive.elapsed(),
+            Err(_elapsed) => shaking.elapsed(),
         }
-    }
-}
-
-/// Opens a connection over which nothing is said; waits while the server's queue is full.
-pub(crate) async fn dial_plain(
-    address: &Address,
-    timeout: Duration,
-) -> Result<UnixStream, ConnectError> {
-    dial(address, &Clock::start(), timeout).await
-}
-
-/// Opens a connection; waits while the server's queue is full.
-async fn dial(
-    address: &Address,
-    clock: &Clock,
-    timeout: Duration,
-) -> Result<UnixStream, ConnectError> {
-    let mut dial = Dial::new(timeout);
-    let stream = loop {
-        match dial.attempt(address, clock)? {
-            Ok(stream) => break stream,
-            Err(pause) => sleep(pause).await,
-        }
-    };
-    UnixStream::from_std(stream).map_err(|source| ConnectError::Io {
-        action: "watch the socket",
-        source,
-    })
-}
-
-/// Attempts to connect.
-struct Dial {
-    timeout: Duration,
-    pause: Duration,
-}
-
-impl Dial {
-    fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            pause: Duration::from_millis(1),
-        }
-    }
-
-    /// Connects, or says how long to pause before the next attempt, because the server's queue is full.
-    fn attempt(
-        &mut self,
-        address: &Address,
-        clock: &Clock,
-    ) -> Result<Result<BareStream, Duration>, ConnectError> {
-        let unix = match (address.to_unix()?, address) {
-            (None, Address::Fd(fd)) => return Ok(Ok(sys::endpoint::inherited_stream(fd)?)),
-            (None, _) => unreachable!("every other address has a form for system calls"),
-            (Some(unix), _) => unix,
-        };
-        match sys::endpoint::connect(&unix) {
-            Ok(stream) => Ok(Ok(stream)),
-            // The kernel does not tell when there is room again.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let pause = self.pause;
-                if self.timeout <= clock.now() + pause {
-                    return Err(ConnectError::TimedOut {
-                        step: HandshakeStep::Connection,
-                        timeout: self.timeout,
-                    });
-                }
-                self.pause = (pause * 2).min(Duration::from_millis(50));
-                Ok(Err(pause))
-            }
-            Err(source) => Err(cannot_connect(address, source)),
-        }
-    }
-}
-
-fn cannot_connect(address: &Address, source: io::Error) -> ConnectError {
-    let address = address.clone();
-    match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ConnectError::NoServer { address, source }
-        }
-        _ => ConnectError::Unreachable { address, source },
     }
 }
 

@@ -2,15 +2,12 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
-use tokio::time::timeout_at;
+use tokio::time::Instant;
 
-use super::{Switched, drive::Clock};
+use super::drive::{Line, Sending, Wants, has_hung_up};
 use crate::{
     Config, Peer, ShmipcMapping,
     config::is_own_user,
@@ -20,9 +17,10 @@ use crate::{
         shmipc::{
             Pool, QueueLayout, Queues,
             frames::{Deframer, Paths},
-            handshake::{Event, Handshake, Mapping, Regions, Wants},
+            handshake::{Event, Handshake, Mapping, Regions, Wants as Awaits},
             terms::{Terms, Wakes},
         },
+        wire::Transmit,
     },
     error::{HandshakeError, PeerMisbehaved},
     link::ShmipcParts,
@@ -46,6 +44,7 @@ pub(crate) struct Joined {
 }
 
 /// Both regions, as a client makes them.
+#[derive(Debug)]
 struct Made {
     pool: Pool<SharedRegion>,
     owner: u32,
@@ -58,12 +57,24 @@ struct Made {
     doorbell: Option<Doorbell>,
 }
 
-/// A handshake with the socket that it goes over.
-struct Conversation<'a> {
-    socket: &'a ControlSocket,
-    clock: &'a Clock,
+/// The second part of a handshake that goes on with shmipc's own protocol, with all that it moves.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) line: Line,
     handshake: Handshake<OwnedFd>,
     deframer: Deframer,
+    /// The message of which a part may have been sent.
+    sending: Option<Sending>,
+    terms: Terms,
+    side: Side,
+}
+
+/// What either side has.
+#[derive(Debug)]
+enum Side {
+    Client(Made),
+    /// What the client has made, once that was mapped.
+    Server(Option<Theirs>),
 }
 
 /// Nothing was negotiated: what versions 2 and 3 come with.
@@ -72,163 +83,146 @@ const LEGACY: Terms = Terms {
     windows: None,
 };
 
-/// Goes on as the client, in protocol `version`.
-///
-/// # Cancel safety
-///
-/// Dropping the future hangs up; nothing else remains.
-pub(crate) async fn connect(
-    switched: Switched,
-    config: &Config,
-    version: u8,
-    terms: Option<Terms>,
-) -> Result<Joined, HandshakeError> {
-    let terms = terms.unwrap_or(LEGACY);
-    let has_eventfds = terms.wakes == Wakes::EventFd;
-    let mapping = match config.shmipc().how_mapped() {
-        ShmipcMapping::Memfd if version != 2 => Mapping::Memfd,
-        _ => Mapping::File,
-    };
-    let made =
-        Made::new(config, version, mapping, has_eventfds).map_err(|source| HandshakeError::Io {
-            action: "make the regions of a session",
-            source,
+impl Conversation {
+    /// Goes on as the client, in protocol `version`.
+    pub(super) fn client(
+        line: Line,
+        config: &Config,
+        version: u8,
+        terms: Option<Terms>,
+    ) -> Result<Self, HandshakeError> {
+        let terms = terms.unwrap_or(LEGACY);
+        let has_eventfds = terms.wakes == Wakes::EventFd;
+        let mapping = match config.shmipc().how_mapped() {
+            ShmipcMapping::Memfd if version != 2 && line.socket.passes_descriptors() => {
+                Mapping::Memfd
+            }
+            _ => Mapping::File,
+        };
+        let made = Made::new(config, version, mapping, has_eventfds).map_err(|source| {
+            HandshakeError::Io {
+                action: "make the regions of a session",
+                source,
+            }
         })?;
-    let timeout = config.handshake_timeout();
-    let mut conversation = Conversation {
-        handshake: Handshake::client(
-            timeout,
-            timeout,
-            version,
-            mapping,
-            made.paths.clone(),
-            has_eventfds,
-        ),
-        socket: &switched.socket,
-        clock: &switched.clock,
-        deframer: Deframer::default(),
-    };
-    let nothing = |_| unreachable!("clients map nothing");
-    conversation.run(&made.fds, nothing).await?;
-    let version = conversation.handshake.version();
-    // Version 2 does not say when the server has mapped them.
-    let files = if version == 2 { made.files } else { Vec::new() };
-    Ok(Joined {
-        parts: ShmipcParts {
-            version,
-            is_client: true,
-            terms,
-            pool: made.pool,
-            owner: made.owner,
-            queues: made.queues,
-            bell: made.bell,
-            files,
-        },
-        socket: switched.socket,
-        peer: switched.peer,
-        process: switched.process,
-        doorbell: made.doorbell,
-    })
-}
+        let (timeout, paths) = (config.handshake_timeout(), made.paths.clone());
+        let handshake = Handshake::client(timeout, timeout, version, mapping, paths, has_eventfds);
+        Ok(Self::new(line, handshake, terms, Side::Client(made)))
+    }
 
-/// Goes on as the server.
-///
-/// # Cancel safety
-///
-/// Dropping the future hangs up; nothing else remains.
-pub(crate) async fn accept(switched: Switched, config: &Config) -> Result<Joined, HandshakeError> {
-    let timeout = config.handshake_timeout();
-    let (handshake, terms) = match switched.shmipc {
-        Shmipc::Negotiated(terms) => {
-            let has_eventfds = terms.wakes == Wakes::EventFd;
-            let handshake = Handshake::negotiated_server(timeout, timeout, has_eventfds);
-            (handshake, terms)
+    /// Goes on as the server.
+    pub(super) fn server(line: Line, config: &Config, shmipc: Shmipc) -> Self {
+        let timeout = config.handshake_timeout();
+        let (handshake, terms) = match shmipc {
+            Shmipc::Negotiated(terms) => {
+                let has_eventfds = terms.wakes == Wakes::EventFd;
+                let handshake = Handshake::negotiated_server(timeout, timeout, has_eventfds);
+                (handshake, terms)
+            }
+            Shmipc::Legacy(first) => (Handshake::server(timeout, timeout, first), LEGACY),
+        };
+        Self::new(line, handshake, terms, Side::Server(None))
+    }
+
+    fn new(line: Line, handshake: Handshake<OwnedFd>, terms: Terms, side: Side) -> Self {
+        Self {
+            line,
+            handshake,
+            deframer: Deframer::default(),
+            sending: None,
+            terms,
+            side,
         }
-        Shmipc::Legacy(first) => (Handshake::server(timeout, timeout, first), LEGACY),
-    };
-    let mut conversation = Conversation {
-        handshake,
-        socket: &switched.socket,
-        clock: &switched.clock,
-        deframer: Deframer::default(),
-    };
-    let mut theirs = None;
-    let layout = QueueLayout::of(conversation.handshake.version());
-    let map = |regions| {
-        theirs = Some(Theirs::map(regions, config, &switched.peer, layout)?);
-        Ok(())
-    };
-    conversation.run(&[], map).await?;
-    let version = conversation.handshake.version();
-    let theirs = theirs.expect("nothing is established that was not mapped");
-    Ok(Joined {
-        parts: ShmipcParts {
-            version,
-            is_client: false,
-            terms,
-            pool: theirs.pool,
-            owner: theirs.owner,
-            queues: theirs.queues,
-            bell: theirs.bell,
-            files: Vec::new(),
-        },
-        socket: switched.socket,
-        peer: switched.peer,
-        process: switched.process,
-        doorbell: theirs.doorbell,
-    })
-}
+    }
 
-impl Conversation<'_> {
-    /// Talks until the session is established.
-    async fn run(
-        &mut self,
-        fds: &[OwnedFd],
-        mut map: impl FnMut(Regions<OwnedFd>) -> Result<(), PeerMisbehaved>,
-    ) -> Result<(), HandshakeError> {
+    /// Goes on as far as that takes no waiting. Returns what it waits for, or `None` once the session is established.
+    pub(super) fn advance(&mut self, config: &Config) -> Result<Option<Wants>, HandshakeError> {
         loop {
-            while let Some(bytes) = self.handshake.poll_transmit() {
-                self.send(&bytes, &[]).await?;
+            if !self.transmit()? {
+                return Ok(Some(Wants::Writable));
             }
             match self.handshake.poll_event() {
-                Some(Event::PassDescriptors) => self.send(&[0], fds).await?,
-                Some(Event::Map(regions)) => match map(regions) {
+                Some(Event::PassDescriptors) => self.pass_descriptors(),
+                Some(Event::Map(regions)) => match self.map(regions, config) {
                     Ok(()) => self.handshake.mapped(),
                     Err(misbehaved) => self.handshake.peer_misbehaved(misbehaved),
                 },
-                Some(Event::Established) => return Ok(()),
+                Some(Event::Established) => return Ok(None),
                 Some(Event::Failed(failure)) => return Err(failure.into()),
                 None => {
                     if !self.receive()? {
-                        self.wait(false).await?;
+                        return Ok(Some(Wants::Readable));
                     }
                 }
             }
         }
     }
 
-    async fn send(&mut self, bytes: &[u8], fds: &[OwnedFd]) -> Result<(), HandshakeError> {
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            let fds = if sent == 0 { &fds[..] } else { &[] };
-            match self.socket.try_send(&bytes[sent..], fds) {
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(true).await?;
-                    if self.handshake.poll_timeout().is_none() {
-                        return Ok(()); // Time is over, as the next event says.
-                    }
+    /// What the session begins with. Only once it is established.
+    pub(super) fn into_joined(self) -> Joined {
+        let version = self.handshake.version();
+        let terms = self.terms;
+        let (parts, doorbell) = match self.side {
+            Side::Client(made) => made.into_parts(version, terms),
+            Side::Server(theirs) => theirs
+                .expect("nothing is established that was not mapped")
+                .into_parts(version, terms),
+        };
+        Joined {
+            parts,
+            socket: self.line.socket,
+            peer: self.line.peer,
+            process: self.line.process,
+            doorbell,
+        }
+    }
+
+    /// The moment at which all is over.
+    pub(super) fn deadline(&self) -> Instant {
+        let deadline = self.handshake.poll_timeout().unwrap_or_default();
+        self.line.clock.at(deadline)
+    }
+
+    /// Takes note that the deadline has passed.
+    pub(super) fn elapsed(&mut self) {
+        self.sending = None;
+        self.handshake.handle_timeout(self.line.clock.now());
+    }
+
+    fn pass_descriptors(&mut self) {
+        let fds = match &mut self.side {
+            Side::Client(made) => std::mem::take(&mut made.fds),
+            Side::Server(_) => Vec::new(),
+        };
+        let bytes = vec![0];
+        self.sending = Some(Sending::new(Transmit { bytes, fds }));
+    }
+
+    fn map(&mut self, regions: Regions<OwnedFd>, config: &Config) -> Result<(), PeerMisbehaved> {
+        let layout = QueueLayout::of(self.handshake.version());
+        let theirs = Theirs::map(regions, config, &self.line.peer, layout)?;
+        self.side = Side::Server(Some(theirs));
+        Ok(())
+    }
+
+    /// Sends what is to be sent. Returns whether that was all.
+    fn transmit(&mut self) -> Result<bool, HandshakeError> {
+        loop {
+            let sending = match &mut self.sending {
+                Some(sending) => sending,
+                none => {
+                    let Some(bytes) = self.handshake.poll_transmit() else {
+                        return Ok(true);
+                    };
+                    let fds = Vec::new();
+                    none.insert(Sending::new(Transmit { bytes, fds }))
                 }
-                // It has hung up, which is read next.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                    ) =>
-                {
-                    return Ok(());
-                }
+            };
+            match sending.go_on(&self.line.socket) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                // What it said before may still be there to read.
+                Err(error) if has_hung_up(&error) => {}
                 Err(source) => {
                     return Err(HandshakeError::Io {
                         action: "send to the peer",
@@ -236,63 +230,39 @@ impl Conversation<'_> {
                     });
                 }
             }
+            self.sending = None;
         }
-        Ok(())
     }
 
     /// Takes the next message, or the descriptors. Returns whether there was anything.
     fn receive(&mut self) -> Result<bool, HandshakeError> {
-        let failed = |source| HandshakeError::Io {
-            action: "receive from the peer",
-            source,
-        };
-        let now = self.clock.now();
-        match self.handshake.wants() {
-            Wants::Descriptors(_) => match self.socket.try_read_descriptors() {
-                Ok(Some(fds)) => self.handshake.handle_descriptors(now, fds),
-                Ok(None) => self.handshake.handle_closed(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(failed(error)),
-            },
-            Wants::Frame => {
+        let (socket, now) = (&self.line.socket, self.line.clock.now());
+        let received = match self.handshake.wants() {
+            Awaits::Descriptors(_) => socket.try_read_descriptors().map(|fds| match fds {
+                Some(fds) => self.handshake.handle_descriptors(now, fds),
+                None => self.handshake.handle_closed(),
+            }),
+            Awaits::Frame => {
                 let mut buffer = [0; 4096];
                 let wanted = self.deframer.wanted().min(buffer.len());
-                match self.socket.try_read(&mut buffer[..wanted]) {
-                    Ok(0) => self.handshake.handle_closed(),
-                    Ok(len) => match self.deframer.push(&buffer[..len]) {
-                        Ok(Some(frame)) => self.handshake.handle_frame(now, frame),
-                        Ok(None) => {}
-                        Err(invalid) => self.handshake.peer_misbehaved(invalid.into()),
-                    },
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                    Err(error) => return Err(failed(error)),
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Waits for the socket, or until the time is over.
-    async fn wait(&mut self, to_write: bool) -> Result<(), HandshakeError> {
-        let deadline = self.handshake.poll_timeout().unwrap_or_default();
-        let ready = async {
-            if to_write {
-                self.socket.writable().await
-            } else {
-                self.socket.readable().await
+                socket.try_read(&mut buffer[..wanted]).map(|len| {
+                    match (len, self.deframer.push(&buffer[..len])) {
+                        (0, _) => self.handshake.handle_closed(),
+                        (_, Ok(Some(frame))) => self.handshake.handle_frame(now, frame),
+                        (_, Ok(None)) => {}
+                        (_, Err(invalid)) => self.handshake.peer_misbehaved(invalid.into()),
+                    }
+                })
             }
         };
-        match timeout_at(self.clock.at(deadline), ready).await {
-            Ok(Ok(())) => {}
-            Ok(Err(source)) => {
-                return Err(HandshakeError::Io {
-                    action: "wait for the peer",
-                    source,
-                });
-            }
-            Err(_elapsed) => self.handshake.handle_timeout(deadline),
+        match received {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(source) => Err(HandshakeError::Io {
+                action: "receive from the peer",
+                source,
+            }),
         }
-        Ok(())
     }
 }
 
@@ -349,7 +319,25 @@ impl Made {
     }
 }
 
+impl Made {
+    fn into_parts(self, version: u8, terms: Terms) -> (ShmipcParts, Option<Doorbell>) {
+        let parts = ShmipcParts {
+            version,
+            is_client: true,
+            terms,
+            pool: self.pool,
+            owner: self.owner,
+            queues: self.queues,
+            bell: self.bell,
+            // Version 2 does not say when the server has mapped them.
+            files: if version == 2 { self.files } else { Vec::new() },
+        };
+        (parts, self.doorbell)
+    }
+}
+
 /// Both regions, as a server has mapped them.
+#[derive(Debug)]
 struct Theirs {
     pool: Pool<SharedRegion>,
     owner: u32,
@@ -395,5 +383,21 @@ impl Theirs {
             bell,
             doorbell,
         })
+    }
+}
+
+impl Theirs {
+    fn into_parts(self, version: u8, terms: Terms) -> (ShmipcParts, Option<Doorbell>) {
+        let parts = ShmipcParts {
+            version,
+            is_client: false,
+            terms,
+            pool: self.pool,
+            owner: self.owner,
+            queues: self.queues,
+            bell: self.bell,
+            files: Vec::new(),
+        };
+        (parts, self.doorbell)
     }
 }

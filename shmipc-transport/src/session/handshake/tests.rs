@@ -2,9 +2,11 @@ use std::{
     io::Write,
     os::{fd::AsFd, unix::net::UnixStream as StdStream},
     task::Poll,
+    time::Duration,
 };
 
 use nix::unistd::Uid;
+use tokio::net::UnixStream;
 
 use super::*;
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
         handshake::Failure,
         wire::{InvalidMessage, Message, Transmit},
     },
-    error::{Refusal, RefusalCode},
+    error::{HandshakeStep, Refusal, RefusalCode},
 };
 
 /// Creates an outbox of ordinary files, and keeps what it is given.
@@ -52,6 +54,8 @@ impl Attach for Files {
     }
 }
 
+const NEGOTIATE: Attempt = Attempt::Negotiate { patience: None };
+
 type Shaken<E> = Result<Established<Outbox<OwnedFd>>, E>;
 
 /// Connects two sockets and shakes hands over them.
@@ -62,7 +66,7 @@ async fn shake(
     let (ours, theirs) = UnixStream::pair().unwrap();
     let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
     let (client, server) = tokio::join!(
-        connect(&address, &config[0], client),
+        connect(&address, &config[0], NEGOTIATE, client),
         accept(theirs, &config[1], server)
     );
     (
@@ -83,7 +87,7 @@ async fn two_sides_find_each_other() {
     )
     .await;
     let (client, server) = (client.unwrap(), server.unwrap());
-    assert_eq!(client.peer.uid(), Uid::effective().as_raw());
+    assert_eq!(client.peer.uid(), Some(Uid::effective().as_raw()));
     assert_eq!(client.peer, server.peer);
     assert!(client.process.is_none());
     assert_eq!(client.attached.len, 4096);
@@ -197,17 +201,18 @@ async fn nobody_there_is_told_apart() {
     let config = Config::default();
     let path = directory.path().join("socket");
     let address = Address::from(path.clone());
-    let absent = connect(&address, &config, &mut Files::default()).await;
+    let absent = connect(&address, &config, NEGOTIATE, &mut Files::default()).await;
     assert!(matches!(absent, Err(ConnectError::NoServer { .. })));
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let gone = connect(&address, &config, &mut Files::default()).await;
+    let gone = connect(&address, &config, NEGOTIATE, &mut Files::default()).await;
     assert!(matches!(gone, Err(ConnectError::NoServer { .. })));
     let loopy = Address::from(directory.path().join("socket/below"));
-    let loopy = connect(&loopy, &config, &mut Files::default()).await;
+    let loopy = connect(&loopy, &config, NEGOTIATE, &mut Files::default()).await;
     assert!(matches!(loopy, Err(ConnectError::Unreachable { .. })));
     let long = connect(
         &Address::from("x".repeat(200)),
         &config,
+        NEGOTIATE,
         &mut Files::default(),
     )
     .await;
@@ -257,7 +262,13 @@ async fn a_stalled_peer_is_given_up() {
     assert!(text.contains("TimedOut { step: Negotiation"), "{text}");
     let (_kept, ours) = UnixStream::pair().unwrap();
     let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
-    let client = connect(&address, &Config::default(), &mut Files::default()).await;
+    let client = connect(
+        &address,
+        &Config::default(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await;
     assert!(matches!(
         client,
         Err(ConnectError::TimedOut {
@@ -272,13 +283,19 @@ async fn a_full_queue_is_waited_for_until_the_deadline() {
     let directory = tempfile::tempdir().unwrap();
     let address = Address::from(directory.path().join("socket"));
     let unix = address.to_unix().unwrap().unwrap();
-    let _listener = sys::endpoint::listen(&unix).unwrap();
+    let _listener = crate::sys::endpoint::listen(&unix).unwrap();
     nix::sys::socket::listen(&_listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
     let mut waiting = Vec::new();
-    while let Ok(stream) = sys::endpoint::connect(&unix) {
+    while let Ok(stream) = crate::sys::endpoint::connect(&unix) {
         waiting.push(stream);
     }
-    let client = connect(&address, &Config::default(), &mut Files::default()).await;
+    let client = connect(
+        &address,
+        &Config::default(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await;
     assert!(matches!(
         client,
         Err(ConnectError::TimedOut {
@@ -300,7 +317,7 @@ async fn a_refusal_is_read_although_the_request_could_not_be_sent() {
     let address = Address::from(OwnedFd::from(ours));
     // The closed end has no credentials any more on some kernels; admit whoever it was.
     let config = Config::builder().authorize(|_| true).build().unwrap();
-    let client = connect(&address, &config, &mut Files::default()).await;
+    let client = connect(&address, &config, NEGOTIATE, &mut Files::default()).await;
     assert!(matches!(client, Err(ConnectError::Refused(theirs)) if theirs == refusal));
 }
 
@@ -315,7 +332,7 @@ async fn dropping_the_future_hangs_up() {
                 async move { accept(theirs, &Config::default(), &mut Files::default()).await },
             );
         {
-            let mut client = std::pin::pin!(connect(&address, &config, &mut files));
+            let mut client = std::pin::pin!(connect(&address, &config, NEGOTIATE, &mut files));
             for _ in 0..polls {
                 let ready =
                     std::future::poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx).is_ready()))

@@ -6,12 +6,11 @@
     reason = "descriptors in a control message become `OwnedFd`s here"
 )]
 
+mod watched;
+
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream as BareStream,
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     sync::Mutex,
     task::{Context, Poll},
 };
@@ -22,7 +21,9 @@ use nix::{
     libc,
     sys::socket::{ControlMessage, MsgFlags, Shutdown, UnixAddr, recvmsg, sendmsg, shutdown},
 };
-use tokio::{io::Interest, net::UnixStream};
+use tokio::io::Interest;
+
+pub(crate) use self::watched::Watched;
 
 use crate::{
     core::{
@@ -30,6 +31,7 @@ use crate::{
         wire::{Deframer, FDS_MAX, InvalidMessage, Message, Region, Transmit},
     },
     error::PeerMisbehaved,
+    sys::endpoint::Connection,
 };
 
 /// The socket that two sides of a session share: messages with descriptors, and by its closing the news of the peer's end.
@@ -46,9 +48,9 @@ pub(crate) struct ControlSocket {
 #[derive(Debug)]
 enum Stream {
     /// A runtime, for a task.
-    Watched(UnixStream),
+    Watched(Watched),
     /// Nobody but whoever asks the kernel.
-    Bare(BareStream),
+    Bare(Connection),
 }
 
 /// What [`ControlSocket::recv_pending`] left behind.
@@ -89,12 +91,12 @@ impl From<InvalidMessage> for ReceiveError {
 
 impl ControlSocket {
     /// A socket that a runtime watches.
-    pub(crate) fn new(stream: UnixStream) -> Self {
-        Self::over(Stream::Watched(stream))
+    pub(crate) fn new(stream: impl Into<Watched>) -> Self {
+        Self::over(Stream::Watched(stream.into()))
     }
 
     /// A socket that no runtime knows of: only its `async` methods must not be used.
-    pub(crate) fn bare(stream: BareStream) -> Self {
+    pub(crate) fn bare(stream: Connection) -> Self {
         Self::over(Stream::Bare(stream))
     }
 
@@ -103,6 +105,20 @@ impl ControlSocket {
             stream,
             inbound: Mutex::new(Deframer::new()),
         }
+    }
+
+    /// Whether descriptors can be passed over it.
+    pub(crate) fn passes_descriptors(&self) -> bool {
+        match &self.stream {
+            Stream::Watched(stream) => stream.is_unix(),
+            Stream::Bare(stream) => stream.is_unix(),
+        }
+    }
+
+    /// Whether the kernel holds bytes of ours that it might drop if the socket were closed now. Never those of a Unix socket, which
+    /// are the peer's as soon as they are sent.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
+        !self.passes_descriptors() && unacknowledged(self.as_fd()) != 0
     }
 
     /// Announces a region of ours or, with an anchor, one that was lent to us and is passed on. Returns `false` if the
@@ -394,6 +410,14 @@ fn descriptors(mut control: &[u8]) -> impl Iterator<Item = RawFd> {
             }
         }
     })
+}
+
+/// Bytes of a TCP connection that its peer's kernel has not acknowledged.
+fn unacknowledged(socket: BorrowedFd<'_>) -> libc::c_int {
+    let mut bytes = 0;
+    // SAFETY: the request takes a pointer to an `int`, which `bytes` is, and writes nothing else.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == 0 { bytes } else { 0 }
 }
 
 /// Repeats a call for as long as signals interrupt it.

@@ -3,6 +3,7 @@
 use std::{fs::File, io::Write, os::unix::net::UnixStream as StdStream};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use tokio::net::UnixStream;
 
 use super::*;
 use crate::core::num::RegionId;
