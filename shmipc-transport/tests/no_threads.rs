@@ -4,7 +4,7 @@ use std::{fs, thread};
 
 use bytes::BufMut;
 use shmipc_transport::{
-    Flush,
+    Config, Flush, LinkKind, Shmipc,
     blocking::{Listener, Session},
 };
 
@@ -15,8 +15,18 @@ fn threads() -> usize {
 #[test]
 fn blocking_sessions_make_no_thread_and_need_no_runtime() {
     assert!(tokio::runtime::Handle::try_current().is_err());
-    let dir = tempfile::tempdir().unwrap();
-    let listener = Listener::bind(dir.path().join("socket")).unwrap();
+    for link in [LinkKind::Outbox, LinkKind::ShmipcV4, LinkKind::ShmipcV3] {
+        over(link);
+    }
+}
+
+fn over(link: LinkKind) {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    // Some of the messages below fall back to the socket.
+    let shmipc = Shmipc::default().buffer_len(1 << 20).directory(dir.path());
+    let config = Config::builder().links([link]).shmipc(shmipc);
+    let config = config.build().unwrap();
+    let listener = Listener::bind_with(dir.path().join("socket"), config.clone()).unwrap();
     let server = thread::spawn(move || {
         let session = listener.accept().unwrap();
         while let Ok(mut stream) = session.accept_stream() {
@@ -28,7 +38,7 @@ fn blocking_sessions_make_no_thread_and_need_no_runtime() {
         }
     });
     let before = threads();
-    let client = Session::connect(dir.path().join("socket")).unwrap();
+    let client = Session::connect_with(dir.path().join("socket"), config).unwrap();
     for len in [1, 5000, 1 << 20] {
         let mut stream = client.open_stream().unwrap();
         let mut message = stream.buffer(len);

@@ -1,6 +1,7 @@
 //! Both ends of a session in one process.
 #![allow(dead_code, reason = "each test file uses its share")]
 
+pub(crate) mod modes;
 pub(crate) mod place;
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Record, ShmipcLink, record::reset_code};
+use super::{Record, ShmipcLink, record::offset_in};
 use crate::{
     core::{
         mem::SharedRegion,
@@ -210,6 +210,14 @@ impl ShmipcLink {
                     end,
                 }
             }
+            control => self.told(stream, control)?,
+        })
+    }
+
+    /// Takes what is no message.
+    fn told(self: &Arc<Self>, stream: StreamId, record: Record) -> Result<Arrival, PeerMisbehaved> {
+        Ok(match record {
+            Record::Message { .. } => Arrival::Internal,
             Record::Reset { code } => Arrival::Reset { stream, code },
             Record::Credit { messages, bytes } => Arrival::Credit {
                 stream,
@@ -271,7 +279,7 @@ impl ShmipcLink {
         }
     }
 
-    fn said(&self, said: Said) -> Result<Arrival, PeerMisbehaved> {
+    fn said(self: &Arc<Self>, said: Said) -> Result<Arrival, PeerMisbehaved> {
         match said {
             Said::Close { stream } => {
                 let stream = StreamId(u64::from(stream));
@@ -302,9 +310,9 @@ impl ShmipcLink {
                         Record::Message {
                             is_message, end, ..
                         } => (is_message, end),
-                        Record::Reset { .. } => {
-                            let code = reset_code(&payload).ok_or(wrong)?;
-                            return Ok(Arrival::Reset { stream: id, code });
+                        Record::Reset { .. } | Record::Bye | Record::Pong { .. } => {
+                            let offset = offset_in(&payload).ok_or(wrong)?;
+                            return self.told(id, Record::of(&Element { offset, ..element })?);
                         }
                         _ => return Err(wrong.into()),
                     }

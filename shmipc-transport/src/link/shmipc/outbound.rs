@@ -53,6 +53,8 @@ pub(crate) struct ShmipcTx {
     /// What the socket has not taken yet, from `sent` on.
     pub(super) unsent: Vec<u8>,
     pub(super) sent: usize,
+    /// Whether anything has ever fallen back to the socket.
+    pub(super) has_fallen_back: bool,
     /// Streams that have fallen back to the socket.
     pub(super) fallen: Fallen,
     /// Records that wait for room. While there are any, no message overtakes them.
@@ -97,6 +99,7 @@ impl ShmipcTx {
             reserved: 0,
             unsent: Vec::new(),
             sent: 0,
+            has_fallen_back: false,
             fallen: Fallen::default(),
             control: VecDeque::new(),
             acknowledging: None,
@@ -486,6 +489,7 @@ impl ShmipcLink {
         let frame = fallback(self.version_byte, stream, status, bytes.len(), |target| {
             target.extend_from_slice(bytes);
         });
+        tx.has_fallen_back = true;
         tx.fallen.insert(stream);
         tx.unsent.extend_from_slice(&frame);
         self.push_unsent(tx);

@@ -4,7 +4,7 @@ use std::{mem, task::Waker};
 
 use super::{
     ShmipcLink, ShmipcTx,
-    record::{element_of, reset_frame, wire_id},
+    record::{element_of, frame_of, wire_id},
 };
 use crate::{
     core::{
@@ -106,19 +106,27 @@ impl ShmipcLink {
                 && tx.fallen.remove(wire_id(stream))
             {
                 // Behind what went over the socket (H49).
-                let stream = wire_id(stream);
-                let frame = if self.speaks_records {
-                    reset_frame(stream, code)
+                if self.speaks_records {
+                    self.say_control(tx, Control::Reset { stream, code });
                 } else {
-                    Frame::Close { stream }
-                };
-                self.say(tx, &frame);
+                    let stream = wire_id(stream);
+                    self.say(tx, &Frame::Close { stream });
+                }
                 tx.control.pop_front();
                 continue;
             }
             // Whoever hears the answer to a ping takes it that streams that were opened before have been heard of.
-            let must_follow = matches!(control, Control::Pong { .. }) && tx.reserved != 0;
-            if must_follow || !tx.has_room()? {
+            if matches!(control, Control::Pong { .. }) && tx.reserved != 0 {
+                return Ok(false);
+            }
+            // So it follows what went over the socket, as the goodbye does.
+            let follows = matches!(control, Control::Pong { .. } | Control::Bye);
+            if follows && self.speaks_records && tx.has_fallen_back {
+                self.say_control(tx, control);
+                tx.control.pop_front();
+                continue;
+            }
+            if !tx.has_room()? {
                 return Ok(false);
             }
             tx.control.pop_front();
@@ -140,6 +148,13 @@ impl ShmipcLink {
             }
         }
         Ok(true)
+    }
+
+    /// Says over the socket what would otherwise be in the queue.
+    fn say_control(&self, tx: &mut ShmipcTx, control: Control) {
+        if let Some((element, _)) = element_of(control) {
+            self.say(tx, &frame_of(&element));
+        }
     }
 
     /// Has `waker` called when there may be room.

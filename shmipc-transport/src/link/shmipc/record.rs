@@ -4,7 +4,8 @@
 //! status: | argument (16 bits) | kind (8 bits) | state of the stream, always 0 (8 bits) |
 //! ```
 //!
-//! The status of a message on the socket says the same, with the kinds that concern messages.
+//! The status of a message on the socket says the same, with the kinds that concern messages. What must not overtake those is said there
+//! as well: resets of their streams, and whatever says that nothing came before that has not been heard of.
 
 use crate::{
     core::{
@@ -181,17 +182,17 @@ pub(super) fn element_of(control: Control) -> Option<(Element, Option<Control>)>
     })
 }
 
-/// A reset that follows messages over the socket: in the place of a payload, it has its code.
-pub(super) fn reset_frame(stream: u32, code: u32) -> Frame {
+/// What an element would say, as a frame that follows messages over the socket: its offset is in the place of a payload.
+pub(super) fn frame_of(element: &Element) -> Frame {
     Frame::Fallback {
-        stream,
-        status: state::OPEN | (Kind::Reset as u32) << 8,
-        payload: code.to_be_bytes().to_vec(),
+        stream: element.stream,
+        status: element.status,
+        payload: element.offset.to_be_bytes().to_vec(),
     }
 }
 
-/// The code in the place of a payload.
-pub(super) fn reset_code(payload: &[u8]) -> Option<u32> {
+/// The offset in the place of a payload.
+pub(super) fn offset_in(payload: &[u8]) -> Option<u32> {
     payload.try_into().ok().map(u32::from_be_bytes)
 }
 
