@@ -26,10 +26,11 @@ func connect(set *setting) error {
 	if err != nil {
 		return err
 	}
+	network, address := set.place()
 	manager, err := shmipc.NewSessionManager(&shmipc.SessionManagerConfig{
 		Config:       config,
-		Network:      "unix",
-		Address:      set.socket,
+		Network:      network,
+		Address:      address,
 		SessionNum:   set.sessions,
 		MaxStreamNum: 4096,
 	})

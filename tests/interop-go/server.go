@@ -21,17 +21,24 @@ type server struct {
 }
 
 func serve(set *setting) error {
-	set.mode = "v3" // It serves every client; what is set here is not used.
+	network, address := set.place()
+	set.mode = "v3" // It serves every client; what is set here is not used,
+	if network == "tcp" {
+		set.mode = "v2" // except that memfds are refused over TCP before there is any.
+	}
 	config, err := set.config()
 	if err != nil {
 		return err
 	}
 	s := &server{set: set}
-	s.listener, err = shmipc.NewListener(s, &shmipc.ListenerConfig{Config: config, Network: "unix", ListenPath: set.socket})
+	s.listener, err = shmipc.NewListener(s, &shmipc.ListenerConfig{Config: config, Network: network, ListenPath: address})
 	if err != nil {
 		return err
 	}
 	go s.listener.Run() //nolint:errcheck // It is nil.
+	if network == "tcp" {
+		set.socket = tcp + s.listener.Addr().String()
+	}
 	say("ready %s", set.socket)
 	if err := obey(s.command); err != nil {
 		return err

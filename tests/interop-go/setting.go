@@ -28,7 +28,7 @@ type setting struct {
 func parse(arguments []string) (*setting, error) {
 	set := &setting{}
 	flags := flag.NewFlagSet("interop", flag.ContinueOnError)
-	flags.StringVar(&set.socket, "socket", "", "path of the socket")
+	flags.StringVar(&set.socket, "socket", "", "path of the socket, or tcp://ADDRESS:PORT")
 	flags.StringVar(&set.prefix, "prefix", "", "what the names of the shared memory begin with")
 	flags.StringVar(&set.mode, "mode", "v3", "v2 (files) or v3 (memfd); of a client")
 	flags.UintVar(&set.cap, "cap", 32<<20, "bytes of the buffer region; of a client")
@@ -43,6 +43,17 @@ func parse(arguments []string) (*setting, error) {
 		return nil, fmt.Errorf("-socket and -prefix are needed")
 	}
 	return set, nil
+}
+
+// tcp is what a place begins with that is an IP address and a port.
+const tcp = "tcp://"
+
+// place is where the server listens, as shmipc-go knows it.
+func (set *setting) place() (network, address string) {
+	if address, isTCP := strings.CutPrefix(set.socket, tcp); isTCP {
+		return "tcp", address
+	}
+	return "unix", set.socket
 }
 
 func (set *setting) config() (*shmipc.Config, error) {

@@ -142,7 +142,7 @@ pub(crate) fn open_file(
         OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let fd = openat(&parent, name, flags, Mode::empty()).map_err(|_| outside())?;
     let stat = verify(&fd, peer)?;
-    if !may_name(peer, &stat) {
+    if !may_name(peer, &stat, &parent) {
         return Err(outside());
     }
     let len = length(&stat)?;
@@ -151,16 +151,24 @@ pub(crate) fn open_file(
     map(&fd, len, stat.st_uid).map_err(|error| unmappable(&error))
 }
 
-/// Whether a file is one that the peer may name: its own. Of whom nothing is known, it must be one of our user, that no other could
-/// have made or can shorten.
-fn may_name(peer: &Peer, stat: &FileStat) -> bool {
+/// Whether a file is one that the peer may name: its own. Of whom nothing is known, it must be one of our user, which no other can write
+/// to and so shorten: as its mode says, or because nobody else comes into its directory.
+fn may_name(peer: &Peer, stat: &FileStat, directory: &OwnedFd) -> bool {
+    let others = Mode::S_IWGRP | Mode::S_IWOTH;
     match peer.uid() {
         Some(uid) => stat.st_uid == uid,
-        None => {
-            let by_others = Mode::S_IWGRP | Mode::S_IWOTH;
-            is_own_uid(stat.st_uid) && !Mode::from_bits_truncate(stat.st_mode).intersects(by_others)
-        }
+        None => is_own_uid(stat.st_uid) && (!allows(stat, others) || is_private(directory)),
     }
+}
+
+/// Whether only our own user can look into a directory.
+fn is_private(directory: &OwnedFd) -> bool {
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    fstat(directory).is_ok_and(|stat| is_own_uid(stat.st_uid) && !allows(&stat, others))
+}
+
+fn allows(stat: &FileStat, mode: Mode) -> bool {
+    Mode::from_bits_truncate(stat.st_mode).intersects(mode)
 }
 
 /// Says that `fd` is a regular file in memory, and that the peer may be trusted with its length.
@@ -393,16 +401,22 @@ mod tests {
         let directory = directory();
         let path = directory.path().join("region");
         std::fs::write(&path, [0; 4096]).unwrap();
+        let permit = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
         let open = |mode| {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            permit(&path, mode);
             open_file(directory.path(), &named(&path), &Peer::UNKNOWN)
         };
+        permit(directory.path(), 0o711);
         for mode in [0o600, 0o644, 0o755] {
             open(mode).unwrap();
         }
         for mode in [0o660, 0o602, 0o777] {
             assert!(matches!(open(mode), Err(PeerMisbehaved::Path { .. })));
         }
+        permit(directory.path(), 0o700);
+        open(0o777).expect("nobody else comes there");
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
             assert!(matches!(open(0o600), Err(PeerMisbehaved::Path { .. })));

@@ -1,6 +1,6 @@
 //! The `shmipc` crate.
 
-use std::{io, os::unix::net::SocketAddr, path::Path};
+use std::{io, net::SocketAddr, os::unix, path::Path};
 
 use shmipc::{
     Error, Listener,
@@ -8,13 +8,13 @@ use shmipc::{
     config::{Config, ProtocolMode, SizePercentPair, WakeupMode},
     consts::MemMapType,
     session::{SessionManager, SessionManagerConfig},
-    transport::{DefaultUnixConnect, DefaultUnixListen},
+    transport::{DefaultTcpConnect, DefaultUnixConnect, DefaultUnixListen, TransportListen},
 };
 
 use super::{
     implementation::{Client, Ended, Implementation, Server, Stream},
     message::HEAD_LEN,
-    setting::{INTERVAL, Mode, Setting},
+    setting::{INTERVAL, Mode, Setting, TCP},
 };
 use crate::LONG;
 
@@ -24,23 +24,42 @@ pub struct CratePeer;
 
 impl Implementation for CratePeer {
     type Stream = shmipc::stream::Stream;
-    type Server = Listener;
+    type Server = CrateServer;
     type Client = Sessions;
 
-    async fn listen(setting: &Setting) -> Result<Listener, String> {
-        let address = address(&setting.socket).map_err(text)?;
-        let listener = Listener::new(DefaultUnixListen, address, config(setting)).await;
-        listener.map_err(text)
+    async fn listen(setting: &Setting) -> Result<CrateServer, String> {
+        let config = config(setting);
+        let (listener, port) = match setting.port()? {
+            Some(port) => {
+                let socket = tokio::net::TcpListener::bind(port).await.map_err(text)?;
+                let port = socket.local_addr().map_err(text)?;
+                let listener = Listener::new(Bound, socket, config).await;
+                (listener, Some(port))
+            }
+            None => {
+                let address = address(&setting.socket).map_err(text)?;
+                let listener = Listener::new(DefaultUnixListen, address, config).await;
+                (listener, None)
+            }
+        };
+        let listener = listener.map_err(text)?;
+        Ok(CrateServer { listener, port })
     }
 
     async fn connect(setting: &Setting) -> Result<Sessions, String> {
-        let address = address(&setting.socket).map_err(text)?;
-        let manager = SessionManagerConfig::new()
+        let config = SessionManagerConfig::new()
             .with_config(config(setting))
             .with_session_num(setting.sessions);
-        let manager = SessionManager::new(manager, DefaultUnixConnect, address).await;
-        Ok(Sessions {
-            manager: manager.map_err(text)?,
+        Ok(match setting.port()? {
+            Some(port) => {
+                let manager = SessionManager::new(config, DefaultTcpConnect, port).await;
+                Sessions::Tcp(manager.map_err(text)?)
+            }
+            None => {
+                let address = address(&setting.socket).map_err(text)?;
+                let manager = SessionManager::new(config, DefaultUnixConnect, address).await;
+                Sessions::Unix(manager.map_err(text)?)
+            }
         })
     }
 }
@@ -49,8 +68,8 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn address(socket: &Path) -> io::Result<SocketAddr> {
-    SocketAddr::from_pathname(socket)
+fn address(socket: &Path) -> io::Result<unix::net::SocketAddr> {
+    unix::net::SocketAddr::from_pathname(socket)
 }
 
 /// The mode is demanded: there is no other version that a client would fall back to.
@@ -69,29 +88,59 @@ fn config(setting: &Setting) -> Config {
             .collect(),
         ..Config::default()
     };
+    let is_tcp = setting.socket.starts_with(TCP);
     config.mem_map_type = match setting.mode {
-        Mode::V2 | Mode::V4File => MemMapType::MemMapTypeDevShmFile,
+        Mode::V2 | Mode::V3File | Mode::V4File => MemMapType::MemMapTypeDevShmFile,
+        Mode::V4Polling if is_tcp => MemMapType::MemMapTypeDevShmFile,
         Mode::V3 | Mode::V4 | Mode::V4Eventfd | Mode::V4Polling => MemMapType::MemMapTypeMemFd,
     };
     config.protocol.mode = match setting.mode {
-        Mode::V2 | Mode::V3 => ProtocolMode::Legacy,
+        Mode::V2 | Mode::V3 | Mode::V3File => ProtocolMode::Legacy,
         Mode::V4 | Mode::V4File | Mode::V4Eventfd | Mode::V4Polling => {
             ProtocolMode::V4 { fallback: false }
         }
     };
     config.protocol.wakeup = match setting.mode {
-        Mode::V2 | Mode::V3 | Mode::V4 | Mode::V4File => WakeupMode::Default,
+        Mode::V2 | Mode::V3 | Mode::V3File | Mode::V4 | Mode::V4File => WakeupMode::Default,
         Mode::V4Eventfd => WakeupMode::EventFd,
         Mode::V4Polling => WakeupMode::EventQueuePolling { interval: INTERVAL },
     };
     config
 }
 
-impl Server for Listener {
+/// A server, which serves every client.
+pub struct CrateServer {
+    listener: Listener,
+    port: Option<SocketAddr>,
+}
+
+impl std::fmt::Debug for CrateServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CrateServer").finish_non_exhaustive()
+    }
+}
+
+/// Takes a socket that listens already: what the crate would make itself blocks its runtime.
+struct Bound;
+
+impl TransportListen for Bound {
+    type Listener = tokio::net::TcpListener;
+    type Address = tokio::net::TcpListener;
+
+    async fn listen(&self, socket: Self::Address) -> io::Result<Self::Listener> {
+        Ok(socket)
+    }
+}
+
+impl Server for CrateServer {
     type Stream = shmipc::stream::Stream;
 
     async fn accept(&mut self) -> Result<Self::Stream, String> {
-        Self::accept(self).await.map_err(text)
+        self.listener.accept().await.map_err(text)
+    }
+
+    fn port(&self) -> Option<SocketAddr> {
+        self.port
     }
 
     fn restart(&mut self, _: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {
@@ -99,13 +148,26 @@ impl Server for Listener {
     }
 
     async fn close(self) {
-        Self::close(self).await;
+        self.listener.close().await;
     }
 }
 
 /// The sessions of a client.
-pub struct Sessions {
-    manager: SessionManager<DefaultUnixConnect>,
+pub enum Sessions {
+    /// Over TCP.
+    Tcp(SessionManager<DefaultTcpConnect>),
+    /// Over Unix sockets.
+    Unix(SessionManager<DefaultUnixConnect>),
+}
+
+/// Calls a method that both kinds have.
+macro_rules! either {
+    ($sessions:expr, $manager:ident => $call:expr) => {
+        match $sessions {
+            Sessions::Tcp($manager) => $call,
+            Sessions::Unix($manager) => $call,
+        }
+    };
 }
 
 impl std::fmt::Debug for Sessions {
@@ -118,20 +180,20 @@ impl Client for Sessions {
     type Stream = shmipc::stream::Stream;
 
     async fn get(&self) -> Result<Self::Stream, String> {
-        self.manager.get_stream().map_err(text)
+        either!(self, manager => manager.get_stream().map_err(text))
     }
 
     async fn put_back(&self, stream: Self::Stream) {
-        self.manager.put_back(stream).await;
+        either!(self, manager => manager.put_back(stream).await);
     }
 
     fn fallbacks(&self) -> u64 {
-        let stats = self.manager.stats_snapshot();
+        let stats = either!(self, manager => manager.stats_snapshot());
         stats.fallback_write_count + stats.fallback_read_count
     }
 
     async fn close(self) {
-        self.manager.close().await;
+        either!(self, manager => manager.close().await);
     }
 }
 

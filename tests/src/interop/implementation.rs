@@ -1,5 +1,7 @@
 //! What the program needs of an implementation of the protocol.
 
+use std::net::SocketAddr;
+
 use super::{message::HEAD_LEN, setting::Setting};
 
 /// Why a stream goes no further.
@@ -33,6 +35,9 @@ pub trait Implementation: 'static {
 pub trait Server: Send + 'static {
     /// Its streams.
     type Stream;
+
+    /// Where it listens, if it does so over TCP.
+    fn port(&self) -> Option<SocketAddr>;
 
     /// Waits for the next stream that a client has opened. Must be cancel safe.
     fn accept(&mut self) -> impl Future<Output = Result<Self::Stream, String>> + Send;

@@ -7,7 +7,7 @@
 //! interop server|client -socket=PATH -prefix=PATH -mode=v3 …        see [`Setting`](setting::Setting)
 //! ```
 //!
-//! A program says `ready PATH` when it listens, or when all of its sessions are open. Then it obeys lines on its standard input, one after
+//! A program says `ready PATH` when it listens (`ready tcp://ADDRESS:PORT`, if it was told `-socket=tcp://ADDRESS:0`), or when all of its sessions are open. Then it obeys lines on its standard input, one after
 //! the other, and answers each with one on its standard output. It ends when the input does. The first thing that goes wrong ends
 //! it, too: it says `failed`, and why, and exits with 1.
 //!
@@ -37,3 +37,4 @@ pub mod program;
 pub mod region;
 pub mod server;
 pub mod setting;
+pub mod threads_peer;

@@ -1,11 +1,11 @@
 //! Our own implementation: `shmipc-transport`, over its shmipc link.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use bytes::{Buf, BufMut};
 use shmipc_transport::{
-    Clients, Config, Flush, LinkKind, Listener, PoolConfig, PooledStream, RecvBuf, RecvError,
-    SendError, Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
+    Address, Clients, Config, Flush, LinkKind, Listener, PoolConfig, PooledStream, RecvBuf,
+    RecvError, SendError, Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -29,18 +29,16 @@ impl Implementation for OurPeer {
     type Client = OurClient;
 
     async fn listen(setting: &Setting) -> Result<OurServer, String> {
-        let config = Config::builder()
-            .links(LinkKind::ALL)
-            .shmipc(Shmipc::default().directory(folder(setting)));
-        let config = config.handshake_timeout(LONG).build().map_err(text)?;
-        let listener = Listener::take_over_with(setting.socket.as_path(), config).map_err(text)?;
-        let clients = listener.clients().clone();
+        let listener = Listener::take_over_with(setting.address(), server_config(setting)?);
+        let listener = listener.map_err(text)?;
+        let (clients, port) = (listener.clients().clone(), port(listener.local_address()));
         let (sender, streams) = unbounded_channel();
         let accepting = tokio::spawn(accept_all(listener, sender));
         Ok(OurServer {
             streams,
             clients,
             accepting,
+            port,
         })
     }
 
@@ -50,19 +48,19 @@ impl Implementation for OurPeer {
             .size(setting.sessions)
             .build()
             .map_err(text)?;
-        let pool = SessionPool::connect_with(setting.socket.as_path(), config).await;
+        let pool = SessionPool::connect_with(setting.address(), config).await;
         Ok(OurClient {
             pool: pool.map_err(chain)?,
         })
     }
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 /// An error with its causes.
-fn chain(error: impl std::error::Error) -> String {
+pub(super) fn chain(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -72,7 +70,7 @@ fn chain(error: impl std::error::Error) -> String {
     text
 }
 
-fn closed() -> Ended {
+pub(super) fn closed() -> Ended {
     Ended::Lost("it was closed on this side".to_owned())
 }
 
@@ -81,21 +79,37 @@ fn folder(setting: &Setting) -> &Path {
     setting.prefix.parent().unwrap_or(Path::new("/dev/shm"))
 }
 
+/// Where a listener is to be found over TCP.
+pub(super) fn port(address: &Address) -> Option<SocketAddr> {
+    match address {
+        Address::Tcp(port) => Some(*port),
+        _ => None,
+    }
+}
+
+/// Every client is served.
+pub(super) fn server_config(setting: &Setting) -> Result<Config, String> {
+    let config = Config::builder()
+        .links(LinkKind::ALL)
+        .shmipc(Shmipc::default().directory(folder(setting)));
+    config.handshake_timeout(LONG).build().map_err(text)
+}
+
 /// The mode is demanded: there is no other link that a client would fall back to.
-fn client_config(setting: &Setting) -> Result<Config, String> {
+pub(super) fn client_config(setting: &Setting) -> Result<Config, String> {
     let link = match setting.mode {
         Mode::V2 => LinkKind::ShmipcV2,
-        Mode::V3 => LinkKind::ShmipcV3,
+        Mode::V3 | Mode::V3File => LinkKind::ShmipcV3,
         Mode::V4 | Mode::V4File | Mode::V4Eventfd | Mode::V4Polling => LinkKind::ShmipcV4,
     };
     let mapping = match setting.mode {
-        Mode::V2 | Mode::V4File => ShmipcMapping::File,
+        Mode::V2 | Mode::V3File | Mode::V4File => ShmipcMapping::File,
         Mode::V3 | Mode::V4 | Mode::V4Eventfd | Mode::V4Polling => ShmipcMapping::Memfd,
     };
     let wakes = match setting.mode {
         Mode::V4Eventfd => ShmipcWakes::EventFd,
         Mode::V4Polling => ShmipcWakes::Polling(INTERVAL),
-        Mode::V2 | Mode::V3 | Mode::V4 | Mode::V4File => ShmipcWakes::Socket,
+        Mode::V2 | Mode::V3 | Mode::V3File | Mode::V4 | Mode::V4File => ShmipcWakes::Socket,
     };
     let shmipc = Shmipc::default()
         .buffer_len(setting.cap)
@@ -126,6 +140,7 @@ pub struct OurServer {
     streams: UnboundedReceiver<OurStream>,
     clients: Clients,
     accepting: JoinHandle<()>,
+    port: Option<SocketAddr>,
 }
 
 impl Server for OurServer {
@@ -134,6 +149,10 @@ impl Server for OurServer {
     async fn accept(&mut self) -> Result<OurStream, String> {
         let stream = self.streams.recv().await;
         stream.ok_or_else(|| "the listener is broken".to_owned())
+    }
+
+    fn port(&self) -> Option<SocketAddr> {
+        self.port
     }
 
     fn restart(&mut self, epoch: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {

@@ -82,6 +82,7 @@ pub struct Peer {
     input: ChildStdin,
     answers: Receiver<String>,
     log: Arc<Mutex<String>>,
+    place: PathBuf,
 }
 
 impl Peer {
@@ -117,15 +118,23 @@ impl Peer {
             let log = Arc::clone(&log);
             move || keep(errors, &log)
         });
-        let peer = Self {
+        let mut peer = Self {
             name: format!("{} {role}", program.implementation.unwrap_or("go")),
             child,
             input,
             answers,
             log,
+            place: PathBuf::new(),
         };
-        peer.hear("ready");
+        let ready = peer.hear("ready");
+        peer.place = ready.strip_prefix("ready ").unwrap_or_default().into();
         peer
+    }
+
+    /// Where a server listens.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// Its process.

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     client, crate_peer::CratePeer, implementation::Implementation, our_peer::OurPeer, server,
-    setting::Setting,
+    setting::Setting, threads_peer::ThreadsPeer,
 };
 
 /// Does what the command line asks for: the name of an implementation, a role, and a [`Setting`].
@@ -24,6 +24,7 @@ pub fn main() -> ExitCode {
     let done = Setting::parse(arguments).and_then(|setting| match implementation.as_str() {
         "crate" => play::<CratePeer>(&role, &setting),
         "ours" => play::<OurPeer>(&role, &setting),
+        "threads" => play::<ThreadsPeer>(&role, &setting),
         _ => Err(format!("{implementation} is no implementation")),
     });
     match done {

@@ -12,7 +12,7 @@ use super::{
     implementation::{Ended, Implementation, Server, Stream},
     message::{CLOSE, Head, REPLY, answer, checksum, pattern},
     program::{commands, say},
-    setting::Setting,
+    setting::{Setting, TCP},
 };
 
 #[derive(Debug, Default)]
@@ -39,7 +39,10 @@ pub async fn serve<I: Implementation>(setting: &Setting) -> Result<(), String> {
     let counts = Arc::new(Counts::default());
     let (failed, mut failures) = unbounded_channel();
     let mut commands = commands();
-    say(&format!("ready {}", setting.socket.display()));
+    match server.port() {
+        Some(port) => say(&format!("ready {TCP}{port}")),
+        None => say(&format!("ready {}", setting.socket.display())),
+    }
     loop {
         tokio::select! {
             stream = server.accept() => {

@@ -1,6 +1,8 @@
 //! What the programs are told on their command lines, and what the client is told to do.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use shmipc_transport::Address;
 
 /// Which version of the protocol a client speaks, and how it is woken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -9,13 +11,15 @@ pub enum Mode {
     V2,
     /// Version 3: memfds.
     V3,
+    /// Version 3: named files.
+    V3File,
     /// Version 4: memfds, and wake-ups over the socket.
     V4,
     /// Version 4: named files, and wake-ups over the socket.
     V4File,
     /// Version 4: memfds, and wake-ups by eventfds.
     V4Eventfd,
-    /// Version 4: memfds that are looked into every [`INTERVAL`].
+    /// Version 4: memfds that are looked into every [`INTERVAL`]; files over TCP.
     V4Polling,
 }
 
@@ -23,9 +27,10 @@ pub enum Mode {
 pub const INTERVAL: Duration = Duration::from_millis(1);
 
 impl Mode {
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::V2, "v2"),
         (Self::V3, "v3"),
+        (Self::V3File, "v3-file"),
         (Self::V4, "v4"),
         (Self::V4File, "v4-file"),
         (Self::V4Eventfd, "v4-eventfd"),
@@ -51,10 +56,13 @@ impl FromStr for Mode {
     }
 }
 
+/// What a place begins with that is an IP address and a port. A server that is told port 0 says which it was given.
+pub const TCP: &str = "tcp://";
+
 /// What a program is told on its command line.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// Where the server listens.
+    /// Where the server listens: a path, or a port behind [`TCP`].
     pub socket: PathBuf,
     /// What the names of shared memory begin with.
     pub prefix: PathBuf,
@@ -89,6 +97,22 @@ impl Default for Setting {
 }
 
 impl Setting {
+    /// Where the server listens, as our transport knows it.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        Address::from(self.socket.display().to_string())
+    }
+
+    /// Where the server listens, if that is a port.
+    ///
+    /// # Errors
+    ///
+    /// If it is none although it should be.
+    pub fn port(&self) -> Result<Option<SocketAddr>, String> {
+        let socket = self.socket.to_string_lossy();
+        socket.strip_prefix(TCP).map(number).transpose()
+    }
+
     /// The command line that says so.
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {

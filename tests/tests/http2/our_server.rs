@@ -28,7 +28,7 @@ impl Known {
     fn of<T>(request: &Request<T>) -> Self {
         Self {
             timed: request.remaining().is_some(),
-            uid: request.peer().map(shmipc_rpc::Peer::uid),
+            uid: request.peer().and_then(shmipc_rpc::Peer::uid),
         }
     }
 

@@ -33,7 +33,7 @@ impl Known {
         let peer = request.extensions().get::<shmipc_rpc::Peer>();
         Self {
             timed: request.metadata().contains_key("grpc-timeout"),
-            uid: peer.map(shmipc_rpc::Peer::uid),
+            uid: peer.and_then(shmipc_rpc::Peer::uid),
         }
     }
 

@@ -19,8 +19,31 @@ macro_rules! run_all_scenarios_between {
                 crate::tests_of_scenarios! { crate::pair::Pair {
                     client: crate::pair::Who::$client,
                     server: crate::pair::Who::$server,
+                    net: crate::pair::Net::Unix,
                     mode: tests::interop::setting::Mode::$mode,
                 } }
+            })*
+        })*
+    };
+}
+
+/// Makes a few tests for each mode of each pair.
+macro_rules! run_a_choice_of_scenarios {
+    (over $net:ident: $($name:ident: $client:ident => $server:ident { $($module:ident: $mode:ident,)* })*) => {
+        $(mod $name {
+            $(mod $module {
+                crate::tests_of_scenarios! {
+                    crate::pair::Pair {
+                        client: crate::pair::Who::$client,
+                        server: crate::pair::Who::$server,
+                        net: crate::pair::Net::$net,
+                        mode: tests::interop::setting::Mode::$mode,
+                    };
+                    a_bit_of_everything_works,
+                    messages_without_memory_go_over_the_socket,
+                    a_client_learns_that_its_server_was_killed,
+                    a_server_learns_that_its_client_was_killed,
+                }
             })*
         })*
     };
@@ -117,5 +140,62 @@ run_all_scenarios_between! {
     go_to_go: Go => Go {
         v2: V2,
         v3: V3,
+    }
+}
+
+run_a_choice_of_scenarios! {
+    over Unix:
+    threads_to_crate: Threads => Crate {
+        v2: V2,
+        v3: V3,
+        v4: V4,
+        v4_file: V4File,
+        v4_eventfd: V4Eventfd,
+        v4_polling: V4Polling,
+    }
+    crate_to_threads: Crate => Threads {
+        v2: V2,
+        v3: V3,
+        v4: V4,
+        v4_file: V4File,
+        v4_eventfd: V4Eventfd,
+        v4_polling: V4Polling,
+    }
+    threads_to_go: Threads => Go {
+        v2: V2,
+        v3: V3,
+    }
+    go_to_threads: Go => Threads {
+        v2: V2,
+        v3: V3,
+    }
+}
+
+run_a_choice_of_scenarios! {
+    over Tcp:
+    ours_to_crate_over_tcp: Ours => Crate {
+        v2: V2,
+        v3_file: V3File,
+        v4_file: V4File,
+        v4_polling: V4Polling,
+    }
+    crate_to_ours_over_tcp: Crate => Ours {
+        v2: V2,
+        v3_file: V3File,
+        v4_file: V4File,
+        v4_polling: V4Polling,
+    }
+    ours_to_go_over_tcp: Ours => Go {
+        v2: V2,
+        v3_file: V3File,
+    }
+    go_to_ours_over_tcp: Go => Ours {
+        v2: V2,
+    }
+    threads_to_go_over_tcp: Threads => Go {
+        v3_file: V3File,
+    }
+    go_to_threads_over_tcp: Go => Threads {
+        v2: V2,
     }
 }

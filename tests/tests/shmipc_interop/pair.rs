@@ -1,11 +1,15 @@
 //! Two implementations, and how their programs are started.
 
-use std::{fmt, path::Path};
+use std::{
+    cell::RefCell,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use tests::interop::{
     go,
     peer::{Peer, Place, Program},
-    setting::{Mode, Setting},
+    setting::{Mode, Setting, TCP},
 };
 
 use crate::known;
@@ -19,6 +23,8 @@ pub(crate) enum Who {
     Go,
     /// Our shmipc link.
     Ours,
+    /// Our shmipc link, used by threads.
+    Threads,
 }
 
 impl Who {
@@ -33,6 +39,7 @@ impl Who {
             }
             Self::Crate => "crate",
             Self::Ours => "ours",
+            Self::Threads => "threads",
         };
         Some(Program {
             path: Path::new(env!("CARGO_BIN_EXE_interop-peer")),
@@ -46,7 +53,15 @@ impl Who {
 pub(crate) struct Pair {
     pub(crate) client: Who,
     pub(crate) server: Who,
+    pub(crate) net: Net,
     pub(crate) mode: Mode,
+}
+
+/// What the programs meet at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Net {
+    Unix,
+    Tcp,
 }
 
 impl fmt::Display for Pair {
@@ -54,9 +69,10 @@ impl fmt::Display for Pair {
         let Self {
             client,
             server,
+            net,
             mode,
         } = self;
-        write!(f, "{client:?} to {server:?} over {mode}")
+        write!(f, "{client:?} to {server:?} over {net:?}, {mode}")
     }
 }
 
@@ -67,23 +83,38 @@ pub(crate) struct Stage {
     pub(crate) place: Place,
     client: Program<'static>,
     server: Program<'static>,
+    /// Where the latest server listens.
+    met_at: RefCell<PathBuf>,
 }
 
 impl Stage {
     /// The setting that scenarios change to what they need.
     pub(crate) fn setting(&self) -> Setting {
+        let setting = self.place.setting();
         Setting {
             mode: self.pair.mode,
-            ..self.place.setting()
+            socket: match self.pair.net {
+                Net::Unix => setting.socket,
+                Net::Tcp => format!("{TCP}127.0.0.1:0").into(),
+            },
+            ..setting
         }
     }
 
     pub(crate) fn server(&self, setting: &Setting) -> Peer {
-        Peer::start(self.server, "server", setting)
+        let server = Peer::start(self.server, "server", setting);
+        self.met_at.replace(server.place().to_owned());
+        server
     }
 
+    /// Starts a client of the latest server.
     pub(crate) fn client(&self, setting: &Setting) -> Peer {
-        Peer::start(self.client, "client", setting)
+        let socket = self.met_at.borrow().clone();
+        let setting = Setting {
+            socket,
+            ..setting.clone()
+        };
+        Peer::start(self.client, "client", &setting)
     }
 }
 
@@ -101,5 +132,6 @@ pub(crate) fn play(pair: &Pair, name: &str, scenario: fn(&Stage)) {
         place: Place::new(),
         client,
         server,
+        met_at: RefCell::default(),
     });
 }

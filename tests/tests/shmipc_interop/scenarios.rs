@@ -51,6 +51,51 @@ fn all_is_over(server: &mut Peer, client: &Peer, plan: &Plan) {
     region::is_whole_again(client.pid());
 }
 
+/// One after the other what scenarios of their own do: long messages over many slices, streams that the server closes, sleep.
+pub(crate) fn a_bit_of_everything_works(stage: &Stage) {
+    let setting = Setting {
+        cap: 8 << 20,
+        slices: vec![(128, 50), (1024, 50)],
+        ..stage.setting()
+    };
+    let many_slices = Plan {
+        streams: 4,
+        messages: 12,
+        window: 2,
+        sizes: vec![0, 1, 128, 1000, 20_000, 100_000],
+        ..Plan::default()
+    };
+    let closed_by_server = Plan {
+        streams: 16,
+        messages: 3,
+        sizes: vec![64, 40_000],
+        close: Closing::Server,
+        ..Plan::default()
+    };
+    let sleepy = Plan {
+        messages: 5,
+        pause: Duration::from_millis(10),
+        ..Plan::default()
+    };
+    let (mut server, mut client) = (stage.server(&setting), stage.client(&setting));
+    let plans = [many_slices, closed_by_server, sleepy];
+    for plan in &plans {
+        assert_eq!(client.run(plan), 0, "there was memory for all");
+    }
+    let streams = plans.iter().map(|plan| plan.streams as u64).sum();
+    let messages = plans.iter().map(|plan| plan.streams * plan.messages);
+    let messages = messages.sum::<usize>() as u64;
+    server.until("every stream has ended", |stats| {
+        stats == [streams, streams, 0, messages]
+    });
+    region::is_whole_again(client.pid());
+    client.quit();
+    server.quit();
+    let mut names = stage.place.names();
+    names.retain(|name| *name != setting.socket);
+    assert!(names.is_empty(), "left behind: {names:?}");
+}
+
 pub(crate) fn messages_of_every_size_arrive(stage: &Stage) {
     let plan = Plan {
         messages: 2 * SIZES.len(),

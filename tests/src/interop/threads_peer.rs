@@ -1,0 +1,274 @@
+//! Our own implementation for threads: `shmipc_transport::blocking`, over its shmipc link.
+//!
+//! What a stream is to do is done in a thread of its own, so that the program, which is made of tasks, goes on.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use bytes::{Buf, BufMut};
+use shmipc_transport::{
+    Flush, RecvBuf, RecvError, SendError,
+    blocking::{self, Listener, Session, Stopper},
+};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::spawn_blocking,
+};
+
+use super::{
+    implementation::{Client, Ended, Implementation, Server, Stream},
+    message::HEAD_LEN,
+    our_peer::{chain, client_config, closed, port, server_config, text},
+    setting::Setting,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct ThreadsPeer;
+
+impl Implementation for ThreadsPeer {
+    type Stream = ThreadStream;
+    type Server = ThreadsServer;
+    type Client = ThreadsClient;
+
+    async fn listen(setting: &Setting) -> Result<ThreadsServer, String> {
+        let listener = Listener::bind_with(setting.address(), server_config(setting)?);
+        let listener = listener.map_err(text)?;
+        let (sender, streams) = unbounded_channel();
+        let server = ThreadsServer {
+            streams,
+            sessions: Arc::default(),
+            stopper: listener.stopper(),
+            port: port(listener.local_address()),
+        };
+        let sessions = Arc::clone(&server.sessions);
+        thread::spawn(move || accept_all(&listener, &sender, &sessions));
+        Ok(server)
+    }
+
+    async fn connect(setting: &Setting) -> Result<ThreadsClient, String> {
+        let config = client_config(setting)?;
+        let (address, count) = (setting.address(), setting.sessions);
+        let connect = move || {
+            let connect = || Session::connect_with(address.clone(), config.clone());
+            (0..count).map(|_| connect().map_err(chain)).collect()
+        };
+        let sessions: Result<_, String> = spawn_blocking(connect).await.map_err(text)?;
+        Ok(ThreadsClient {
+            sessions: sessions?,
+            next: AtomicUsize::new(0),
+            idle: Mutex::default(),
+        })
+    }
+}
+
+type Sessions = Arc<Mutex<Vec<Session>>>;
+
+fn accept_all(listener: &Listener, streams: &UnboundedSender<ThreadStream>, sessions: &Sessions) {
+    while let Ok(session) = listener.accept() {
+        let mut all = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(session.clone());
+        drop(all);
+        let streams = streams.clone();
+        thread::spawn(move || {
+            while let Ok(stream) = session.accept_stream() {
+                // If nobody takes it, the server is closed.
+                let _ = streams.send(ThreadStream::new(stream));
+            }
+        });
+    }
+}
+
+/// Closes sessions, which may wait for their peers.
+async fn close_all(sessions: Vec<Session>) {
+    let close = move || sessions.iter().for_each(Session::close);
+    // It does not panic.
+    let _ = spawn_blocking(close).await;
+}
+
+/// A server, which serves every client.
+#[derive(Debug)]
+pub struct ThreadsServer {
+    streams: UnboundedReceiver<ThreadStream>,
+    sessions: Sessions,
+    stopper: Stopper,
+    port: Option<SocketAddr>,
+}
+
+impl Server for ThreadsServer {
+    type Stream = ThreadStream;
+
+    fn port(&self) -> Option<SocketAddr> {
+        self.port
+    }
+
+    async fn accept(&mut self) -> Result<ThreadStream, String> {
+        let stream = self.streams.recv().await;
+        stream.ok_or_else(|| "the listener is broken".to_owned())
+    }
+
+    fn restart(&mut self, _: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        std::future::ready(Err(
+            "a listener for threads tells nobody of restarts".to_owned()
+        ))
+    }
+
+    async fn close(self) {
+        self.stopper.stop();
+        let all = {
+            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *sessions)
+        };
+        close_all(all).await;
+    }
+}
+
+/// A client with its sessions.
+#[derive(Debug)]
+pub struct ThreadsClient {
+    sessions: Vec<Session>,
+    next: AtomicUsize,
+    idle: Mutex<Vec<ThreadStream>>,
+}
+
+impl Client for ThreadsClient {
+    type Stream = ThreadStream;
+
+    async fn get(&self) -> Result<ThreadStream, String> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = idle.pop() {
+            return Ok(stream);
+        }
+        let next = self.next.fetch_add(1, Relaxed) % self.sessions.len();
+        let stream = self.sessions[next].open_stream().map_err(chain)?;
+        Ok(ThreadStream::new(stream))
+    }
+
+    async fn put_back(&self, stream: ThreadStream) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(stream);
+    }
+
+    fn fallbacks(&self) -> u64 {
+        let stats = self.sessions.iter().map(Session::stats);
+        stats
+            .map(|stats| stats.fallbacks_sent + stats.fallbacks_received)
+            .sum()
+    }
+
+    async fn close(self) {
+        close_all(self.sessions).await;
+    }
+}
+
+/// A stream, read as a sequence of bytes.
+#[derive(Debug)]
+pub struct ThreadStream {
+    /// `None` once it was closed.
+    stream: Option<blocking::Stream>,
+    rest: Option<RecvBuf>,
+}
+
+impl ThreadStream {
+    fn new(stream: blocking::Stream) -> Self {
+        Self {
+            stream: Some(stream),
+            rest: None,
+        }
+    }
+
+    /// Does something with the stream in a thread.
+    async fn with<R: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut blocking::Stream) -> R + Send + 'static,
+    ) -> Result<R, Ended> {
+        let mut stream = self.stream.take().ok_or_else(closed)?;
+        let acting = spawn_blocking(move || {
+            let result = act(&mut stream);
+            (stream, result)
+        });
+        let (stream, result) = acting.await.map_err(|panic| Ended::Failed(text(panic)))?;
+        self.stream = Some(stream);
+        Ok(result)
+    }
+
+    /// What has arrived and was not read: at least one byte.
+    async fn front(&mut self) -> Result<&mut RecvBuf, Ended> {
+        while self.rest.as_ref().is_none_or(|rest| !rest.has_remaining()) {
+            self.rest = match self.with(blocking::Stream::recv).await? {
+                Ok(Some(message)) => Some(message),
+                Ok(None) => return Err(Ended::Finished),
+                Err(lost @ RecvError::SessionLost(_)) => return Err(Ended::Lost(chain(lost))),
+                Err(other) => return Err(Ended::Failed(chain(other))),
+            };
+        }
+        self.rest.as_mut().ok_or_else(closed)
+    }
+}
+
+impl Stream for ThreadStream {
+    async fn send(
+        &mut self,
+        head: &[u8; HEAD_LEN],
+        payload: &[u8],
+        piece: usize,
+    ) -> Result<(), Ended> {
+        let stream = self.stream.as_ref().ok_or_else(closed)?;
+        let mut message = stream.buffer(HEAD_LEN + payload.len());
+        message.put_slice(head);
+        let piece = if piece == 0 { usize::MAX } else { piece };
+        for piece in payload.chunks(piece) {
+            message.put_slice(piece);
+        }
+        match self
+            .with(|stream| stream.send(message, Flush::More))
+            .await?
+        {
+            Ok(()) => Ok(()),
+            Err(lost @ SendError::SessionLost(_)) => Err(Ended::Lost(chain(lost))),
+            Err(SendError::Reset(_)) => Err(Ended::Finished),
+            Err(other) => Err(Ended::Failed(chain(other))),
+        }
+    }
+
+    async fn readable(&mut self) -> Result<(), Ended> {
+        self.front().await.map(drop)
+    }
+
+    async fn read(&mut self, len: usize) -> Result<Vec<u8>, Ended> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let front = self.front().await?;
+            let next = front.remaining().min(len - bytes.len());
+            bytes.put(front.take(next));
+        }
+        Ok(bytes)
+    }
+
+    fn release(&mut self) {
+        if self.rest.as_ref().is_some_and(|rest| !rest.has_remaining()) {
+            self.rest = None;
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), String> {
+        if self.stream.is_none() {
+            return Ok(());
+        }
+        self.rest = None;
+        let finished = self.with(blocking::Stream::finish).await;
+        self.stream = None;
+        match finished {
+            // Whoever closes second has nobody to tell.
+            Ok(Ok(()) | Err(SendError::Reset(_) | SendError::SessionLost(_))) => Ok(()),
+            Ok(Err(other)) => Err(chain(other)),
+            Err(ended) => Err(format!("{ended:?}")),
+        }
+    }
+}
