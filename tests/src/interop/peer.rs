@@ -2,7 +2,9 @@
 
 use std::{
     fmt,
+    fs::Permissions,
     io::{BufRead, BufReader, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -28,7 +30,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes the folder, in shared memory where there is such a file system.
+    /// Makes the folder, in shared memory where there is such a file system. It is for our user alone: everybody may write to the files of
+    /// the crate, and over TCP we take none of those from anywhere else.
     ///
     /// # Panics
     ///
@@ -36,7 +39,11 @@ impl Place {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "makes a folder")]
     pub fn new() -> Self {
-        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let mut builder = tempfile::Builder::new();
+        builder.permissions(Permissions::from_mode(0o700));
+        let folder = builder
+            .tempdir_in("/dev/shm")
+            .or_else(|_| builder.tempdir());
         Self {
             folder: folder.expect("a temporary directory"),
         }

@@ -29,7 +29,7 @@ macro_rules! run_all_scenarios_between {
 
 /// Makes a few tests for each mode of each pair.
 macro_rules! run_a_choice_of_scenarios {
-    (over $net:ident: $($name:ident: $client:ident => $server:ident { $($module:ident: $mode:ident,)* })*) => {
+    ($scenarios:tt over $net:ident: $($name:ident: $client:ident => $server:ident { $($module:ident: $mode:ident,)* })*) => {
         $(mod $name {
             $(mod $module {
                 crate::tests_of_scenarios! {
@@ -39,10 +39,7 @@ macro_rules! run_a_choice_of_scenarios {
                         net: crate::pair::Net::$net,
                         mode: tests::interop::setting::Mode::$mode,
                     };
-                    a_bit_of_everything_works,
-                    messages_without_memory_go_over_the_socket,
-                    a_client_learns_that_its_server_was_killed,
-                    a_server_learns_that_its_client_was_killed,
+                    $scenarios
                 }
             })*
         })*
@@ -76,6 +73,9 @@ macro_rules! tests_of_scenarios {
             no_named_memory_is_left_behind,
             clients_follow_a_server_that_restarts,
         }
+    };
+    ($pair:expr; [$($scenario:ident,)*]) => {
+        crate::tests_of_scenarios! { $pair; $($scenario,)* }
     };
     ($pair:expr; $($scenario:ident,)*) => {
         $(
@@ -144,6 +144,10 @@ run_all_scenarios_between! {
 }
 
 run_a_choice_of_scenarios! {
+    [
+        a_bit_of_everything_works,
+        messages_without_memory_go_over_the_socket,
+    ]
     over Unix:
     threads_to_crate: Threads => Crate {
         v2: V2,
@@ -161,6 +165,16 @@ run_a_choice_of_scenarios! {
         v4_eventfd: V4Eventfd,
         v4_polling: V4Polling,
     }
+}
+
+run_a_choice_of_scenarios! {
+    [
+        a_bit_of_everything_works,
+        messages_without_memory_go_over_the_socket,
+        a_client_learns_that_its_server_was_killed,
+        a_server_learns_that_its_client_was_killed,
+    ]
+    over Unix:
     threads_to_go: Threads => Go {
         v2: V2,
         v3: V3,
@@ -172,6 +186,10 @@ run_a_choice_of_scenarios! {
 }
 
 run_a_choice_of_scenarios! {
+    [
+        a_bit_of_everything_works,
+        messages_without_memory_go_over_the_socket,
+    ]
     over Tcp:
     ours_to_crate_over_tcp: Ours => Crate {
         v2: V2,
@@ -185,6 +203,16 @@ run_a_choice_of_scenarios! {
         v4_file: V4File,
         v4_polling: V4Polling,
     }
+}
+
+run_a_choice_of_scenarios! {
+    [
+        a_bit_of_everything_works,
+        messages_without_memory_go_over_the_socket,
+        a_client_learns_that_its_server_was_killed,
+        a_server_learns_that_its_client_was_killed,
+    ]
+    over Tcp:
     ours_to_go_over_tcp: Ours => Go {
         v2: V2,
         v3_file: V3File,
