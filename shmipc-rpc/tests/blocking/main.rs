@@ -6,6 +6,7 @@ mod drain;
 mod lab;
 mod lifecycle;
 mod limits;
+mod links;
 mod streaming;
 mod threads;
 mod unary;
