@@ -39,6 +39,7 @@
 //! - the peer's end, or its wish that we go elsewhere, is noticed when a stream is next opened or somebody next waits, and no
 //!   earlier. A stream that is opened within 10 ms of the last look at the socket may meet a peer that has been killed since;
 //!   it then ends as it would have, had the peer been killed a moment later;
+//! - over shmipc's own link, a peer whose end or reset could not be told at once, because its queue was full, is told with the next use;
 //! - pings are not answered: a peer that pings should only do so while it knows that somebody waits here;
 //! - memory that lies idle is not given back; that happens with the next use.
 //!

@@ -3,7 +3,7 @@
 //! Every call passes `MSG_DONTWAIT`, because an inherited socket's `O_NONBLOCK` can be changed by whoever shares it.
 #![expect(
     unsafe_code,
-    reason = "descriptors in a control message become `OwnedFd`s here"
+    reason = "descriptors in a control message become `OwnedFd`s here, and an ioctl has no wrapper in nix"
 )]
 
 mod watched;
