@@ -317,9 +317,10 @@ impl Stopper {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::unix::net::UnixStream, thread};
+    use std::{io::Write, net::TcpStream, os::unix::net::UnixStream, thread};
 
     use super::*;
+    use crate::{LinkKind, Shmipc, core::shmipc::frames::Frame};
 
     #[test]
     fn stalled_clients_delay_nobody_and_rubbish_is_shown_out() {
@@ -338,6 +339,40 @@ mod tests {
                 assert_eq!(client.join().unwrap().peer(), session.peer());
             }
         });
+    }
+
+    #[test]
+    fn hazard_h41_who_stalls_in_the_middle_of_shmipcs_own_handshake_delays_nobody() {
+        let files = tempfile::tempdir_in("/dev/shm").unwrap();
+        let shmipc = Shmipc::default().directory(files.path());
+        let config = Config::builder().links([LinkKind::ShmipcV3]).shmipc(shmipc);
+        let config = config.build().unwrap();
+        for place in [
+            Address::from(files.path().join("socket")),
+            "tcp://127.0.0.1:0".into(),
+        ] {
+            let listener = Listener::bind_with(place, config.clone()).unwrap();
+            let hello = Frame::Version(3).encode(3);
+            let mut stalled: Box<dyn Write> = match listener.local_address() {
+                Address::Tcp(port) => Box::new(TcpStream::connect(port).unwrap()),
+                _ => Box::new(UnixStream::connect(files.path().join("socket")).unwrap()),
+            };
+            stalled.write_all(&hello).unwrap();
+            thread::scope(|scope| {
+                let clients: Vec<_> = (0..5)
+                    .map(|_| {
+                        let address = listener.local_address().clone();
+                        let config = config.clone();
+                        scope.spawn(|| Session::connect_with(address, config).unwrap())
+                    })
+                    .collect();
+                let sessions: Vec<_> = (0..5).map(|_| listener.accept().unwrap()).collect();
+                for client in clients {
+                    drop(client.join().unwrap());
+                }
+                drop(sessions);
+            });
+        }
     }
 
     #[test]

@@ -95,7 +95,18 @@ impl AsFd for Listening {
 
 /// Connects over TCP. Waits in the kernel for at most `timeout`, which must not be zero.
 pub(crate) fn connect_tcp(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
-    TcpStream::connect_timeout(&address, timeout).map(Connection::Tcp)
+    let stream = TcpStream::connect_timeout(&address, timeout)?;
+    expect_another(stream.local_addr()?, stream.peer_addr()?)?;
+    Ok(Connection::Tcp(stream))
+}
+
+/// Refuses a connection to itself. Where nobody listens, a client may happen to be given the very port that it connects to, and TCP
+/// joins the two.
+pub(crate) fn expect_another(local: SocketAddr, peer: SocketAddr) -> io::Result<()> {
+    if local == peer {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(())
 }
 
 /// Connects without waiting: `WouldBlock` means that the server's queue is full.
@@ -200,6 +211,14 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(listener.accept().unwrap());
         connect(&address).unwrap();
+    }
+
+    #[test]
+    fn nobody_is_connected_to_oneself() {
+        let [own, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        expect_another(own, other).unwrap();
+        let refused = expect_another(own, own).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

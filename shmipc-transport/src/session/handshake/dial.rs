@@ -75,7 +75,12 @@ async fn dial_tcp(
     clock: &Clock,
     timeout: Duration,
 ) -> Result<TcpStream, ConnectError> {
-    match timeout_at(clock.at(timeout), TcpStream::connect(tcp)).await {
+    let connect = async {
+        let stream = TcpStream::connect(tcp).await?;
+        endpoint::expect_another(stream.local_addr()?, stream.peer_addr()?)?;
+        Ok(stream)
+    };
+    match timeout_at(clock.at(timeout), connect).await {
         Ok(connected) => connected.map_err(|source| cannot_connect(address, source)),
         Err(_elapsed) => Err(timed_out(timeout)),
     }
