@@ -438,6 +438,8 @@ impl ConfigBuilder {
     /// Whatever the order, a client asks for our own link first, for version 4 of shmipc's in the same breath, and for the older
     /// versions if the server knows neither. One link alone pins it.
     ///
+    /// At an [`Address::Tcp`](crate::Address::Tcp) our own is left out, as it cannot be had there.
+    ///
     /// Over any but our own, the peer can write to the memory that carries messages. It can then break its own session, and nothing
     /// else: see `SECURITY.md`.
     pub fn links(mut self, links: impl IntoIterator<Item = LinkKind>) -> Self {

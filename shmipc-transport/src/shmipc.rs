@@ -33,7 +33,8 @@ impl LinkKind {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ShmipcMapping {
-    /// As memory files over the socket: nothing has a name. Version 2 does not know it, and uses files. The default.
+    /// As memory files over the socket: nothing has a name. Version 2 does not know it, and nothing can be passed over TCP: there, files are
+    /// used. The default.
     #[default]
     Memfd,
     /// As files in [`Shmipc::directory`], which are removed as soon as the server has mapped them.
@@ -130,7 +131,8 @@ impl Shmipc {
 
     /// Where files of regions are made, and where those of clients must lie. Default: `/dev/shm`; a file system in memory.
     ///
-    /// Files of clients must lie directly in it, belong to the client's user, and be no links.
+    /// Files of clients must lie directly in it, belong to the client's user, and be no links. Over [TCP](crate::Address::Tcp) they must
+    /// belong to our own, and no other may be able to write to them; a directory that nobody else may enter serves best.
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = directory.into();

@@ -1,6 +1,11 @@
 //! The control socket, and what peers may send through it.
 
-use std::{fs::File, io::Write, os::unix::net::UnixStream as StdStream};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream as StdStream,
+};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tokio::net::UnixStream;
@@ -219,4 +224,28 @@ fn control_data_is_listed_to_its_end_and_not_beyond() {
     message(24, libc::SCM_RIGHTS, &[4, 5]);
     message(1000, libc::SCM_RIGHTS, &[6, 7]);
     assert_eq!(descriptors(&control).collect::<Vec<_>>(), [3, 4, 5]);
+}
+
+#[test]
+fn what_a_full_tcp_connection_holds_is_known_until_the_peer_has_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut theirs, _) = listener.accept().unwrap();
+    let socket = ControlSocket::bare(Connection::Tcp(ours));
+    assert!(!socket.passes_descriptors());
+    assert!(!socket.has_unacknowledged());
+    let mut sent = 0;
+    while let Ok(len) = socket.try_send(&[7; 64 << 10], &[]) {
+        sent += len;
+    }
+    assert!(socket.has_unacknowledged());
+    theirs.read_exact(&mut vec![0; sent]).unwrap();
+    // The last acknowledgement may be under way.
+    while socket.has_unacknowledged() {
+        std::thread::yield_now();
+    }
+    let (ours, _theirs) = StdStream::pair().unwrap();
+    let socket = ControlSocket::bare(Connection::Unix(ours));
+    socket.try_send(b"theirs already", &[]).unwrap();
+    assert!(!socket.has_unacknowledged());
 }
