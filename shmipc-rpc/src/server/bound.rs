@@ -59,7 +59,7 @@ pub(super) struct Services {
 
 /// Something that connections come from.
 enum Socket {
-    SharedMemory(Listener),
+    SharedMemory(Box<Listener>),
     #[cfg(feature = "grpc")]
     Http2(Http2Listener),
 }
@@ -120,7 +120,7 @@ impl BoundServer {
     /// Adds a listener, which brings its own [`Config`].
     pub(super) fn add(&mut self, listener: Listener) {
         self.endpoints.push(listener.local_address().into());
-        self.sockets.push(Socket::SharedMemory(listener));
+        self.sockets.push(Socket::SharedMemory(Box::new(listener)));
     }
 
     /// Returns where the server listens, in the order in which it was bound. If the system was to choose a port, as with
@@ -210,7 +210,7 @@ impl Services {
     fn serve(&mut self, socket: Socket) -> Serving {
         match socket {
             Socket::SharedMemory(listener) => {
-                Box::pin(serve::serve(listener, Arc::clone(&self.sessions)))
+                Box::pin(serve::serve(*listener, Arc::clone(&self.sessions)))
             }
             #[cfg(feature = "grpc")]
             Socket::Http2(listener) => {

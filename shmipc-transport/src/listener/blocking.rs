@@ -128,9 +128,7 @@ impl Listener {
     ///
     /// Returns [`InheritError`] if nobody offers a listening socket there. The predecessor goes on then.
     pub fn inherit_with(address: impl Into<Address>, config: Config) -> Result<Self, InheritError> {
-        let timeout = config.handshake_timeout();
-        let bound = handover::blocking::inherit(&address.into(), timeout)?;
-        check_links(&bound.address, &config)?;
+        let bound = handover::blocking::inherit(&address.into(), &config)?;
         Ok(Self::new(bound, config)?)
     }
 

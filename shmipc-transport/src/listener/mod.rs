@@ -154,8 +154,7 @@ impl Listener {
             return Err(BindError::NoRuntime.into());
         }
         let at = address.into();
-        let bound = handover::inherit(&at, config.handshake_timeout()).await?;
-        check_links(&bound.address, &config)?;
+        let bound = handover::inherit(&at, &config).await?;
         let (place, door) = watch(bound)?;
         Ok(Self::new(place, door, config))
     }

@@ -18,6 +18,10 @@ const SHARE_MIN: usize = 256;
 pub struct RecvBuf {
     front: Bytes,
     /// What follows. Most messages have one part; so that they cost little to pass on, and to drop, this is a pointer.
+    #[expect(
+        clippy::box_collection,
+        reason = "most messages have none, and all of them are moved"
+    )]
     rest: Option<Box<VecDeque<Bytes>>>,
     len: usize,
 }

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::{Passing, Step, Taking, authorize, failed, take};
 use crate::{
-    Address,
+    Address, Config,
     config::is_own_user,
     core::sync::AtomicBool,
     error::{BindError, HandOverError, InheritError, InvalidAddress},
@@ -119,10 +119,8 @@ impl HandOver {
 }
 
 /// Takes the socket that a predecessor offers at `address`.
-pub(in super::super) fn inherit(
-    address: &Address,
-    timeout: Duration,
-) -> Result<Bound, InheritError> {
+pub(in super::super) fn inherit(address: &Address, config: &Config) -> Result<Bound, InheritError> {
+    let timeout = config.handshake_timeout();
     let deadline = Instant::now() + timeout;
     let stream = session::dial_plain_blocking(address, timeout)?;
     authorize(&stream)?;
@@ -131,7 +129,7 @@ pub(in super::super) fn inherit(
     loop {
         match taking.advance(&socket).map_err(failed)? {
             Step::Done((listening, description)) => {
-                return take(&socket, &listening, description);
+                return take(&socket, &listening, description, config);
             }
             Step::Wants(flags) => {
                 if !wait(&socket, flags, Some(deadline)).map_err(failed)? {

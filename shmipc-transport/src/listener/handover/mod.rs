@@ -19,9 +19,10 @@ use self::exchange::{Description, Giving, Name, Step, Taking};
 use super::{
     acceptor::{Chain, PAUSE, is_fatal},
     bind::{Bound, FileIdentity, SocketFile},
+    check_links,
 };
 use crate::{
-    Address,
+    Address, Config,
     config::is_own_user,
     core::sync::{AtomicBool, Ordering},
     error::{BindError, HandOverError, InheritError},
@@ -201,7 +202,8 @@ async fn ready(socket: &ControlSocket, flags: PollFlags, deadline: Instant) -> i
 }
 
 /// Takes the socket that a predecessor offers at `address`.
-pub(super) async fn inherit(address: &Address, timeout: Duration) -> Result<Bound, InheritError> {
+pub(super) async fn inherit(address: &Address, config: &Config) -> Result<Bound, InheritError> {
+    let timeout = config.handshake_timeout();
     let deadline = Instant::now() + timeout;
     let stream = session::dial_plain(address, timeout).await?;
     authorize(&stream)?;
@@ -210,7 +212,7 @@ pub(super) async fn inherit(address: &Address, timeout: Duration) -> Result<Boun
     loop {
         match taking.advance(&socket).map_err(failed)? {
             Step::Done((listening, description)) => {
-                return take(&socket, &listening, description);
+                return take(&socket, &listening, description, config);
             }
             Step::Wants(flags) => {
                 if !ready(&socket, flags, deadline).await.map_err(failed)? {
@@ -236,16 +238,11 @@ fn take(
     socket: &ControlSocket,
     listening: &OwnedFd,
     description: Description,
+    config: &Config,
 ) -> Result<Bound, InheritError> {
     let listener = match description.name {
         Name::Tcp(_) => Listening::Tcp(endpoint::inherited_tcp_listener(listening)?),
         _ => Listening::Unix(endpoint::inherited_listener(listening)?),
-    };
-    exchange::acknowledge(socket).map_err(failed)?;
-    // The file is ours from now on.
-    let file = match (&description.name, description.file) {
-        (Name::Path(path), Some(identity)) => Some(SocketFile::inherited(path.clone(), identity)),
-        _ => None,
     };
     let address = match description.name {
         Name::Path(path) => Address::Path(path),
@@ -255,6 +252,15 @@ fn take(
             let fd = listener.as_fd().try_clone_to_owned().map_err(failed)?;
             Address::from(fd)
         }
+    };
+    check_links(&address, config)?;
+    // From here on the predecessor relies on us, and the file is ours.
+    exchange::acknowledge(socket).map_err(failed)?;
+    let file = match (&address, description.file) {
+        (Address::Path(path), Some(identity)) => {
+            Some(SocketFile::inherited(path.clone(), identity))
+        }
+        _ => None,
     };
     Ok(Bound {
         file,

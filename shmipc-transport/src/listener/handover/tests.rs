@@ -7,7 +7,8 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::{
-    Config, Listener, Session, blocking as threads, core::sync::AtomicU32, error::AcceptError,
+    Config, LinkKind, Listener, Session, Shmipc, blocking as threads, core::sync::AtomicU32,
+    error::AcceptError,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -34,10 +35,14 @@ impl Stage {
 
 /// Passes a socket on, and returns the successor.
 async fn succeed(listener: &Listener, door: PathBuf) -> Listener {
+    succeed_with(listener, door, Config::default()).await
+}
+
+async fn succeed_with(listener: &Listener, door: PathBuf, config: Config) -> Listener {
     let hand_over = listener.hand_over().unwrap();
     let inherit = async {
         loop {
-            match Listener::inherit(door.as_path()).await {
+            match Listener::inherit_with(door.as_path(), config.clone()).await {
                 // It does not listen yet.
                 Err(InheritError::Connect(_)) => tokio::task::yield_now().await,
                 other => return other.unwrap(),
@@ -97,6 +102,38 @@ async fn abstract_and_inherited_sockets_are_passed_on_as_well() {
     let second = succeed(&first, stage.path("door")).await;
     drop(first);
     connected(&second, path.as_path()).await;
+}
+
+#[tokio::test]
+async fn ports_are_passed_on_as_well() {
+    let stage = Stage::new();
+    let shmipc = Shmipc::default().directory(stage.directory.path());
+    let config = Config::builder().links([LinkKind::ShmipcV3]).shmipc(shmipc);
+    let config = config.build().unwrap();
+    let first = Listener::bind_with("tcp://127.0.0.1:0", config.clone()).unwrap();
+    let port = first.local_address().clone();
+    // One that could serve nobody there is not left with it.
+    let hand_over = first.hand_over().unwrap();
+    let door = stage.path("door");
+    let offer = tokio::spawn(async move { hand_over.offer(door).await });
+    let refused = loop {
+        match Listener::inherit(stage.path("door")).await {
+            Err(InheritError::Connect(_)) => tokio::task::yield_now().await,
+            other => break other.unwrap_err(),
+        }
+    };
+    assert!(matches!(
+        refused,
+        InheritError::Listen(BindError::NoLink { .. })
+    ));
+    offer.abort();
+    assert!(offer.await.unwrap_err().is_cancelled());
+    let second = succeed_with(&first, stage.path("door"), config.clone()).await;
+    drop(first);
+    assert_eq!(second.local_address().to_string(), port.to_string());
+    let (client, server) = tokio::join!(Session::connect_with(port, config), second.accept());
+    client.unwrap();
+    server.unwrap();
 }
 
 #[tokio::test]
