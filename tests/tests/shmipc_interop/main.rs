@@ -10,6 +10,7 @@ mod known;
 mod pair;
 mod restart;
 mod scenarios;
+mod untold;
 
 /// Makes one test of each scenario for each mode of each pair: of a client and a server.
 macro_rules! run_all_scenarios_between {
