@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BufMut;
@@ -19,7 +19,7 @@ use common::{
 };
 use shmipc_transport::{
     Clients, Config, Flush, LinkKind, Listener, PoolConfig, PoolError, RestartError, SendError,
-    Session, SessionPool,
+    Session, SessionPool, blocking,
 };
 use tokio::{
     sync::oneshot,
@@ -217,6 +217,32 @@ async fn a_session_without_a_pool_hears_and_may_acknowledge() {
         let (ours, theirs) = (client.stats(), server.stats());
         assert_eq!((theirs.restarts_sent, theirs.restarts_acknowledged), (1, 1));
         assert_eq!((ours.restarts_received, ours.restarts_acknowledged), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_session_for_threads_hears_and_may_acknowledge() {
+    for link in NATIVE {
+        let place = Place::new();
+        let listener = Listener::bind_with(place.socket(), place.config(link)).unwrap();
+        let (path, config) = (place.socket(), place.config(link));
+        let client = tokio::task::spawn_blocking(move || {
+            let session = blocking::Session::connect_with(path, config).unwrap();
+            let until = Instant::now() + PATIENCE;
+            while session.restart_epoch() != Some(7) {
+                assert!(Instant::now() < until, "nothing was heard");
+                std::thread::sleep(Duration::from_millis(1));
+                session.attend();
+            }
+            assert!(session.is_going_away());
+            assert!(session.acknowledge_restart());
+            assert!(!session.acknowledge_restart(), "once is enough");
+            session
+        });
+        let _server = listener.accept().await.unwrap();
+        let restart = listener.hot_restart(7, PATIENCE).await.unwrap();
+        assert_eq!((restart.moved, restart.timed_out), (1, 0), "{link:?}");
+        drop(in_time("the thread", client).await.unwrap());
     }
 }
 

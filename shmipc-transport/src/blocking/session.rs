@@ -206,6 +206,19 @@ impl Session {
         self.inner.is_going_away()
     }
 
+    /// The epoch of the hot restart that the server has told us of, with shmipc's own protocol, as far as is known without
+    /// [looking](Self::attend). See [`Session::restart_epoch`](crate::Session::restart_epoch).
+    #[must_use]
+    pub fn restart_epoch(&self) -> Option<u64> {
+        self.inner.restart_epoch()
+    }
+
+    /// Tells the server that all sessions of this client have moved to its successor. See
+    /// [`Session::acknowledge_restart`](crate::Session::acknowledge_restart).
+    pub fn acknowledge_restart(&self) -> bool {
+        self.inner.acknowledge_restart()
+    }
+
     /// The process on the other side.
     #[must_use]
     pub fn peer(&self) -> &Peer {

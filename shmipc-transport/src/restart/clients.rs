@@ -214,7 +214,8 @@ impl Clients {
     /// Tells the clients of all sessions to move to the process that has taken the place of this one, waits until they have, and
     /// says what has come of it. Sessions that are accepted later are told at once, also when this has returned.
     ///
-    /// The successor listens at the same address [by then](crate::Listener::take_over_with). Sessions are served as before: go on
+    /// The successor listens at the same address by then, because it has [taken it over](crate::Listener::take_over_with) or was
+    /// [passed the socket](crate::Listener::hand_over). Sessions are served as before: go on
     /// accepting streams, and sessions, meanwhile. What clients do is a matter of the link:
     ///
     /// - *Among ourselves* they open no more streams here, and end the session with its last stream. Then they have moved, and nothing
