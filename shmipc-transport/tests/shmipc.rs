@@ -152,7 +152,7 @@ async fn hazard_h40_a_mute_client_holds_nobody_up() {
     for mode in modes() {
         let place = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = place.path().join("socket");
-        let config = config(&mode, place.path(), Shmipc::default(), Wait::Adaptive);
+        let config = mode.config(place.path(), Shmipc::default(), Wait::Adaptive);
         let listener = Listener::bind_with(path.as_path(), config.clone()).unwrap();
         let mute = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let (client, server) = tokio::join!(
@@ -172,7 +172,7 @@ async fn hazard_h42_what_is_sent_before_regions_are_mapped_arrives() {
     let files = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = files.path().join("socket");
     let mode = modes().remove(0);
-    let config = config(&mode, files.path(), Shmipc::default(), Wait::Adaptive);
+    let config = mode.config(files.path(), Shmipc::default(), Wait::Adaptive);
     let listener = Listener::bind_with(path.as_path(), config.clone()).unwrap();
     // Version 2 has no answer to wait for, and nobody accepts yet.
     let connecting = timeout(LONG, Session::connect_with(path.as_path(), config));
