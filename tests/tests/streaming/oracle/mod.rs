@@ -234,7 +234,7 @@ impl Case {
                 _ => sender.fail(Status::data_loss("there is no other")),
             }
         };
-        let (ended, ()) = tokio::join!(call(Outgoing::Pushed(sink)), send);
+        let (ended, ()) = tokio::join!(call(Outgoing::Pushed(Box::new(sink))), send);
         ended
     }
 
@@ -265,7 +265,7 @@ impl Case {
 
 /// The requests of a call, at the caller.
 enum Outgoing {
-    Pushed(RequestSink<Item>),
+    Pushed(Box<RequestSink<Item>>),
     Polled(tokio_stream::Iter<Box<dyn Iterator<Item = Item> + Send>>),
 }
 
