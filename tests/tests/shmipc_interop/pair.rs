@@ -101,6 +101,12 @@ impl Stage {
         }
     }
 
+    /// How many of the sides are ours, which keep some slices aside.
+    pub(crate) fn keepers(&self) -> u32 {
+        let is_ours = |who| u32::from(matches!(who, Who::Ours | Who::Threads));
+        is_ours(self.pair.client) + is_ours(self.pair.server)
+    }
+
     pub(crate) fn server(&self, setting: &Setting) -> Peer {
         let server = Peer::start(self.server, "server", setting);
         self.met_at.replace(server.place().to_owned());

@@ -39,16 +39,16 @@ fn exchange(stage: &Stage, setting: &Setting, plan: &Plan) -> u64 {
     let mut server = stage.server(setting);
     let mut client = stage.client(setting);
     let fallbacks = client.run(plan);
-    all_is_over(&mut server, &client, plan);
+    all_is_over(stage, &mut server, &client, plan);
     fallbacks
 }
 
-fn all_is_over(server: &mut Peer, client: &Peer, plan: &Plan) {
+fn all_is_over(stage: &Stage, server: &mut Peer, client: &Peer, plan: &Plan) {
     let (streams, messages) = (plan.streams as u64, (plan.streams * plan.messages) as u64);
     server.until("every stream has ended", |stats| {
         stats == [streams, streams, 0, messages]
     });
-    region::is_whole_again(client.pid());
+    region::is_whole_again(client.pid(), stage.keepers());
 }
 
 /// One after the other what scenarios of their own do: long messages over many slices, streams that the server closes, sleep.
@@ -88,7 +88,7 @@ pub(crate) fn a_bit_of_everything_works(stage: &Stage) {
     server.until("every stream has ended", |stats| {
         stats == [streams, streams, 0, messages]
     });
-    region::is_whole_again(client.pid());
+    region::is_whole_again(client.pid(), stage.keepers());
     client.quit();
     server.quit();
     let mut names = stage.place.names();
@@ -293,7 +293,7 @@ pub(crate) fn two_clients_do_not_disturb_each_other(stage: &Stage) {
     }
     server.until("every stream has ended", |stats| stats == [16, 16, 0, 800]);
     for client in &clients {
-        region::is_whole_again(client.pid());
+        region::is_whole_again(client.pid(), stage.keepers());
     }
     let [one, mut other] = clients;
     one.quit();
