@@ -76,6 +76,74 @@ fn echo(session: Session) {
     });
 }
 
+/// The lengths of the parts of a message that lie together.
+fn parts(mut message: RecvBuf) -> Vec<usize> {
+    let mut parts = Vec::new();
+    while message.has_remaining() {
+        parts.push(message.chunk().len());
+        message.advance(message.chunk().len());
+    }
+    parts
+}
+
+#[tokio::test]
+async fn what_is_reserved_lies_together_for_the_receiver() {
+    for mode in modes() {
+        let Pair { client, server, .. } = &connect(&mode).await;
+        let mut ours = client.open_stream().unwrap();
+        let head = message(3000, 1);
+        let body = message(8000, 2);
+        let mut sending = ours.buffer(head.len());
+        sending.put_slice(&head);
+        // As many as a slice of the smallest holds, and more than are left in the one that was begun.
+        let mut place = sending.reserve(8100).unwrap();
+        assert_eq!(place.len(), 8100, "{}", mode.name);
+        place[..8000].copy_from_slice(&body);
+        assert_eq!(place[..8000], body[..]);
+        place.commit(8000);
+        drop(sending.reserve(10).unwrap());
+        let mut place = sending.reserve(5).unwrap();
+        place.copy_from_slice(b"tail.");
+        place.commit(4);
+        assert_eq!(sending.len(), 11_004);
+        ours.send(sending, Flush::More).await.unwrap();
+        let mut theirs = timeout(LONG, server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        let mut received = recv(&mut theirs).await.unwrap();
+        let together = received.split_to(11_000);
+        assert_eq!(whole(received), b"tail"[..], "{}", mode.name);
+        // Over TCP nobody knows the peer, so that nothing is lent to be written.
+        if client.peer().uid().is_some() {
+            assert_eq!(parts(together), [3000, 8000], "{}", mode.name);
+        } else {
+            let expected = [&head[..], &body].concat();
+            assert_eq!(whole(together), expected, "{}", mode.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn more_is_reserved_than_a_slice_holds() {
+    for mode in modes() {
+        let Pair { client, server, .. } = &connect(&mode).await;
+        let mut ours = client.open_stream().unwrap();
+        let body = message(300_000, 3);
+        let mut sending = ours.buffer(body.len());
+        let mut place = sending.reserve(body.len()).unwrap();
+        place.copy_from_slice(&body);
+        place.commit(body.len());
+        ours.send(sending, Flush::More).await.unwrap();
+        let mut theirs = timeout(LONG, server.accept_stream())
+            .await
+            .unwrap()
+            .unwrap();
+        let received = recv(&mut theirs).await.unwrap();
+        assert_eq!(whole(received), body, "{}", mode.name);
+    }
+}
+
 #[tokio::test]
 async fn messages_of_every_size_come_back_in_every_version() {
     for mode in modes() {

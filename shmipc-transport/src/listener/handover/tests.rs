@@ -107,7 +107,8 @@ async fn abstract_and_inherited_sockets_are_passed_on_as_well() {
 #[tokio::test]
 async fn ports_are_passed_on_as_well() {
     let stage = Stage::new();
-    let shmipc = Shmipc::default().directory(stage.directory.path());
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let shmipc = Shmipc::default().directory(files.path());
     let config = Config::builder().links([LinkKind::ShmipcV3]).shmipc(shmipc);
     let config = config.build().unwrap();
     let first = Listener::bind_with("tcp://127.0.0.1:0", config.clone()).unwrap();
@@ -131,8 +132,8 @@ async fn ports_are_passed_on_as_well() {
     let second = succeed_with(&first, stage.path("door"), config.clone()).await;
     drop(first);
     assert_eq!(second.local_address().to_string(), port.to_string());
-    let (client, server) = tokio::join!(Session::connect_with(port, config), second.accept());
-    client.unwrap();
+    let client = async { Session::connect_with(port, config).await.unwrap() };
+    let (_client, server) = tokio::join!(client, second.accept());
     server.unwrap();
 }
 

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+#[cfg(not(shmipc_loom))]
+use crate::core::shmipc::InvalidShmipc;
 use crate::core::{
     shmipc::Slice,
     sync::{model, thread},
@@ -153,4 +155,52 @@ proptest! {
             }
         }
     }
+}
+
+#[cfg(not(shmipc_loom))]
+#[test]
+fn a_share_of_what_was_received_is_kept_for_the_next_messages() {
+    let (memory, one, other) = list_of(50);
+    let slices: Vec<_> = (0..5).map(|_| one.take(0).unwrap().unwrap()).collect();
+    assert_eq!((one.held(), other.available(0)), (5, 44));
+    let places: Vec<_> = slices.iter().map(Slice::at).collect();
+    for slice in slices {
+        one.recycle(slice).unwrap();
+    }
+    // One of sixteen: three of fifty. The peer has the others again.
+    assert_eq!((one.held(), other.available(0)), (0, 46));
+    let free = free(&memory);
+    let is_free = |at: &u32| free.contains(&(at - 44));
+    let is_kept: Vec<_> = places.iter().map(|at| !is_free(at)).collect();
+    assert_eq!(is_kept, [true, true, true, false, false]);
+    // What was kept last is used first, and then what the list has.
+    let next: Vec<_> = (0..4)
+        .flat_map(|_| one.take_for(4).unwrap().unwrap())
+        .map(|(slice, _)| slice.at())
+        .collect();
+    assert_eq!(next[..3], [places[2], places[1], places[0]]);
+    assert!(!places.contains(&next[3]));
+    assert_eq!((one.held(), other.available(0)), (4, 45));
+}
+
+#[cfg(not(shmipc_loom))]
+#[test]
+fn hazard_h21_a_slice_that_is_kept_cannot_arrive() {
+    let (_memory, one, other) = list_of(50);
+    let slice = one.take(0).unwrap().unwrap();
+    let at = slice.at();
+    one.recycle(slice).unwrap();
+    let forged = one.follow(at).unwrap_err();
+    assert_eq!(forged, InvalidShmipc::SliceHeld { offset: at });
+    assert_eq!(other.held(), 0);
+}
+
+#[test]
+fn nothing_of_a_short_list_is_kept() {
+    model(|| {
+        let (memory, one, _) = list_of(15);
+        let slice = one.take(0).unwrap().unwrap();
+        one.recycle(slice).unwrap();
+        assert_eq!(memory.get(8), 15);
+    });
 }
