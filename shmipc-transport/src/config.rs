@@ -65,7 +65,8 @@ impl Payloads {
     ///
     /// # Safety
     ///
-    /// No peer of the session or listener may write to a block between sending it and getting it back. Nothing on this
+    /// No peer of the session or listener may write to a block between sending it and getting it back; nor, over shmipc's own
+    /// link, to a slice that this side has taken out of a list and not sent yet. Nothing on this
     /// side can check that: use it only between programs that you ship yourself and that cannot be taken over.
     #[must_use]
     pub const unsafe fn trusting_foreign_users() -> Self {

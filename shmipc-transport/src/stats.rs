@@ -193,7 +193,8 @@ pub struct Stats {
     pub regions_added: u64,
     /// Address space of our arena at the moment, in bytes. Over shmipc's link, both sides have one together.
     pub arena_mapped: u64,
-    /// Bytes of our arena that are in use, in whole blocks.
+    /// Bytes of our arena that are in use, in whole blocks. Over shmipc's link: by either side, with the slices that ours keep to use
+    /// them again.
     pub arena_used: u64,
     /// The most bytes of our arena that were ever in use. Over shmipc's link: when statistics were taken, or somebody had to wait.
     pub arena_used_max: u64,
