@@ -6,11 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 #[cfg(not(shmipc_loom))]
-use crate::core::shmipc::InvalidShmipc;
-use crate::core::{
-    shmipc::Slice,
-    sync::{model, thread},
-};
+use crate::core::shmipc::{InvalidShmipc, Slice};
+use crate::core::sync::{model, thread};
 
 /// What is free, from the first to the last, as the links say.
 fn free(memory: &TestMemory) -> Vec<u32> {
