@@ -122,24 +122,12 @@ run_all_scenarios_between! {
         v2: V2,
         v3: V3,
     }
+    // Among themselves: that the scenarios ask for nothing but the protocol.
     crate_to_crate: Crate => Crate {
-        v2: V2,
         v3: V3,
-        v4: V4,
-        v4_file: V4File,
         v4_eventfd: V4Eventfd,
-        v4_polling: V4Polling,
-    }
-    crate_to_go: Crate => Go {
-        v2: V2,
-        v3: V3,
-    }
-    go_to_crate: Go => Crate {
-        v2: V2,
-        v3: V3,
     }
     go_to_go: Go => Go {
-        v2: V2,
         v3: V3,
     }
 }
@@ -150,6 +138,23 @@ run_a_choice_of_scenarios! {
         messages_without_memory_go_over_the_socket,
     ]
     over Unix:
+    crate_to_crate_in_other_modes: Crate => Crate {
+        v2: V2,
+        v4: V4,
+        v4_file: V4File,
+        v4_polling: V4Polling,
+    }
+    crate_to_go: Crate => Go {
+        v2: V2,
+        v3: V3,
+    }
+    go_to_crate: Go => Crate {
+        v2: V2,
+        v3: V3,
+    }
+    go_to_go_in_version_2: Go => Go {
+        v2: V2,
+    }
     threads_to_crate: Threads => Crate {
         v2: V2,
         v3: V3,

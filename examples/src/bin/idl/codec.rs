@@ -164,7 +164,7 @@ pub(crate) async fn read<M: Message>(reader: &mut ByteReader) -> io::Result<M> {
     Ok(M::of(head, name, rest))
 }
 
-/// As [`write`], in this thread.
+/// As [`write()`], in this thread.
 pub(crate) fn write_blocking<M: Message>(
     writer: &mut blocking::ByteWriter,
     message: &M,
