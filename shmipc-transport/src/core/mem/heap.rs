@@ -167,16 +167,13 @@ impl Heap {
 
     /// Whether a block of `len` bytes could be had now.
     pub(crate) fn has_room(&self, len: u32) -> bool {
-        let mut inner = lock(&self.inner);
+        let inner = lock(&self.inner);
         if inner.closed {
             return false;
         }
-        let found = inner.regions.iter_mut().find_map(|entry| {
-            let (start, size) = entry.space.alloc(len, u32_len(entry.region.len()))?;
-            entry.space.free(start, size);
-            Some(())
-        });
-        found.is_some() || region_for(len, inner.max - inner.figures.mapped).is_some()
+        let has_room = |entry: &Entry| entry.space.has_room(len, u32_len(entry.region.len()));
+        inner.regions.iter().any(has_room)
+            || region_for(len, inner.max - inner.figures.mapped).is_some()
     }
 
     /// Whether [`retire_idle`](Self::retire_idle) would find something.
@@ -295,7 +292,7 @@ fn region_for(len: u32, room: u64) -> Option<u32> {
         return (exact <= room).then_some(exact);
     }
     let region_len = REGION_LEN.min(room);
-    (0 < region_len && Buddy::new(region_len).alloc(len).is_some()).then_some(region_len)
+    (0 < region_len && Buddy::new(region_len).has_room(len)).then_some(region_len)
 }
 
 impl Space {
@@ -303,12 +300,20 @@ impl Space {
     fn alloc(&mut self, len: u32, region_len: u32) -> Option<(u32, u32)> {
         match self {
             Self::Shared(buddy) => Some((buddy.alloc(len)?, Buddy::size_class(len))),
+            Self::Whole { .. } if !self.has_room(len, region_len) => None,
             Self::Whole { used } => {
-                // A block that fits into a shared region must not pin down a region of a gigabyte.
-                let fits = REGION_LEN < len && len <= region_len && !*used;
-                *used |= fits;
-                fits.then_some((0, region_len))
+                *used = true;
+                Some((0, region_len))
             }
+        }
+    }
+
+    /// Whether [`alloc`](Self::alloc) would find a block.
+    fn has_room(&self, len: u32, region_len: u32) -> bool {
+        match self {
+            Self::Shared(buddy) => buddy.has_room(len),
+            // A block that fits into a shared region must not pin down a region of a gigabyte.
+            Self::Whole { used } => REGION_LEN < len && len <= region_len && !used,
         }
     }
 
