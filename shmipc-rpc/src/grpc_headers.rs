@@ -1,17 +1,33 @@
-//! The headers that gRPC itself has in HTTP/2.
+//! The headers, and trailers, that gRPC itself has in HTTP/2.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+#[cfg(feature = "grpc")]
+use http::{HeaderMap, header};
+use http::{HeaderName, HeaderValue};
 
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+pub(crate) const MESSAGE_TYPE: HeaderName = HeaderName::from_static("grpc-message-type");
 
+/// The header, or trailer, that carries the code.
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The header, or trailer, that carries the message, percent-encoded.
+pub(crate) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The header, or trailer, that carries the details in base64.
+pub(crate) const STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
+/// The code of a call that went well.
+pub(crate) const STATUS_OK: HeaderValue = HeaderValue::from_static("0");
+
+#[cfg(feature = "grpc")]
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Not compressed, which is all that is understood.
+#[cfg(feature = "grpc")]
 pub(crate) const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 /// Tells whether a message has the content type of gRPC, whatever its encoding.
+#[cfg(feature = "grpc")]
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return false;
@@ -22,7 +38,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "grpc"))]
 mod tests {
     use super::*;
 

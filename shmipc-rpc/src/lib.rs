@@ -76,7 +76,6 @@ mod error;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(feature = "grpc")]
 mod grpc_headers;
 mod method;
 mod request;

@@ -10,7 +10,9 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::grpc_headers;
 
 /// The base64 of gRPC: written without padding, read with or without.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -128,7 +130,7 @@ pub fn get_all_bin(
 
 /// Tells whether `key` belongs to gRPC or HTTP, so that it is not sent as metadata.
 pub(crate) fn is_reserved(key: &HeaderName) -> bool {
-    RESERVED.contains(&key.as_str())
+    RESERVED.contains(key)
 }
 
 /// Removes all keys that belong to gRPC or HTTP.
@@ -136,7 +138,7 @@ pub(crate) fn remove_reserved(map: &mut HeaderMap) {
     if map.is_empty() {
         return;
     }
-    for key in RESERVED {
+    for key in &RESERVED {
         map.remove(key);
     }
 }
@@ -152,16 +154,16 @@ pub(crate) fn merge(map: &mut HeaderMap, trailing: Option<Box<HeaderMap>>) {
 }
 
 /// Keys that carry the protocol itself where it runs over HTTP/2.
-const RESERVED: [&str; 9] = [
-    "content-type",
-    "grpc-accept-encoding",
-    "grpc-encoding",
-    "grpc-message",
-    "grpc-message-type",
-    "grpc-status",
-    "grpc-status-details-bin",
-    "grpc-timeout",
-    "te",
+static RESERVED: [HeaderName; 9] = [
+    header::CONTENT_TYPE,
+    header::TE,
+    grpc_headers::ACCEPT_ENCODING,
+    grpc_headers::ENCODING,
+    grpc_headers::MESSAGE,
+    grpc_headers::MESSAGE_TYPE,
+    grpc_headers::STATUS,
+    grpc_headers::STATUS_DETAILS,
+    grpc_headers::TIMEOUT,
 ];
 
 fn check_binary(key: &HeaderName) -> Result<(), InvalidMetadata> {

@@ -14,7 +14,7 @@ use shmipc_transport::RecvBuf;
 use super::{Body, Encode, Encoded, End, Payload, decoder::read_trailers, grpc};
 #[cfg(feature = "grpc")]
 use crate::frame;
-use crate::{Status, interceptor::Ended};
+use crate::{Status, grpc_headers, interceptor::Ended};
 
 /// A received message of at most this length is taken out in one frame with its prefix.
 const ONE_FRAME_LEN_MAX: usize = 4096;
@@ -203,7 +203,7 @@ fn last_frame(ended: Ended) -> Frame<Bytes> {
     Frame::trailers(match ended {
         Ok(metadata) => {
             let mut trailers = metadata.map(|map| *map).unwrap_or_default();
-            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+            trailers.insert(grpc_headers::STATUS, grpc_headers::STATUS_OK);
             trailers
         }
         Err(status) => status.to_headers(),

@@ -23,18 +23,22 @@ pub(crate) fn prefix(len: usize) -> [u8; PREFIX_LEN] {
     [0, l0, l1, l2, l3]
 }
 
-/// Pieces of a message, in order.
+/// Pieces of a message, in order. Most are but one, for which nothing is allocated.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
-    pieces: VecDeque<Bytes>,
+    /// Not empty, unless all is.
+    first: Bytes,
+    rest: VecDeque<Bytes>,
     remaining: usize,
 }
 
 impl Pieces {
     pub(crate) fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.remaining += piece.len();
-            self.pieces.push_back(piece);
+        self.remaining += piece.len();
+        if self.first.is_empty() {
+            self.first = piece;
+        } else if !piece.is_empty() {
+            self.rest.push_back(piece);
         }
     }
 
@@ -42,18 +46,19 @@ impl Pieces {
     pub(crate) fn split_to(&mut self, len: usize) -> Self {
         assert!(len <= self.remaining, "cannot split past the end");
         let mut head = Self::default();
-        while head.remaining < len
-            && let Some(front) = self.pieces.front_mut()
-        {
+        while head.remaining < len {
             let wanted = len - head.remaining;
-            if wanted < front.len() {
-                head.push(front.split_to(wanted));
-            } else if let Some(whole) = self.pieces.pop_front() {
-                head.push(whole);
-            }
+            head.push(self.first.split_to(wanted.min(self.first.len())));
+            self.next_piece();
         }
         self.remaining -= len;
         head
+    }
+
+    fn next_piece(&mut self) {
+        if self.first.is_empty() {
+            self.first = self.rest.pop_front().unwrap_or_default();
+        }
     }
 }
 
@@ -63,40 +68,32 @@ impl Buf for Pieces {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
+        &self.first
     }
 
     fn advance(&mut self, mut count: usize) {
         assert!(count <= self.remaining, "cannot advance past the end");
         self.remaining -= count;
-        while let Some(piece) = self.pieces.front_mut() {
-            if count < piece.len() {
-                piece.advance(count);
-                return;
-            }
-            count -= piece.len();
-            self.pieces.pop_front();
+        while count != 0 {
+            let step = count.min(self.first.len());
+            self.first.advance(step);
+            self.next_piece();
+            count -= step;
         }
     }
 
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
         assert!(len <= self.remaining, "cannot copy past the end");
-        match self.pieces.front_mut() {
-            // Within one piece it is not copied.
-            Some(piece) if len <= piece.len() => {
-                let bytes = piece.split_to(len);
-                if piece.is_empty() {
-                    self.pieces.pop_front();
-                }
-                self.remaining -= len;
-                bytes
-            }
-            _ => {
-                let mut bytes = BytesMut::with_capacity(len);
-                bytes.put(self.take(len));
-                bytes.freeze()
-            }
+        // Within one piece it is not copied.
+        if len <= self.first.len() {
+            let bytes = self.first.split_to(len);
+            self.next_piece();
+            self.remaining -= len;
+            return bytes;
         }
+        let mut bytes = BytesMut::with_capacity(len);
+        bytes.put(self.take(len));
+        bytes.freeze()
     }
 }
 

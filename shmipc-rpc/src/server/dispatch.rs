@@ -3,13 +3,17 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 
-use super::{ResponseFuture, Router, Service, reply::Outcome, router::call_when_ready};
-use crate::{Body, body::downcast, error::BoxError};
+use super::{
+    ResponseFuture, Router, Service,
+    reply::Outcome,
+    router::{call_when_ready, respond},
+};
+use crate::{Body, Status, body::downcast, error::BoxError};
 
 /// The services of a server, and what lies above them.
 pub(super) trait Dispatch: Send {
@@ -117,12 +121,31 @@ where
 {
     fn start(&mut self, request: http::Request<Body>) -> Running {
         // Each call has a clone of its own, so that none holds a reservation, such as a permit, that it does not use.
-        let service = self.service.clone();
+        let mut service = self.service.clone();
         let response_len_max = self.response_len_max;
-        Running::Boxed(Box::pin(async move {
-            let response = call_when_ready(service, request).await;
-            Outcome::of(response, response_len_max)
-        }))
+        // Most services are ready, and get the request at once, which is large. One that is not is asked again, by the task that
+        // can wait for it.
+        let ready = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(ready) => ready,
+            Poll::Pending => {
+                return Running::Boxed(Box::pin(async move {
+                    let response = call_when_ready(service, request).await;
+                    Outcome::of(response, response_len_max)
+                }));
+            }
+        };
+        match ready {
+            Ok(()) => {
+                let answering = service.call(request);
+                Running::Boxed(Box::pin(async move {
+                    Outcome::of(respond(answering.await), response_len_max)
+                }))
+            }
+            Err(error) => {
+                let outcome = Status::from_error(error.into()).into();
+                Running::Boxed(Box::pin(std::future::ready(outcome)))
+            }
+        }
     }
 
     fn is_layered(&self) -> bool {

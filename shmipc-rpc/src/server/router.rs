@@ -222,7 +222,7 @@ where
 }
 
 /// Makes an ordinary response of what a service returned.
-fn respond<B, E>(result: Result<http::Response<B>, E>) -> http::Response<Body>
+pub(super) fn respond<B, E>(result: Result<http::Response<B>, E>) -> http::Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, error::Error, sync::Arc};
 
 use base64::Engine as _;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 use shmipc_transport::AllocError;
 
@@ -12,15 +12,9 @@ use super::{Code, Status};
 use crate::{
     Body,
     error::BoxError,
+    grpc_headers::{MESSAGE, STATUS, STATUS_DETAILS},
     metadata::{self, BASE64},
 };
-
-/// The header, or trailer, that carries the code.
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// The header, or trailer, that carries the message, percent-encoded.
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// The header, or trailer, that carries the details in base64.
-const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// What must be encoded in `grpc-message`, beside all that is not ASCII.
 const MESSAGE_ENCODED: &AsciiSet = &CONTROLS.add(b'%');
@@ -61,14 +55,14 @@ impl Status {
     /// that are not base64 are read as well as possible, as gRPC demands.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let code = headers.get(GRPC_STATUS)?;
+        let code = headers.get(STATUS)?;
         let code = code
             .to_str()
             .ok()
             .and_then(|code| code.parse().ok())
             .map_or(Code::Unknown, Code::from_u32);
         let message = headers
-            .get(GRPC_MESSAGE)
+            .get(MESSAGE)
             .map(|message| {
                 percent_decode(message.as_bytes())
                     .decode_utf8_lossy()
@@ -76,7 +70,7 @@ impl Status {
             })
             .unwrap_or_default();
         let details = headers
-            .get(GRPC_STATUS_DETAILS)
+            .get(STATUS_DETAILS)
             .and_then(|details| BASE64.decode(details.as_bytes()).ok())
             .map(Bytes::from)
             .unwrap_or_default();
@@ -90,7 +84,7 @@ impl Status {
     /// `None` means that it is not a failure, or not yet: trailers may follow. If the head says that all went well, the body
     /// knows it from here on.
     pub(crate) fn of_response(response: &mut http::Response<Body>) -> Option<Self> {
-        let says = !response.headers().is_empty() && response.headers().contains_key(GRPC_STATUS);
+        let says = !response.headers().is_empty() && response.headers().contains_key(STATUS);
         let status = Self::of_head(response.status(), response.headers_mut());
         if says && status.is_none() {
             response.body_mut().end_well();
@@ -100,7 +94,7 @@ impl Status {
 
     /// Returns the failure that the head of a response tells of, and removes it from `headers`.
     pub(crate) fn of_head(http: http::StatusCode, headers: &mut HeaderMap) -> Option<Self> {
-        if !headers.is_empty() && headers.contains_key(GRPC_STATUS) {
+        if !headers.is_empty() && headers.contains_key(STATUS) {
             let status = Self::from_headers(headers).filter(|status| status.code() != Code::Ok);
             remove_status_headers(headers);
             return status;
@@ -119,22 +113,19 @@ impl Status {
     pub fn to_headers(&self) -> HeaderMap {
         let mut headers = self.metadata().clone();
         metadata::remove_reserved(&mut headers);
-        headers.insert(
-            GRPC_STATUS,
-            HeaderValue::from_static(self.code().as_header()),
-        );
+        headers.insert(STATUS, HeaderValue::from_static(self.code().as_header()));
         if !self.message().is_empty() {
             let message: Cow<'_, str> =
                 percent_encode(self.message().as_bytes(), MESSAGE_ENCODED).into();
             // Percent-encoding leaves visible ASCII and spaces only, which a value may hold.
             if let Ok(message) = HeaderValue::try_from(message.as_ref()) {
-                headers.insert(GRPC_MESSAGE, message);
+                headers.insert(MESSAGE, message);
             }
         }
         if !self.details().is_empty() {
             // Base64 is visible ASCII.
             if let Ok(details) = HeaderValue::try_from(BASE64.encode(self.details())) {
-                headers.insert(GRPC_STATUS_DETAILS, details);
+                headers.insert(STATUS_DETAILS, details);
             }
         }
         headers
@@ -166,9 +157,9 @@ pub(crate) fn remove_status_headers(headers: &mut HeaderMap) {
     if headers.is_empty() {
         return;
     }
-    headers.remove(GRPC_STATUS);
-    headers.remove(GRPC_MESSAGE);
-    headers.remove(GRPC_STATUS_DETAILS);
+    headers.remove(STATUS);
+    headers.remove(MESSAGE);
+    headers.remove(STATUS_DETAILS);
 }
 
 /// What an error turned out to be.
@@ -252,9 +243,9 @@ mod tests {
     #[test]
     fn a_broken_status_is_read_as_well_as_possible() {
         let mut headers = HeaderMap::new();
-        headers.insert(GRPC_STATUS, HeaderValue::from_static("many"));
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static("100%"));
-        headers.insert(GRPC_STATUS_DETAILS, HeaderValue::from_static("!"));
+        headers.insert(STATUS, HeaderValue::from_static("many"));
+        headers.insert(MESSAGE, HeaderValue::from_static("100%"));
+        headers.insert(STATUS_DETAILS, HeaderValue::from_static("!"));
         let status = Status::from_headers(&headers).expect("there is a grpc-status");
         assert_eq!((status.code(), status.message()), (Code::Unknown, "100%"));
         assert!(status.details().is_empty());
