@@ -294,6 +294,11 @@ impl Receiving {
 
     /// Reads a frame from the server. Returns what opens the response, if it does.
     fn read_response(&mut self, mut frame: RecvBuf) -> Result<Option<HeaderMap>, Status> {
+        if frame::open_plain(&mut frame) {
+            self.message = Some(frame);
+            self.end(Ok(None));
+            return Ok(Some(HeaderMap::new()));
+        }
         let read = frame::open(&mut frame, ResponseFrame::read);
         let ResponseFrame {
             opening,
@@ -303,13 +308,18 @@ impl Receiving {
         if has_message {
             self.message = Some(frame);
         }
-        if ending.is_some() {
-            self.ending = ending;
-            self.held = None;
-            // Tells the half that still sends, if there is one, that nobody listens.
-            self.stream.reset(ABANDONED);
+        if let Some(ending) = ending {
+            self.end(ending);
         }
         Ok(opening)
+    }
+
+    /// Notes how a response has ended.
+    fn end(&mut self, ending: Result<Option<Box<HeaderMap>>, Status>) {
+        self.ending = Some(ending);
+        self.held = None;
+        // Tells the half that still sends, if there is one, that nobody listens.
+        self.stream.reset(ABANDONED);
     }
 
     /// Polls for the next frame. `None`: the other side has ended its half without one.

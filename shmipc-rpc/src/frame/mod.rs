@@ -149,6 +149,22 @@ pub(crate) fn open<R>(
     read_head(prefix, &frame.copy_to_bytes(head_len))
 }
 
+/// Takes the prefix off a frame that is all of a response, with a message and nothing else. Returns `false`, having done nothing, if it
+/// is another one.
+///
+/// Most responses are such. For them, this is what [`open`] does.
+pub(crate) fn open_plain(frame: &mut RecvBuf) -> bool {
+    let Some((prefix, _)) = frame.chunk().split_first_chunk() else {
+        return false;
+    };
+    let is_plain = Prefix::decode(*prefix)
+        .is_ok_and(|prefix| prefix.flags == Flags::UNARY && prefix.check(frame.len()) == Ok(0));
+    if is_plain {
+        frame.advance(PREFIX_LEN);
+    }
+    is_plain
+}
+
 /// The status for a message that is longer than the limit (R8).
 pub(crate) fn message_too_large(len: usize, max: usize) -> Status {
     FrameTooLarge::Message { len, max }.into()

@@ -144,7 +144,7 @@ impl Progress {
             Self::New {
                 request,
                 mut dispatch,
-            } => Self::Running(dispatch.start(*request)),
+            } => Self::Running(dispatch.start(*request, None)),
             progress @ (Self::Running(_) | Self::Over) => progress,
         };
         match self {

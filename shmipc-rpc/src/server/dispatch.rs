@@ -11,14 +11,14 @@ use bytes::Bytes;
 use super::{
     ResponseFuture, Router, Service,
     reply::Outcome,
-    router::{call_when_ready, respond},
+    router::{MethodId, call_when_ready, respond},
 };
 use crate::{Body, Status, body::downcast, error::BoxError};
 
 /// The services of a server, and what lies above them.
 pub(super) trait Dispatch: Send {
-    /// Begins a call. Does not wait, but runs code of the application, which may panic.
-    fn start(&mut self, request: http::Request<Body>) -> Running;
+    /// Begins a call of a method, if it is known which. Does not wait, but runs code of the application, which may panic.
+    fn start(&mut self, request: http::Request<Body>, method: Option<MethodId>) -> Running;
 
     /// Tells whether the body of a request may be exchanged on its way to the handler.
     fn is_layered(&self) -> bool;
@@ -87,9 +87,13 @@ struct Direct {
 }
 
 impl Dispatch for Direct {
-    fn start(&mut self, request: http::Request<Body>) -> Running {
+    fn start(&mut self, request: http::Request<Body>, method: Option<MethodId>) -> Running {
+        let future = match method {
+            Some(method) => self.router.route_to(method, request),
+            None => self.router.route(request),
+        };
         Running::Routed {
-            future: self.router.route(request),
+            future,
             response_len_max: self.response_len_max,
         }
     }
@@ -119,7 +123,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn start(&mut self, request: http::Request<Body>) -> Running {
+    fn start(&mut self, request: http::Request<Body>, _: Option<MethodId>) -> Running {
         // Each call has a clone of its own, so that none holds a reservation, such as a permit, that it does not use.
         let mut service = self.service.clone();
         let response_len_max = self.response_len_max;

@@ -118,10 +118,9 @@ impl Routes {
         &self.methods[method.0]
     }
 
-    /// Returns the service that a path leads to.
-    fn service(&self, path: &str) -> Option<&dyn Route> {
-        let index = self.known(self.method(path)?).service;
-        self.services.get(index).map(|service| &**service)
+    /// Returns the service that has a method.
+    fn service(&self, method: MethodId) -> &dyn Route {
+        &*self.services[self.known(method).service]
     }
 }
 
@@ -132,10 +131,19 @@ impl Router {
 
     /// Begins a call.
     pub(super) fn route(&self, request: http::Request<Body>) -> ResponseFuture {
-        match self.routes.service(request.uri().path()) {
-            Some(service) => service.call(request),
+        match self.routes.method(request.uri().path()) {
+            Some(method) => self.route_to(method, request),
             None => ResponseFuture::failed(no_method(request.uri().path())),
         }
+    }
+
+    /// Begins a call of a method that was found before.
+    pub(super) fn route_to(
+        &self,
+        method: MethodId,
+        request: http::Request<Body>,
+    ) -> ResponseFuture {
+        self.routes.service(method).call(request)
     }
 }
 

@@ -139,7 +139,7 @@ impl SessionTask {
         let polled = {
             let _scope = deadline::Scope::enter(deadline);
             let _span = span.enter();
-            start(&mut *self.dispatch, request, cx)
+            start(&mut *self.dispatch, request, method, cx)
         };
         if let Some(began) = timed {
             proven.pace.record(began.elapsed());
@@ -256,10 +256,11 @@ impl Drop for SessionTask {
 fn start(
     dispatch: &mut dyn Dispatch,
     request: http::Request<Body>,
+    method: Option<MethodId>,
     cx: &mut Context<'_>,
 ) -> Result<Result<Outcome, Running>, Status> {
     guarded(|| {
-        let mut running = dispatch.start(request);
+        let mut running = dispatch.start(request, method);
         match running.poll(cx) {
             Poll::Ready(outcome) => Ok(outcome),
             Poll::Pending => Err(running),

@@ -50,7 +50,7 @@ use crate::{
         mem::{Heap, HeapFigures, OwnRing, OwnedRegion, PeerRegion, PeerRing},
         num::index,
         outbox::{Bell, Geometry, Header, RecordHead, Windows},
-        sync::{AtomicBool, Ordering, lock},
+        sync::{AtomicBool, Ordering, lock, try_lock},
     },
     error::PeerMisbehaved,
     stats::Counters,
@@ -73,6 +73,8 @@ pub(crate) struct OutboxLink {
     growing: Mutex<()>,
     /// Whether anybody waits for progress of the peer's: ring space, returned blocks.
     starving: AtomicBool,
+    /// Whether the ring should be [prepared](Self::prepare).
+    is_low: AtomicBool,
     bell: Bell,
     space_bell: Bell,
     /// The peer's doorbell, until the session ends.
@@ -179,6 +181,7 @@ impl OutboxLink {
             growing: Mutex::new(()),
             back: Mutex::new(Back::new(own_layout.returns)),
             starving: AtomicBool::new(false),
+            is_low: AtomicBool::new(false),
             bell: Bell::default(),
             space_bell: Bell::default(),
             doorbell: Mutex::new(Some(doorbell)),
@@ -261,6 +264,18 @@ impl OutboxLink {
         let sleep = self.peer_header().sleep.0.load(Ordering::Relaxed);
         if self.bell.must_ring(sleep) {
             self.ring();
+        }
+        self.prepare();
+    }
+
+    /// Prepares the ring for the next records, if that is due: now the peer is busy with the last one.
+    fn prepare(&self) {
+        // Relaxed: a hint. Whoever else holds the lock is about to send, and sees to it if need be.
+        if self.is_low.load(Ordering::Relaxed)
+            && let Some(mut tx) = try_lock(&self.tx)
+        {
+            self.is_low.store(false, Ordering::Relaxed);
+            tx.producer.prepare(&self.own_ring);
         }
     }
 

@@ -495,6 +495,9 @@ impl OutboxLink {
 
     fn slot(&self, tx: &mut Tx, body_len: u32) -> Result<Option<Slot>, PeerMisbehaved> {
         if let Some(slot) = tx.producer.reserve(&self.own_ring, body_len) {
+            if tx.producer.is_low() {
+                self.is_low.store(true, Ordering::Relaxed);
+            }
             return Ok(Some(slot));
         }
         if !tx.producer.refresh(&self.peer_header().head.0)? {

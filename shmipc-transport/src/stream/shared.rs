@@ -301,6 +301,9 @@ impl StreamShared {
             state.discards = true;
             clear_waker(session, &mut state.recv_waker);
             state.disengage(session);
+            if state.first.is_none() {
+                return state.sender_gone && !state.recv_ended && state.over.is_none();
+            }
             let mut dropped: Vec<_> = state.first.take().into_iter().collect();
             dropped.extend(mem::take(&mut state.more));
             let grants = dropped

@@ -15,7 +15,7 @@
 //! 1. *Reserve*: see to it that the first word of the record **after** this one is zero, then advance `tail`. So whenever a
 //!    record appears, the word behind it is already zero, and the consumer never takes stale bytes of an earlier lap for a
 //!    record. The producer zeroes some way ahead, which fetches the cache lines of the next records from the consumer's CPU all at
-//!    once, instead of one by one while each record is written.
+//!    once, instead of one by one while each record is written; if it can, when a record was just published and nobody waits.
 //! 2. *Write* the body, without any lock: the range belongs to whoever reserved it.
 //! 3. *Commit*: store the first word with `Release`.
 //!
@@ -229,6 +229,20 @@ impl Producer {
             slot.abandon(ring);
         }
         Some(Slot { at, body_len })
+    }
+
+    /// Whether little is left that is zero, so that one of the next records would have to wait until more is. See
+    /// [`prepare`](Self::prepare).
+    pub(crate) fn is_low(&self) -> bool {
+        self.zeroed < ZEROED_AHEAD / 2
+    }
+
+    /// Zeroes ahead now, when nobody waits for a record, instead of while one is reserved.
+    pub(crate) fn prepare(&mut self, ring: &impl WriteRing) {
+        // The Release of the next record's commit orders this before what it publishes.
+        if self.is_low() {
+            self.zero_ahead(ring);
+        }
     }
 
     /// Zeroes what lies at `tail`, and what is free beyond, as far as is worth it.
