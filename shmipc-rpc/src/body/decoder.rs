@@ -81,6 +81,8 @@ pub(crate) struct Decoder {
     pieces: Pieces,
     /// The length of the message whose prefix has been read.
     message_len: Option<usize>,
+    /// A message, or a failure, that was taken and put back.
+    unread: Option<Result<Pieces, Status>>,
     /// How the body ended.
     ended: Option<Result<Option<Box<HeaderMap>>, Status>>,
     message_len_max: usize,
@@ -92,8 +94,26 @@ impl Decoder {
             body,
             pieces: Pieces::default(),
             message_len: None,
+            unread: None,
             ended: None,
             message_len_max,
+        }
+    }
+
+    /// Takes the only message, and the metadata after it, if all of that is there already.
+    pub(crate) fn take_whole(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Option<(Pieces, Option<Box<HeaderMap>>)> {
+        match self.poll_message(cx) {
+            Poll::Ready(Some(Ok(message))) if self.is_over() => {
+                Some((message, self.take_trailers()))
+            }
+            Poll::Ready(Some(read)) => {
+                self.unread = Some(read);
+                None
+            }
+            Poll::Ready(None) | Poll::Pending => None,
         }
     }
 
@@ -102,6 +122,9 @@ impl Decoder {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Pieces, Status>>> {
+        if let Some(read) = self.unread.take() {
+            return Poll::Ready(Some(read));
+        }
         loop {
             match self.take_message() {
                 Ok(Some(message)) => {
@@ -135,6 +158,14 @@ impl Decoder {
             Some(Ok(trailers)) => trailers.take(),
             Some(Err(_)) | None => None,
         }
+    }
+
+    /// Whether all went well and nothing is left to be taken.
+    fn is_over(&self) -> bool {
+        matches!(self.ended, Some(Ok(_)))
+            && !self.pieces.has_remaining()
+            && self.message_len.is_none()
+            && self.unread.is_none()
     }
 
     /// Polls for another piece, or the end.
@@ -201,9 +232,7 @@ impl Source for Decoder {
     }
 
     fn is_done(&self) -> bool {
-        matches!(self.ended, Some(Ok(_)))
-            && !self.pieces.has_remaining()
-            && self.message_len.is_none()
+        self.is_over()
     }
 
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {

@@ -206,6 +206,35 @@ mod tests {
     }
 
     #[test]
+    fn one_message_that_is_all_is_taken_whole_and_nothing_is_lost_of_others() {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (messages, is_whole) in [(0, false), (1, true), (2, false)] {
+            let bytes = [0, 0, 0, 0, 2, 7, 8].repeat(messages);
+            for piece_len in [1, 7, 100] {
+                let mut decoder = Decoder::new(Box::pin(InPieces::new(&bytes, piece_len)), 2);
+                let whole = decoder
+                    .take_whole(&mut cx)
+                    .map(|(mut message, _)| message.get_u16());
+                assert_eq!(whole, is_whole.then_some(0x0708));
+                let rest = std::iter::from_fn(|| match decoder.poll_message(&mut cx) {
+                    Poll::Ready(message) => message,
+                    Poll::Pending => panic!("everything is there"),
+                });
+                let rest = rest
+                    .collect::<Result<Vec<_>, _>>()
+                    .expect("they are well-formed");
+                assert_eq!(rest.len(), messages - usize::from(is_whole));
+            }
+        }
+        // A failure is told once, as it would have been.
+        let mut decoder = Decoder::new(Box::pin(InPieces::new(&[0, 0, 0, 0, 3], 5)), 2);
+        assert!(decoder.take_whole(&mut cx).is_none());
+        let told = decoder.poll_message(&mut cx);
+        assert!(matches!(told, Poll::Ready(Some(Err(_)))));
+        assert!(matches!(decoder.poll_message(&mut cx), Poll::Ready(None)));
+    }
+
+    #[test]
     fn bodies_that_are_not_messages_are_refused() {
         let count = |bytes: &[u8]| {
             decode_all(bytes, 3, 4)

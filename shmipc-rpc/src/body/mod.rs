@@ -9,7 +9,7 @@ mod messages;
 mod receiving;
 mod waited;
 
-use std::{any::Any, fmt, mem, pin::Pin, time::Instant};
+use std::{any::Any, fmt, mem, pin::Pin, task::Context, time::Instant};
 
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
@@ -266,6 +266,22 @@ impl Body {
             Payload::Foreign(body) => Streaming::foreign(Decoder::new(body, message_len_max)),
         };
         streaming.with_end(trailers, self.watchers)
+    }
+
+    /// As [`take_to_send`](Self::take_to_send), once a body that somebody else made was looked at: if it is but one message, and all of
+    /// that is there already, it is sent as one.
+    pub(crate) fn poll_to_send(&mut self, cx: &mut Context<'_>, message_len_max: usize) -> ToSend {
+        if self.watchers.is_some() || !matches!(self.payload, Payload::Foreign(_)) {
+            return self.take_to_send(message_len_max);
+        }
+        let Payload::Foreign(body) = mem::replace(&mut self.payload, Payload::Empty) else {
+            unreachable!("it was looked at before")
+        };
+        let mut decoder = Decoder::new(body, message_len_max);
+        match decoder.take_whole(cx) {
+            Some((message, trailers)) => ToSend::One(Box::new(Encoded(message)), trailers),
+            None => ToSend::Many(Box::pin(Outflow::new(decoder)), None, None),
+        }
     }
 
     /// Takes what is to be sent, and the trailing metadata.

@@ -1,6 +1,6 @@
 //! Calls by the rules of a service config, and over several connections.
 
-use std::{borrow::Cow, pin::Pin, sync::Arc, time::Instant};
+use std::{borrow::Cow, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Instant};
 
 use http::{HeaderMap, Uri};
 use shmipc_transport::{Address, Backoff, Lent, Session};
@@ -201,7 +201,8 @@ impl Managed {
                 response_len_max: context.message_len_max,
             },
         };
-        let outcome = match body.take_to_send(context.request_len_max) {
+        let to_send = poll_fn(|cx| Poll::Ready(body.poll_to_send(cx, context.request_len_max)));
+        let outcome = match to_send.await {
             ToSend::One(message, _) => self.one(ask, &mut *repeatable(message)).await,
             ToSend::Many(messages, ..) => self.many(&parts.uri, ask, messages).await,
             ToSend::Nothing(status) => Err(status),

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::{
     ResponseFuture, Router, Service,
     reply::Outcome,
-    router::{MethodId, call_when_ready, respond},
+    router::{MethodId, begin},
 };
-use crate::{Body, Status, body::downcast, error::BoxError};
+use crate::{Body, body::downcast, error::BoxError};
 
 /// The services of a server, and what lies above them.
 pub(super) trait Dispatch: Send {
@@ -49,29 +49,16 @@ where
 }
 
 /// A call whose reply is being made.
-pub(super) enum Running {
-    /// A router's future, which is as good as there already.
-    Routed {
-        future: ResponseFuture,
-        response_len_max: usize,
-    },
-    /// Anything else.
-    Boxed(Pin<Box<dyn Future<Output = Outcome> + Send>>),
+pub(super) struct Running {
+    future: ResponseFuture,
+    response_len_max: usize,
 }
 
 impl Running {
     /// Polls the call. Runs code of the application, which may panic.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        match self {
-            Self::Routed {
-                future,
-                response_len_max,
-            } => {
-                let Ok(response) = ready!(Pin::new(future).poll(cx));
-                Poll::Ready(Outcome::of(response, *response_len_max))
-            }
-            Self::Boxed(future) => future.as_mut().poll(cx),
-        }
+        let Ok(response) = ready!(Pin::new(&mut self.future).poll(cx));
+        Poll::Ready(Outcome::of(response, self.response_len_max, cx))
     }
 }
 
@@ -92,7 +79,7 @@ impl Dispatch for Direct {
             Some(method) => self.router.route_to(method, request),
             None => self.router.route(request),
         };
-        Running::Routed {
+        Running {
             future,
             response_len_max: self.response_len_max,
         }
@@ -125,30 +112,9 @@ where
 {
     fn start(&mut self, request: http::Request<Body>, _: Option<MethodId>) -> Running {
         // Each call has a clone of its own, so that none holds a reservation, such as a permit, that it does not use.
-        let mut service = self.service.clone();
-        let response_len_max = self.response_len_max;
-        // Most services are ready, and get the request at once, which is large. One that is not is asked again, by the task that
-        // can wait for it.
-        let ready = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(ready) => ready,
-            Poll::Pending => {
-                return Running::Boxed(Box::pin(async move {
-                    let response = call_when_ready(service, request).await;
-                    Outcome::of(response, response_len_max)
-                }));
-            }
-        };
-        match ready {
-            Ok(()) => {
-                let answering = service.call(request);
-                Running::Boxed(Box::pin(async move {
-                    Outcome::of(respond(answering.await), response_len_max)
-                }))
-            }
-            Err(error) => {
-                let outcome = Status::from_error(error.into()).into();
-                Running::Boxed(Box::pin(std::future::ready(outcome)))
-            }
+        Running {
+            future: begin(self.service.clone(), request),
+            response_len_max: self.response_len_max,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a server answers.
 
-use std::mem;
+use std::{mem, task::Context};
 
 use http::HeaderMap;
 use shmipc_transport::{SendError, SendHalf};
@@ -34,12 +34,17 @@ pub(super) enum Reply {
 type NoMessage = Encoded<&'static [u8]>;
 
 impl Outcome {
-    /// Makes it of a response, each of whose messages may have `message_len_max` bytes.
-    pub(super) fn of(mut response: http::Response<Body>, message_len_max: usize) -> Self {
+    /// Makes it of a response, each of whose messages may have `message_len_max` bytes. Of one that layers have made anew, it takes what
+    /// is there already.
+    pub(super) fn of(
+        mut response: http::Response<Body>,
+        message_len_max: usize,
+        cx: &mut Context<'_>,
+    ) -> Self {
         if let Some(status) = Status::of_response(&mut response) {
             return Self::Reply(Reply::Failed(status));
         }
-        let content = response.body_mut().take_to_send(message_len_max);
+        let content = response.body_mut().poll_to_send(cx, message_len_max);
         let metadata = mem::take(response.headers_mut());
         match content {
             ToSend::One(message, trailers) => Self::Reply(Reply::Message {

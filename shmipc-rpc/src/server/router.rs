@@ -194,17 +194,30 @@ where
     B::Error: Into<BoxError>,
 {
     fn call(&self, request: http::Request<Body>) -> ResponseFuture {
-        let mut service = self.0.clone();
-        // Most services are always ready. One that is not is asked again, by the task that can wait for it.
-        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => match downcast(service.call(request)) {
-                Ok(future) => future,
-                Err(future) => ResponseFuture::new(async move { Ok(respond(future.await)) }),
-            },
-            Poll::Ready(Err(error)) => ResponseFuture::failed(Status::from_error(error.into())),
-            Poll::Pending => {
-                ResponseFuture::new(async move { Ok(call_when_ready(service, request).await) })
-            }
+        begin(self.0.clone(), request)
+    }
+}
+
+/// Begins a call of a service that is there for this call alone.
+///
+/// Most services are always ready, and get the request, which is large, at once. One that is not is asked again, by the task that can
+/// wait for it.
+pub(super) fn begin<S, B>(mut service: S, request: http::Request<Body>) -> ResponseFuture
+where
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(())) => match downcast(service.call(request)) {
+            Ok(future) => future,
+            Err(future) => ResponseFuture::new(async move { Ok(respond(future.await)) }),
+        },
+        Poll::Ready(Err(error)) => ResponseFuture::failed(Status::from_error(error.into())),
+        Poll::Pending => {
+            ResponseFuture::new(async move { Ok(call_when_ready(service, request).await) })
         }
     }
 }
@@ -230,7 +243,7 @@ where
 }
 
 /// Makes an ordinary response of what a service returned.
-pub(super) fn respond<B, E>(result: Result<http::Response<B>, E>) -> http::Response<Body>
+fn respond<B, E>(result: Result<http::Response<B>, E>) -> http::Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
