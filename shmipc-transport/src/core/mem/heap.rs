@@ -3,12 +3,12 @@
 //! The heap decides; the session acts. When no region has room, [`Heap::alloc`] says which region [it needs](Exhausted::NeedsRegion);
 //! the session makes a sealed memfd, passes it to the peer, and [adds](Heap::add_region) it.
 //!
-//! Blocks of up to [`REGION_LEN`] are buddies within regions of that size. A larger block has a region to itself, so that
+//! Blocks of up to [`REGION_LEN`] share regions of that size. A larger block has a region to itself, so that
 //! it wastes nothing by rounding and goes as soon as it is idle.
 
 #![expect(
     unsafe_code,
-    reason = "makes blocks of ranges that the buddy allocator has just handed out"
+    reason = "makes blocks of ranges that a region's allocator has just handed out"
 )]
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
 use super::{Block, OwnedRegion, buddy};
 use crate::{
     core::{
-        mem::buddy::Buddy,
+        mem::{bins::Bins, buddy::Buddy},
         num::{RegionId, u32_len},
         sync::lock,
     },
@@ -79,7 +79,7 @@ struct Entry {
 }
 
 enum Space {
-    Shared(Buddy),
+    Shared(Bins),
     Whole { used: bool },
 }
 
@@ -132,7 +132,7 @@ impl Heap {
         let space = if REGION_LEN < len {
             Space::Whole { used: false }
         } else {
-            Space::Shared(Buddy::new(len))
+            Space::Shared(Bins::new(len))
         };
         let waiters = {
             let mut inner = lock(&self.inner);
@@ -167,12 +167,12 @@ impl Heap {
 
     /// Whether a block of `len` bytes could be had now.
     pub(crate) fn has_room(&self, len: u32) -> bool {
-        let inner = lock(&self.inner);
+        let mut inner = lock(&self.inner);
         if inner.closed {
             return false;
         }
-        let has_room = |entry: &Entry| entry.space.has_room(len, u32_len(entry.region.len()));
-        inner.regions.iter().any(has_room)
+        let has_room = |entry: &mut Entry| entry.space.has_room(len, u32_len(entry.region.len()));
+        inner.regions.iter_mut().any(has_room)
             || region_for(len, inner.max - inner.figures.mapped).is_some()
     }
 
@@ -228,7 +228,7 @@ impl Heap {
         let dump = inner.regions.iter().map(|entry| {
             let len = u32_len(entry.region.len());
             let (used, free) = match &entry.space {
-                Space::Shared(buddy) => (buddy.used(), buddy.free_blocks().collect()),
+                Space::Shared(bins) => (bins.used(), bins.free_blocks().collect()),
                 Space::Whole { used } => (if *used { len } else { 0 }, Vec::new()),
             };
             RegionDump {
@@ -299,37 +299,42 @@ impl Space {
     /// Returns offset and size of a block.
     fn alloc(&mut self, len: u32, region_len: u32) -> Option<(u32, u32)> {
         match self {
-            Self::Shared(buddy) => Some((buddy.alloc(len)?, Buddy::size_class(len))),
-            Self::Whole { .. } if !self.has_room(len, region_len) => None,
-            Self::Whole { used } => {
+            Self::Shared(bins) => Some((bins.alloc(len)?, Buddy::size_class(len))),
+            Self::Whole { used } if !*used && takes_whole(len, region_len) => {
                 *used = true;
                 Some((0, region_len))
             }
+            Self::Whole { .. } => None,
         }
     }
 
     /// Whether [`alloc`](Self::alloc) would find a block.
-    fn has_room(&self, len: u32, region_len: u32) -> bool {
+    fn has_room(&mut self, len: u32, region_len: u32) -> bool {
         match self {
-            Self::Shared(buddy) => buddy.has_room(len),
-            // A block that fits into a shared region must not pin down a region of a gigabyte.
-            Self::Whole { used } => REGION_LEN < len && len <= region_len && !used,
+            Self::Shared(bins) => bins.has_room(len),
+            Self::Whole { used } => !*used && takes_whole(len, region_len),
         }
     }
 
     fn free(&mut self, offset: u32, size: u32) {
         match self {
-            Self::Shared(buddy) => buddy.free(offset, size),
+            Self::Shared(bins) => bins.free(offset, size),
             Self::Whole { used } => *used = false,
         }
     }
 
     fn is_idle(&self) -> bool {
         match self {
-            Self::Shared(buddy) => buddy.is_idle(),
+            Self::Shared(bins) => bins.is_idle(),
             Self::Whole { used } => !used,
         }
     }
+}
+
+/// Whether a block of `len` bytes takes a region that is one block. One that fits into a shared region must not pin down a
+/// region of a gigabyte.
+fn takes_whole(len: u32, region_len: u32) -> bool {
+    REGION_LEN < len && len <= region_len
 }
 
 impl fmt::Debug for Heap {

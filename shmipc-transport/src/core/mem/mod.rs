@@ -17,6 +17,7 @@
 //! The exception is *lending* ([`PeerRegion::lend`], and both ways of [`SharedRegion`]'s): it forms slices over memory that the peer
 //! could still write. It is only used for peers that the trust policy names ([`Payloads`](crate::Payloads)); the contract is stated there.
 
+mod bins;
 mod block;
 mod buddy;
 mod heap;
