@@ -5,7 +5,7 @@
 //! other, and the owner must meet the message that uses the segment before it learns that we are done with it (O9).
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map},
+    collections::HashMap,
     mem,
     sync::{Arc, Weak},
     time::Duration,
@@ -13,11 +13,14 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-use super::{Control, OutboxLink};
+use super::{
+    Control, OutboxLink,
+    leases::{Held, Leases},
+};
 use crate::{
     core::{
         mem::{PeerRegion, Trust},
-        num::{Capacity, RegionId, index},
+        num::{Capacity, RegionId},
         outbox::{Part, RETURNS_MAX, ReturnWriter},
         sync::lock,
     },
@@ -25,9 +28,6 @@ use crate::{
     error::PeerMisbehaved,
     sys::clock,
 };
-
-/// How many leases are looked at to find the one that some bytes belong to.
-const NEAREST: usize = 8;
 
 /// The most regions that a peer may have at once. With those of 16 MiB and up, more than `memory_max` ever takes.
 pub(super) const REGIONS_MAX: usize = 1024;
@@ -37,8 +37,7 @@ pub(super) const REGIONS_MAX: usize = 1024;
 pub(super) struct Back {
     returns: ReturnWriter,
     regions: HashMap<RegionId, HeldRegion, RandomState>,
-    /// By address and token: a peer may have the same memory under way in several messages at once.
-    leases: BTreeMap<(usize, u32), Entry>,
+    leases: Leases,
     /// Set when the session is over: from then on nothing is returned, because the peer cannot tell what we still hold
     /// from what we do not.
     severed: bool,
@@ -50,19 +49,6 @@ pub(super) struct HeldRegion {
     pub(super) region: PeerRegion,
     /// Set if what lies there may be lent in place.
     pub(super) trust: Option<Trust>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    region: RegionId,
-    offset: u32,
-    len: u32,
-    /// The `Lease`s of it: that of the application, and those that keep it from ending while a message names it.
-    shares: u32,
-    /// Whether any part of it has been sent back to its owner.
-    sent_back: bool,
-    /// When it began, by the [coarse clock](clock::coarse).
-    began: Duration,
 }
 
 /// What is done with a segment that has arrived.
@@ -78,7 +64,7 @@ impl Back {
         Self {
             returns: ReturnWriter::new(capacity),
             regions: HashMap::default(),
-            leases: BTreeMap::new(),
+            leases: Leases::new(),
             severed: false,
         }
     }
@@ -94,15 +80,14 @@ impl Back {
 #[derive(Debug)]
 pub(crate) struct Lease {
     link: Weak<OutboxLink>,
-    address: usize,
     token: u32,
 }
 
 impl Lease {
     /// Notes that (part of) it is being sent back to its owner.
     pub(super) fn sent_back(&self, back: &mut Back) {
-        if let Some(entry) = back.leases.get_mut(&(self.address, self.token)) {
-            entry.sent_back = true;
+        if let Some(held) = back.leases.get_mut(self.token) {
+            held.sent_back = true;
         }
     }
 }
@@ -111,7 +96,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // If the session is over, there is nobody to give it back to; the mapping goes with the lease.
         if let Some(link) = self.link.upgrade() {
-            link.end_lease(self.address, self.token);
+            link.end_lease(self.token);
         }
     }
 }
@@ -173,27 +158,20 @@ impl OutboxLink {
             return Ok(Received::Guarded(memory));
         };
         let address = memory.address(offset, len)?;
-        let is_full = index(RETURNS_MAX) <= back.leases.len();
-        let btree_map::Entry::Vacant(vacant) = back.leases.entry((address, token)) else {
-            return Err(PeerMisbehaved::TooManySegments { max: RETURNS_MAX });
-        };
-        if is_full {
-            return Err(PeerMisbehaved::TooManySegments { max: RETURNS_MAX });
-        }
-        vacant.insert(Entry {
+        let held = Held {
             region,
             offset,
             len,
+            address,
             shares: 1,
             sent_back: false,
             began: clock::coarse(),
-        });
-        let link = Arc::downgrade(self);
-        let lease = Lease {
-            link,
-            address,
-            token,
         };
+        if !back.leases.begin(token, held) {
+            return Err(PeerMisbehaved::TooManySegments { max: RETURNS_MAX });
+        }
+        let link = Arc::downgrade(self);
+        let lease = Lease { link, token };
         Ok(Received::Lent(memory, lease, trust))
     }
 
@@ -202,7 +180,7 @@ impl OutboxLink {
     /// Costs a look at each, which are [`RETURNS_MAX`] at most.
     pub(crate) fn leases_held(&self) -> (usize, Option<Duration>) {
         let back = lock(&self.back);
-        let oldest = back.leases.values().map(|entry| entry.began).min();
+        let oldest = back.leases.iter().map(|held| held.began).min();
         let age = oldest.map(|began| clock::coarse().saturating_sub(began));
         (back.leases.len(), age)
     }
@@ -210,13 +188,12 @@ impl OutboxLink {
     /// The segments of the peer's that we hold.
     pub(super) fn dump_leases(&self) -> Vec<LeaseDump> {
         let (back, now) = (lock(&self.back), clock::coarse());
-        let entries = back.leases.values();
-        let dump = entries.map(|entry| LeaseDump {
-            region: entry.region.0,
-            offset: entry.offset,
-            len: entry.len,
-            age: now.saturating_sub(entry.began),
-            sent_back: entry.sent_back,
+        let dump = back.leases.iter().map(|held| LeaseDump {
+            region: held.region.0,
+            offset: held.offset,
+            len: held.len,
+            age: now.saturating_sub(held.began),
+            sent_back: held.sent_back,
         });
         dump.collect()
     }
@@ -226,35 +203,17 @@ impl OutboxLink {
     pub(crate) fn pin_lease(self: &Arc<Self>, bytes: &[u8]) -> Option<(Part, Lease)> {
         let mut back = lock(&self.back);
         let address = bytes.as_ptr().addr();
-        // Leases may overlap, so the nearest need not be the right one; but it is among the nearest, or not worth a search.
-        let mut nearest = back
-            .leases
-            .range_mut(..=(address, u32::MAX))
-            .rev()
-            .take(NEAREST);
-        nearest.find_map(|(&(start, token), entry)| {
-            let within = address - start;
-            if index(entry.len) < within + bytes.len() {
-                return None;
-            }
-            let (within, len) = (
-                u32::try_from(within).ok()?,
-                u32::try_from(bytes.len()).ok()?,
-            );
-            let part = Part {
-                region: entry.region,
-                token,
-                offset: entry.offset + within,
-                len,
-            };
-            entry.shares = entry.shares.checked_add(1)?;
-            let lease = Lease {
-                link: Arc::downgrade(self),
-                address: start,
-                token,
-            };
-            Some((part, lease))
-        })
+        let (token, held) = back.leases.find(address, bytes.len())?;
+        let within = u32::try_from(address - held.address).ok()?;
+        let part = Part {
+            region: held.region,
+            token,
+            offset: held.offset + within,
+            len: u32::try_from(bytes.len()).ok()?,
+        };
+        held.shares = held.shares.checked_add(1)?;
+        let link = Arc::downgrade(self);
+        Some((part, Lease { link, token }))
     }
 
     /// Gives a segment back that was copied out.
@@ -263,17 +222,12 @@ impl OutboxLink {
         self.offer_space();
     }
 
-    fn end_lease(&self, address: usize, token: u32) {
+    fn end_lease(&self, token: u32) {
         let sent_back = {
             let mut back = lock(&self.back);
-            let btree_map::Entry::Occupied(mut entry) = back.leases.entry((address, token)) else {
+            let Some(Held { sent_back, .. }) = back.leases.end(token) else {
                 return;
             };
-            entry.get_mut().shares -= 1;
-            if entry.get().shares != 0 {
-                return;
-            }
-            let sent_back = entry.remove().sent_back;
             if back.severed {
                 return;
             }

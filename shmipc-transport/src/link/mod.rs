@@ -19,6 +19,7 @@ mod figures;
 mod forward;
 mod inbound;
 mod lease;
+mod leases;
 mod outbound;
 mod outgoing;
 mod shmipc;

@@ -26,6 +26,8 @@ fn lies_about_the_villains_own_memory() {
         "far beyond the end": |v| { v.add_region(0, 4096); hoarded(v, Segment { offset: u32::MAX, len: MEMORY_MAX, ..PAGE }); } => OutOfRegion(_),
         "nothing, beyond the end": |v| { v.add_region(0, 4096); hoarded(v, Segment { offset: 4097, len: 0, ..PAGE }); } => OutOfRegion(_),
         "a token twice": |v| { v.add_region(0, 4096); hoarded(v, PAGE); hoarded(v, PAGE); } => TooManySegments { .. },
+        "a token twice, for other memory": |v| { v.add_region(0, 4096); hoarded(v, PAGE); hoarded(v, Segment { offset: 1, len: 9, ..PAGE }); }
+            => TooManySegments { .. },
         "too many segments under way": |v| {
             v.add_region(0, 1 << 20);
             let segments: Vec<_> = (0..64).map(|token| Segment { region: 0, token, offset: 0, len: 1 }).collect();
