@@ -1,7 +1,7 @@
 //! All that is measured, how often, and in which order.
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
 use super::case::{Case, PeerKind, Placement, Runtime, Waiting, Wire, Work};
@@ -324,7 +324,7 @@ pub fn traced_cases() -> Vec<Case> {
     ]
 }
 
-/// Measures everything that `plan` asks for. Failures of single cases are among the findings.
+/// Measures everything that `plan` asks for. Failures of single cases are said as they come, and are among the findings.
 ///
 /// # Errors
 ///
@@ -334,31 +334,26 @@ pub fn run(plan: &Plan) -> Result<Findings> {
         overhead: window::overhead()?,
         ..Findings::default()
     };
-    let progress = Progress::new();
-    sample_all(plan, &mut findings, &progress);
-    trace_all(plan, &mut findings, &progress);
+    let mut progress = Progress::new();
+    sample_all(plan, &mut findings, &mut progress);
+    trace_all(plan, &mut findings, &mut progress);
     let small = Case::exchange(SHMIPC, SMALL);
     if plan.wants("allocations") {
-        progress.show("listing the allocations of a call");
-        let sites = session::sites(small, 10 * plan.listed_calls, plan.listed_calls);
+        let sites = progress.step("listing the allocations of a call", || {
+            session::sites(small, 10 * plan.listed_calls, plan.listed_calls)
+        });
         findings.sites = keep(sites, "allocations", &mut findings.failures);
     }
     if plan.wants("idle") {
-        progress.show(&format!(
-            "watching an idle session for {} s",
-            plan.idle.as_secs()
-        ));
-        findings.idle = keep(
-            session::idle(small, plan.idle),
-            "idle",
-            &mut findings.failures,
-        );
+        let step = format!("watching an idle session for {} s", plan.idle.as_secs());
+        let idle = progress.step(&step, || session::idle(small, plan.idle));
+        findings.idle = keep(idle, "idle", &mut findings.failures);
     }
     progress.finish();
     Ok(findings)
 }
 
-fn sample_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
+fn sample_all(plan: &Plan, findings: &mut Findings, progress: &mut Progress) {
     let mut cases = sampled_cases();
     cases.retain(|case| plan.wants(&case.to_string()) && 0 < plan.rounds(case));
     let with_go = |case: &Case| matches!(case.peer, PeerKind::Go(_) | PeerKind::LinkToGo);
@@ -372,12 +367,14 @@ fn sample_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
     for round in 1..=plan.rounds {
         cases.retain(|case| round <= plan.rounds(case));
         for (position, case) in (1..).zip(&cases) {
-            progress.show(&format!(
+            let step = format!(
                 "round {round}/{}, case {position}/{}: {case}",
                 plan.rounds,
                 cases.len()
-            ));
-            let sample = session::sample(*case, plan.warm_up, plan.duration);
+            );
+            let sample = progress.step(&step, || {
+                session::sample(*case, plan.warm_up, plan.duration)
+            });
             if let Some(sample) = keep(sample, &case.to_string(), &mut findings.failures) {
                 findings.samples.entry(*case).or_default().push(sample);
             }
@@ -385,12 +382,11 @@ fn sample_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
     }
 }
 
-fn trace_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
+fn trace_all(plan: &Plan, findings: &mut Findings, progress: &mut Progress) {
     for case in traced_cases() {
         if !plan.wants(&case.to_string()) {
             continue;
         }
-        progress.show(&format!("counting the system calls of {case}"));
         let calls = match case.peer {
             PeerKind::Shmipc(Waiting::Adaptive | Waiting::Busy) => plan.traced_calls,
             _ => plan.traced_calls / 10,
@@ -400,7 +396,9 @@ fn trace_all(plan: &Plan, findings: &mut Findings, progress: &Progress) {
         } else {
             calls / 10
         };
-        let traced = session::trace(case, calls / 10, calls).map_err(|error| error.to_string());
+        let step = format!("counting the system calls of {case}");
+        let traced = progress.step(&step, || session::trace(case, calls / 10, calls));
+        let traced = traced.map_err(|error| error.to_string());
         findings.traced.push((case, traced));
     }
 }
@@ -410,36 +408,88 @@ fn keep<T>(found: Result<T>, what: &str, failures: &mut Vec<(String, String)>) -
     found.map_err(note).ok()
 }
 
-/// Tells the person at the terminal what is going on.
+/// Tells the person at the terminal what is going on, and everybody what has failed.
 #[derive(Debug)]
-struct Progress {
+struct Progress<W = Stderr> {
+    target: W,
     terminal: bool,
     started: Instant,
 }
 
 impl Progress {
     fn new() -> Self {
+        let target = io::stderr();
         Self {
-            terminal: io::stderr().is_terminal(),
+            terminal: target.is_terminal(),
+            target,
             started: Instant::now(),
         }
     }
+}
 
-    fn show(&self, what: &str) {
+// Errors of writing are not worth stopping for.
+impl<W: Write> Progress<W> {
+    /// Takes a step of the run, and says at once if it fails: the rest may take long.
+    fn step<T>(&mut self, what: &str, take: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.show(what);
+        take().inspect_err(|why| {
+            self.clear();
+            let _ = writeln!(self.target, "failed: {what}: {why}");
+        })
+    }
+
+    fn show(&mut self, what: &str) {
+        self.clear();
         if self.terminal {
-            // The line is rewritten in place; an error here is not worth stopping for.
-            let _ = write!(
-                io::stderr(),
-                "\r\x1b[K{:>4} s  {what}",
-                self.started.elapsed().as_secs()
-            );
+            let elapsed = self.started.elapsed().as_secs();
+            let _ = write!(self.target, "{elapsed:>4} s  {what}");
         }
     }
 
-    fn finish(&self) {
+    fn finish(&mut self) {
+        self.clear();
+        let elapsed = self.started.elapsed().as_secs();
+        let _ = writeln!(self.target, "measured in {elapsed} s");
+    }
+
+    /// Begins the line anew, which is rewritten in place.
+    fn clear(&mut self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            let _ = write!(self.target, "\r\x1b[K");
         }
-        eprintln!("measured in {} s", self.started.elapsed().as_secs());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(terminal: bool) -> String {
+        let mut progress = Progress {
+            target: Vec::new(),
+            terminal,
+            started: Instant::now(),
+        };
+        let quiet = progress.step("round 1/2, case 1/1: uds", || Ok(1));
+        let failed: Result<()> = progress.step("round 2/2, case 1/1: uds", || {
+            Err("Client: no answer within 30s".into())
+        });
+        assert!(quiet.is_ok() && failed.is_err());
+        String::from_utf8(progress.target).unwrap()
+    }
+
+    #[test]
+    fn what_fails_is_said_at_once() {
+        assert_eq!(
+            told(false),
+            "failed: round 2/2, case 1/1: uds: Client: no answer within 30s\n"
+        );
+    }
+
+    #[test]
+    fn what_fails_takes_the_place_of_what_is_going_on() {
+        let told = told(true);
+        let line = "\r\x1b[Kfailed: round 2/2, case 1/1: uds: Client: no answer within 30s\n";
+        assert!(told.ends_with(line), "{told:?}");
     }
 }
