@@ -14,7 +14,7 @@
 //! memory model such a race between processes is outside what the language describes; in practice the copy is a
 //! `memcpy`, and no reference into the peer's memory exists while it runs.
 //!
-//! The exception is *lending* ([`PeerRegion::lend`], and both ways of [`SharedRegion`]'s): it forms slices over memory that the peer
+//! The exception is *lending* ([`PeerRegion::lend`], and the three ways of [`SharedRegion`]'s): it forms slices over memory that the peer
 //! could still write. It is only used for peers that the trust policy names ([`Payloads`](crate::Payloads)); the contract is stated there.
 
 mod bins;

@@ -378,9 +378,11 @@ impl fmt::Debug for PeerRegion {
     }
 }
 
-/// A region that both processes write. Nothing that is read from it is believed, and nothing of it is ever borrowed but its words.
+/// A region that both processes write. Nothing that is read from it is believed, and nothing of it is ever borrowed but its words
+/// and what is lent.
 ///
-/// Only the link that speaks shmipc's own protocol has such regions.
+/// Only the link that speaks shmipc's own protocol has such regions. Who on this side may use which bytes of one, its
+/// [pool](crate::core::shmipc::Pool) knows.
 #[derive(Clone)]
 pub(crate) struct SharedRegion(View);
 
@@ -405,22 +407,30 @@ impl SharedRegion {
 
     /// Copies `source` to `offset`.
     ///
+    /// # Safety
+    ///
+    /// Meanwhile, nobody else on this side may access the range, and nothing of it may be lent.
+    ///
     /// # Panics
     ///
     /// If the range lies outside, as for [`word`](Self::word).
-    pub(crate) fn copy_in(&self, offset: u32, source: &[u8]) {
+    pub(crate) unsafe fn copy_in(&self, offset: u32, source: &[u8]) {
         let target = self.0.range(offset, u32_len(source.len())).expect(VERIFIED);
-        // SAFETY: in bounds and mapped writable (`range`, and the mapping's kind); disjoint, because no reference into
-        // a shared region exists but to its words and to what was lent, which lies in slices that others do not write.
+        // SAFETY: in bounds and mapped writable (`range`, and the mapping's kind); disjoint, because nothing of the range is
+        // lent, by the caller's promise.
         unsafe { ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) };
     }
 
     /// Copies `len` bytes at `offset` to the end of `target`.
     ///
+    /// # Safety
+    ///
+    /// Meanwhile, nobody on this side may write to the range, and nothing of it may be lent for writing.
+    ///
     /// # Panics
     ///
     /// If the range lies outside, as for [`word`](Self::word).
-    pub(crate) fn append_to(&self, offset: u32, len: u32, target: &mut Vec<u8>) {
+    pub(crate) unsafe fn append_to(&self, offset: u32, len: u32, target: &mut Vec<u8>) {
         let source = self.0.range(offset, len).expect(VERIFIED);
         target.reserve(index(len));
         let end = target.spare_capacity_mut().as_mut_ptr().cast::<u8>();
@@ -431,56 +441,53 @@ impl SharedRegion {
         unsafe { target.set_len(target.len() + index(len)) };
     }
 
-    /// Lends the bytes at `offset` for being written in place, for as long as `_claim` is borrowed.
+    /// Lends the bytes at `offset` for being written in place. That the peer leaves them alone, nothing can see to, and `_trust`
+    /// shows that somebody has decided to rely on it.
     ///
-    /// Sound while `_claim` is all that lets anybody on this side use the range, and the peer leaves it alone. Nothing can see to
-    /// the latter, and `_trust` shows that somebody has decided to rely on it.
+    /// # Safety
+    ///
+    /// For as long as the slice lives, nobody else on this side may access the range.
     ///
     /// # Panics
     ///
     /// If the range lies outside, as for [`word`](Self::word).
-    pub(crate) fn lend_mut<'c, C>(
-        &'c self,
-        offset: u32,
-        len: u32,
-        _claim: &'c mut C,
-        _trust: Trust,
-    ) -> &'c mut [u8] {
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "exclusiveness is the caller's duty, and stated as such"
+    )]
+    pub(crate) unsafe fn lend_mut(&self, offset: u32, len: u32, _trust: Trust) -> &mut [u8] {
         let start = self.0.range(offset, len).expect(VERIFIED);
         // SAFETY: in bounds, mapped writable and initialised (fresh pages are zero); the mapping lives as long as `self`.
-        // Exclusive on this side for as long as the claim is borrowed, which is how long the slice lives; `_trust` stands
-        // for the other side.
+        // Exclusive on this side by the caller's promise; `_trust` stands for the other side.
         unsafe { slice::from_raw_parts_mut(start, index(len)) }
     }
 
-    /// Lends the bytes at `offset` for reading, for as long as `_claim` is borrowed: what [`lend_mut`](Self::lend_mut) has lent before.
+    /// Lends the bytes at `offset` for reading. The peer is trusted as for [`lend_mut`](Self::lend_mut).
     ///
-    /// Sound as that is.
+    /// # Safety
+    ///
+    /// For as long as the slice lives, nobody on this side may write to the range.
     ///
     /// # Panics
     ///
     /// If the range lies outside, as for [`word`](Self::word).
-    pub(crate) fn lend_ref<'c, C>(
-        &'c self,
-        offset: u32,
-        len: u32,
-        _claim: &'c C,
-        _trust: Trust,
-    ) -> &'c [u8] {
+    pub(crate) unsafe fn lend_ref(&self, offset: u32, len: u32, _trust: Trust) -> &[u8] {
         let start = self.0.range(offset, len).expect(VERIFIED);
-        // SAFETY: as in `lend_mut`; nobody writes while the claim is borrowed.
+        // SAFETY: as in `lend_mut`, with "no writer" for "exclusive".
         unsafe { slice::from_raw_parts(start, index(len)) }
     }
 
-    /// Lends the bytes at `offset` in place; `release` is dropped with the last of the returned `Bytes`.
+    /// Lends the bytes at `offset` for reading, with a share in the region; `release` is dropped with the last of the returned
+    /// `Bytes`. The peer is trusted as for [`lend_mut`](Self::lend_mut).
     ///
-    /// Sound while nobody writes to the range until `release` is dropped. On this side the slice's claim sees to that; on the
-    /// other nothing can, and `_trust` shows that somebody has decided to rely on it.
+    /// # Safety
+    ///
+    /// Until `release` is dropped, nobody on this side may write to the range.
     ///
     /// # Panics
     ///
     /// If the range lies outside, as for [`word`](Self::word).
-    pub(crate) fn lend<R: Send + 'static>(
+    pub(crate) unsafe fn lend<R: Send + 'static>(
         &self,
         offset: u32,
         len: u32,

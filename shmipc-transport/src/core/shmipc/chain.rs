@@ -12,8 +12,8 @@ use crate::core::sync::Ordering;
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) slice: Slice,
-    /// Where the range lies in the region.
-    pub(crate) offset: u32,
+    /// Where the range begins in the slice's data.
+    pub(crate) start: u32,
     pub(crate) len: u32,
 }
 
@@ -38,7 +38,7 @@ impl<M: Memory> Pool<M> {
     ///
     /// # Panics
     ///
-    /// If there are none.
+    /// If there are none, or one is another pool's.
     pub(crate) fn link(&self, slices: Slices) -> u32 {
         let first = slices
             .first()
@@ -47,6 +47,7 @@ impl<M: Memory> Pool<M> {
             .at();
         let mut next = None;
         for (slice, size) in slices.into_iter().rev() {
+            self.assert_own(&slice);
             let at = slice.at();
             let put = |field: u32, value: u32| {
                 // Relaxed: the element is published with release, and read with acquire.
@@ -65,8 +66,7 @@ impl<M: Memory> Pool<M> {
                     IN_USE
                 },
             );
-            self.release(&slice);
-            next = Some(at);
+            next = Some(self.release(slice));
         }
         first
     }
@@ -105,9 +105,9 @@ impl<M: Memory> Pool<M> {
                 continue;
             }
             chain.pieces.push(Piece {
-                offset: slice.data() + start,
-                len: size,
                 slice,
+                start,
+                len: size,
             });
         }
         Ok(chain)

@@ -26,13 +26,14 @@
 //! # Memory that two processes write
 //!
 //! All words are aligned `AtomicU32`s, also those that make up a 64-bit counter: see [`queue`]. Payload is copied in and out, and no
-//! reference to it exists, except where it is lent, for [reading](crate::core::mem::SharedRegion::lend) or for
-//! [writing](crate::core::mem::SharedRegion::lend_mut), because somebody has decided to.
+//! reference to it exists, except where it is lent, for [reading](Pool::lend) or for [writing](Pool::place_mut), because somebody has
+//! decided to. Either takes a slice: who has that may use its data, and nobody else on this side.
 //!
 //! Comments and tests cite hazards by the names of the reference (H1, S4, V1, C7 …) that `docs/shmipc-link.md` lists.
 
 mod buffers;
 mod chain;
+mod data;
 pub(crate) mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

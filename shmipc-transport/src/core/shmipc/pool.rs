@@ -45,10 +45,12 @@ pub(crate) enum Side {
 pub(crate) struct Slice {
     /// Where its header lies.
     at: u32,
-    list: usize,
+    list: u32,
     /// Its number among all.
     number: u32,
     capacity: u32,
+    /// The name of its pool.
+    pool: usize,
 }
 
 impl Slice {
@@ -65,6 +67,10 @@ impl Slice {
     /// Bytes of data that it can hold.
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    fn list(&self) -> usize {
+        index(self.list)
     }
 }
 
@@ -117,6 +123,18 @@ impl<M: Memory> Pool<M> {
 
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// A name that no other pool has for as long as this one exists.
+    fn name(&self) -> usize {
+        self.claims.as_ptr().addr()
+    }
+
+    /// # Panics
+    ///
+    /// If this pool has neither handed out the slice nor taken it over.
+    pub(super) fn assert_own(&self, slice: &Slice) {
+        assert_eq!(slice.pool, self.name(), "a slice of another pool");
     }
 
     /// Slices of a list that seem to be free for taking. A hint: the word is the peer's as well (H3).
@@ -194,13 +212,7 @@ impl<M: Memory> Pool<M> {
             {
                 continue;
             }
-            let slice = Slice {
-                at,
-                list: number,
-                number: slice,
-                capacity: list.capacity,
-            };
-            self.claim(slice.number, at)?;
+            let slice = self.claim(number, slice, at)?;
             self.memory
                 .word(at + field::SLICE_FLAGS)
                 .store(IN_USE, Ordering::Release);
@@ -214,8 +226,14 @@ impl<M: Memory> Pool<M> {
     /// # Errors
     ///
     /// Returns [`InvalidShmipc`] if the list is forged. The slice is lost then, and so is the session.
+    ///
+    /// # Panics
+    ///
+    /// If it is a slice of another pool.
     pub(crate) fn put(&self, slice: Slice) -> Result<(), InvalidShmipc> {
-        let list = &self.geometry.lists()[slice.list];
+        self.assert_own(&slice);
+        let list = slice.list();
+        let header = self.geometry.lists()[list].header;
         let word = |at: u32| self.memory.word(slice.at + at);
         word(field::SLICE_SIZE).store(0, Ordering::Relaxed);
         word(field::SLICE_START).store(0, Ordering::Relaxed);
@@ -223,12 +241,12 @@ impl<M: Memory> Pool<M> {
         // Release: whoever takes the slice, some time, finds the words above reset.
         word(field::SLICE_FLAGS).store(0, Ordering::Release);
         // Before anybody can take it.
-        self.release(&slice);
-        self.link_last(&slice)?;
+        let at = self.release(slice);
+        self.link_last(list, at)?;
         self.memory
-            .word(list.header + field::SIZE)
+            .word(header + field::SIZE)
             .fetch_add(1, Ordering::AcqRel);
-        self.balance(slice.list).fetch_sub(1, Ordering::Relaxed);
+        self.balance(list).fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -238,21 +256,22 @@ impl<M: Memory> Pool<M> {
     ///
     /// As for [`put`](Self::put).
     pub(crate) fn recycle(&self, slice: Slice) -> Result<(), InvalidShmipc> {
-        match self.spares.keep(slice.list, slice) {
+        match self.spares.keep(slice.list(), slice) {
             Ok(()) => Ok(()),
             Err(slice) => self.put(slice),
         }
     }
 
-    fn link_last(&self, slice: &Slice) -> Result<(), InvalidShmipc> {
-        let list = &self.geometry.lists()[slice.list];
-        let relative = slice.at - list.first;
+    /// Links the slice at `at` behind the last of its list.
+    fn link_last(&self, number: usize, at: u32) -> Result<(), InvalidShmipc> {
+        let list = &self.geometry.lists()[number];
+        let relative = at - list.first;
         let tail = self.memory.word(list.header + field::TAIL);
         let mut last = tail.load(Ordering::Acquire);
         for _ in 0..PUTS_MAX {
             if list.slice(last).is_none() || last == relative {
                 return Err(InvalidShmipc::ListCursor {
-                    list: u32_len(slice.list),
+                    list: u32_len(number),
                     offset: last,
                 });
             }
@@ -272,7 +291,7 @@ impl<M: Memory> Pool<M> {
             }
         }
         Err(InvalidShmipc::ListRestless {
-            list: u32_len(slice.list),
+            list: u32_len(number),
         })
     }
 
@@ -285,30 +304,31 @@ impl<M: Memory> Pool<M> {
     pub(super) fn adopt(&self, at: u32) -> Result<Slice, InvalidShmipc> {
         let located = self.geometry.locate(at);
         let (list, number) = located.ok_or(InvalidShmipc::SliceOffset { offset: at })?;
-        self.claim(number, at)?;
-        Ok(Slice {
-            at,
-            list,
-            number,
-            capacity: self.geometry.lists()[list].capacity,
-        })
+        self.claim(list, number, at)
     }
 
-    /// Lets go of a slice that is about to be sent: from then on it is the peer's.
-    pub(super) fn release(&self, slice: &Slice) {
+    /// Lets go of a slice of this pool's that is about to be sent: from then on it is the peer's. Returns where its header lies.
+    pub(super) fn release(&self, slice: Slice) -> u32 {
         let (word, bit) = self.claim_of(slice.number);
         // Relaxed: the bit depends on nothing but itself; who may come next learns of the slice through a free list or a queue.
         word.fetch_and(!bit, Ordering::Relaxed);
+        slice.at
     }
 
-    fn claim(&self, number: u32, at: u32) -> Result<(), InvalidShmipc> {
+    /// Makes this side the holder of a slice. The one place that makes a `Slice`, so that there is one at a time.
+    fn claim(&self, list: usize, number: u32, at: u32) -> Result<Slice, InvalidShmipc> {
         let (word, bit) = self.claim_of(number);
         // Relaxed: as in `release`.
-        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            Ok(())
-        } else {
-            Err(InvalidShmipc::SliceHeld { offset: at })
+        if word.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+            return Err(InvalidShmipc::SliceHeld { offset: at });
         }
+        Ok(Slice {
+            at,
+            list: u32_len(list),
+            number,
+            capacity: self.geometry.lists()[list].capacity,
+            pool: self.name(),
+        })
     }
 
     fn claim_of(&self, number: u32) -> (&AtomicU32, u32) {

@@ -3,11 +3,7 @@
 //! What came over the socket is delivered behind everything that was in the queue when it was read, so that neither a message nor a
 //! close overtakes what its sender said before (H49, C1).
 
-use std::{
-    collections::VecDeque,
-    io,
-    sync::{Arc, Weak},
-};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
 
@@ -17,7 +13,7 @@ use crate::{
         mem::SharedRegion,
         num::{StreamId, index},
         shmipc::{
-            Consumer, Element, InvalidShmipc, Piece, Slice,
+            Consumer, Element, InvalidShmipc, Piece,
             frames::{Deframer, Frame},
             state,
         },
@@ -71,22 +67,6 @@ enum Said {
     HotRestartAck {
         epoch: u64,
     },
-}
-
-/// A slice of a message that was lent, which goes back when the last `Bytes` over it is dropped.
-#[derive(Debug)]
-struct SliceLease {
-    link: Weak<ShmipcLink>,
-    slice: Option<Slice>,
-}
-
-impl Drop for SliceLease {
-    fn drop(&mut self) {
-        // If the session is over, so is its region.
-        if let (Some(link), Some(slice)) = (self.link.upgrade(), self.slice.take()) {
-            link.put_slice(slice);
-        }
-    }
 }
 
 impl ShmipcRx {
@@ -260,19 +240,22 @@ impl ShmipcLink {
 
     /// Lends or copies a part of a message.
     fn receive_piece(self: &Arc<Self>, piece: Piece) -> Result<Bytes, InvalidShmipc> {
-        let Piece { slice, offset, len } = piece;
-        match self.trust.filter(|_| LEND_MIN <= len) {
+        match self.trust.filter(|_| LEND_MIN <= piece.len) {
             Some(trust) => {
-                self.counters.bytes_lent.add(u64::from(len));
-                let lease = SliceLease {
-                    link: Arc::downgrade(self),
-                    slice: Some(slice),
+                self.counters.bytes_lent.add(u64::from(piece.len));
+                let link = Arc::downgrade(self);
+                let release = move |slice| {
+                    // If the session is over, so is its region.
+                    if let Some(link) = link.upgrade() {
+                        link.put_slice(slice);
+                    }
                 };
-                Ok(self.memory().lend(offset, len, lease, trust))
+                Ok(self.pool.lend(piece, release, trust))
             }
             None => {
+                let Piece { slice, start, len } = piece;
                 let mut copy = Vec::with_capacity(index(len));
-                self.memory().append_to(offset, len, &mut copy);
+                self.pool.append_to(&slice, start, len, &mut copy);
                 self.pool.recycle(slice)?;
                 Ok(self.budget.charge(copy))
             }

@@ -237,10 +237,6 @@ impl Drop for ShmipcReservation<'_> {
 }
 
 impl ShmipcLink {
-    pub(super) fn memory(&self) -> &SharedRegion {
-        self.pool.memory()
-    }
-
     /// Locks the sending half.
     pub(crate) fn tx(&self) -> ShmipcGuard<'_> {
         lock(&self.tx)
@@ -451,7 +447,7 @@ impl ShmipcLink {
         }
         for (slice, written) in slices.iter_mut() {
             let (head, rest) = bytes.split_at(index(slice.capacity()).min(bytes.len()));
-            self.memory().copy_in(slice.data(), head);
+            self.pool.write(slice, 0, head);
             *written = u32_len(head.len());
             bytes = rest;
         }
@@ -469,9 +465,8 @@ impl ShmipcLink {
 
     /// A range of a slice's data, to be written in place; none if nobody has decided to rely on the peer.
     pub(super) fn place_mut<'s>(&'s self, slice: &'s mut Slice, at: u32, len: u32) -> &'s mut [u8] {
-        let start = slice.data() + at;
         match self.trust {
-            Some(trust) => self.memory().lend_mut(start, len, slice, trust),
+            Some(trust) => self.pool.place_mut(slice, at, len, trust),
             None => &mut [],
         }
     }

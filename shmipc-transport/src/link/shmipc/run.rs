@@ -52,7 +52,7 @@ impl Run {
             let (slice, written) = &mut self.slices[self.current];
             let left = index(slice.capacity() - *written);
             let (head, rest) = bytes.split_at(left.min(bytes.len()));
-            self.link.memory().copy_in(slice.data() + *written, head);
+            self.link.pool.write(slice, *written, head);
             *written += u32_len(head.len());
             bytes = rest;
             if !bytes.is_empty() {
@@ -95,8 +95,7 @@ impl Run {
         match (self.next(), self.link.trust) {
             (Some(next), Some(trust)) if self.has_place(len) => {
                 let (slice, written) = &self.slices[next];
-                let memory = self.link.memory();
-                memory.lend_ref(slice.data() + written, u32_len(len), slice, trust)
+                self.link.pool.place(slice, *written, u32_len(len), trust)
             }
             _ => &[],
         }
@@ -123,7 +122,7 @@ impl Run {
     /// Copies what was written to the end of `target`.
     pub(super) fn append_to(&self, target: &mut Vec<u8>) {
         for (slice, written) in &self.slices {
-            self.link.memory().append_to(slice.data(), *written, target);
+            self.link.pool.append_to(slice, 0, *written, target);
         }
     }
 }

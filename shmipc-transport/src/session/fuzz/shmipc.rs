@@ -211,8 +211,7 @@ impl Villain {
         let mut left = len;
         for (slice, written) in &mut slices {
             *written = left.min(slice.capacity());
-            self.buffers
-                .copy_in(slice.data(), &vec![7; index(*written)]);
+            self.pool.write(slice, 0, &vec![7; index(*written)]);
             left -= *written;
         }
         let offset = self.pool.link(slices);

@@ -66,8 +66,7 @@ fn two_may_put_back_at_once() {
         let slices = [one.take(0).unwrap().unwrap(), one.take(0).unwrap().unwrap()];
         let [first, second] = slices;
         // The other side has received it.
-        one.release(&second);
-        let second = other.adopt(second.at()).unwrap();
+        let second = other.adopt(one.release(second)).unwrap();
         let putter = thread::spawn(move || other.put(second).unwrap());
         one.put(first).unwrap();
         putter.join().unwrap();

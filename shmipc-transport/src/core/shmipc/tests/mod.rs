@@ -111,8 +111,8 @@ pub(super) fn receive(pool: &Pool<TestMemory>, offset: u32) -> Vec<u8> {
     let chain = pool.follow(offset).unwrap();
     let mut message = Vec::new();
     for piece in &chain.pieces {
-        pool.memory()
-            .append_to(piece.offset, piece.len, &mut message);
+        let offset = piece.slice.data() + piece.start;
+        pool.memory().append_to(offset, piece.len, &mut message);
     }
     pool.put_chain(chain).unwrap();
     message
