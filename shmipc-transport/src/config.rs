@@ -340,6 +340,18 @@ pub struct InvalidConfig {
     pub accepted: &'static str,
 }
 
+impl InvalidConfig {
+    /// Checks settings: the name of each, whether it is accepted, and what is. The first that is not is at fault.
+    pub(crate) fn check<const N: usize>(
+        checks: [(&'static str, bool, &'static str); N],
+    ) -> Result<(), Self> {
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            Some((setting, _, accepted)) => Err(Self { setting, accepted }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl ConfigBuilder {
     /// How sessions wait for their peer. Default: [`Wait::Adaptive`].
     pub fn wait(mut self, wait: Wait) -> Self {
@@ -466,7 +478,7 @@ impl ConfigBuilder {
         let memory = c.memory_max;
         let memory_fits = (64 << 10 <= memory && memory.is_power_of_two())
             || (0 < memory && memory.is_multiple_of(SHARED_REGION));
-        let checks = [
+        InvalidConfig::check([
             ("links", !c.links.is_empty(), "at least one"),
             (
                 "spin_budget",
@@ -509,11 +521,8 @@ impl ConfigBuilder {
                 (1..=65_536).contains(&c.handshakes_max),
                 "from 1 to 65,536",
             ),
-        ];
-        match checks.into_iter().find(|(_, holds, _)| !holds) {
-            Some((setting, _, accepted)) => Err(InvalidConfig { setting, accepted }),
-            None => Ok(self.config),
-        }
+        ])?;
+        Ok(self.config)
     }
 }
 

@@ -140,7 +140,7 @@ impl Shmipc {
     }
 
     pub(crate) fn validate(&self) -> Result<(), InvalidConfig> {
-        let checks = [
+        InvalidConfig::check([
             (
                 "shmipc.buffer_len",
                 64 << 10 <= self.buffer_len && self.buffer_len.is_multiple_of(4),
@@ -166,11 +166,7 @@ impl Shmipc {
                 },
                 "polling from 1 µs to 1 s",
             ),
-        ];
-        let broken = checks.into_iter().find(|(_, is_kept, _)| !is_kept);
-        broken.map_or(Ok(()), |(setting, _, accepted)| {
-            Err(InvalidConfig { setting, accepted })
-        })
+        ])
     }
 
     pub(crate) fn region_len(&self) -> u32 {

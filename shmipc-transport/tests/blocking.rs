@@ -1,5 +1,7 @@
 //! Sessions whose users are threads.
 
+mod common;
+
 use std::{
     sync::{
         Barrier,
@@ -10,14 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut};
+use bytes::BufMut;
+use common::{PATIENCE, all, pattern, send_back};
 use shmipc_transport::{
-    AllocError, Config, Flush, RecvBuf, RecvError, SendError, SessionLost, Wait,
+    AllocError, Config, Flush, RecvError, SendError, SessionLost, Wait,
     blocking::{Listener, Session, Stream},
 };
-
-/// Long enough for anything that happens at all.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Both ends of a session in this process.
 struct Pair {
@@ -57,18 +57,6 @@ fn late() -> Option<Instant> {
     Some(Instant::now() + PATIENCE)
 }
 
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| u8::try_from((i * 31 + seed) % 251).unwrap())
-        .collect()
-}
-
-fn all(mut message: RecvBuf) -> Vec<u8> {
-    let mut bytes = vec![0; message.len()];
-    message.copy_to_slice(&mut bytes);
-    bytes
-}
-
 fn send(stream: &mut Stream, bytes: &[u8], flush: Flush) {
     let mut message = stream.buffer(bytes.len());
     message.put_slice(bytes);
@@ -78,13 +66,7 @@ fn send(stream: &mut Stream, bytes: &[u8], flush: Flush) {
 /// Sends every message of every stream back, one stream after the other, until the session ends.
 fn echo(session: &Session) {
     while let Ok(mut stream) = session.accept_stream() {
-        while let Ok(Some(message)) = stream.recv() {
-            let mut reply = stream.buffer(message.len());
-            reply.put(message);
-            if stream.send(reply, Flush::More).is_err() {
-                break;
-            }
-        }
+        send_back(&mut stream);
         drop(stream.finish());
     }
 }

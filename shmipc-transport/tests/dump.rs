@@ -12,7 +12,7 @@ use std::{
 use bytes::BufMut;
 use shmipc_transport::{Config, ConfigBuilder, Flush, LinkKind, SendHalf, Wait, blocking};
 
-use crate::common::{Pair, pattern, send};
+use crate::common::{Pair, pattern, send, send_back};
 
 async fn pair(settings: impl Fn(ConfigBuilder) -> ConfigBuilder) -> Pair {
     let config = settings(Config::builder().wait(Wait::Block));
@@ -194,13 +194,7 @@ fn threads_go_on_while_somebody_takes_pictures() {
     let serving = thread::spawn(move || {
         let session = listener.accept().unwrap();
         while let Ok(mut stream) = session.accept_stream() {
-            while let Ok(Some(message)) = stream.recv() {
-                let mut reply = stream.buffer(message.len());
-                reply.put(message);
-                if stream.send(reply, Flush::More).is_err() {
-                    break;
-                }
-            }
+            send_back(&mut stream);
         }
     });
     let session = blocking::Session::connect(&*path).unwrap();

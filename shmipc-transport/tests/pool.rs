@@ -9,31 +9,16 @@ use std::{
 
 use bytes::BufMut;
 use common::{
-    PATIENCE, all, echo,
+    PATIENCE, all, echo, in_time,
     place::{LINKS, Place},
-    send,
+    send, until,
 };
 use shmipc_transport::{
     Config, ConnectError, Flush, LinkKind, Listener, PoolConfig, PoolConfigBuilder, PoolError,
     PooledStream, RecvError, Selection, SendBuf, Session, SessionLost, SessionPool, Shmipc,
     SlotState,
 };
-use tokio::{sync::mpsc, time::timeout};
-
-async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    let done = timeout(PATIENCE, future).await;
-    done.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"))
-}
-
-/// Waits until `is_so`, which nobody tells.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let wait = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    in_time(what, wait).await;
-}
+use tokio::sync::mpsc;
 
 /// A server that sends everything back, and the sessions that it has.
 struct Server {

@@ -13,9 +13,9 @@ use std::{
 
 use bytes::BufMut;
 use common::{
-    PATIENCE, echo,
+    PATIENCE, echo, in_time,
     place::{LINKS, NATIVE, Place},
-    send,
+    send, until,
 };
 use shmipc_transport::{
     Clients, Config, Flush, LinkKind, Listener, PoolConfig, PoolError, RestartError, SendError,
@@ -24,7 +24,6 @@ use shmipc_transport::{
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, JoinSet},
-    time::timeout,
 };
 
 /// A server that sends everything back, until it is stopped.
@@ -65,21 +64,6 @@ impl Server {
         in_time("all sessions end", self.clients.drain()).await;
         assert!(self.clients.is_empty());
     }
-}
-
-async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    let done = timeout(PATIENCE, future).await;
-    done.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"))
-}
-
-/// Waits until `is_so`, which nobody tells.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let wait = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    in_time(what, wait).await;
 }
 
 /// One call, on a stream that is given back.

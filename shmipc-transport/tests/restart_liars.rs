@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    PATIENCE, echo,
+    PATIENCE, echo, in_time,
     place::{NATIVE, Place},
     send,
 };
@@ -16,16 +16,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::mpsc::{UnboundedSender, unbounded_channel},
-    time::timeout,
 };
 
 const HOT_RESTART: u8 = 8;
 const HOT_RESTART_ACK: u8 = 9;
-
-async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    let done = timeout(PATIENCE, future).await;
-    done.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"))
-}
 
 fn frame(kind: u8, epoch: u64) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 16, 0x77, 0x58, 2, kind];

@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes};
 use common::{
     PATIENCE,
     modes::{Mode, message, modes, tight},
+    send_back,
 };
 use shmipc_transport::{
     Address, Config, ConnectError, Flush, LinkKind, RecvBuf, RecvError, SendError, SessionLost,
@@ -94,13 +95,7 @@ fn accept(session: &Session) -> Stream {
 /// Sends back what comes on every stream, one stream after the other, until the session ends.
 fn echo(session: &Session) {
     while let Ok(mut stream) = session.accept_stream() {
-        while let Ok(Some(message)) = stream.recv() {
-            let mut reply = stream.buffer(message.len());
-            reply.put(message);
-            if stream.send(reply, Flush::More).is_err() {
-                break;
-            }
-        }
+        send_back(&mut stream);
     }
 }
 

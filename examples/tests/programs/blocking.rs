@@ -1,8 +1,8 @@
 //! Calls without a runtime, as two processes.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::process::Guard;
+use crate::process::run;
 
 const EXPECTED: &str = "\
 360 = 2 × 2 × 2 × 3 × 3 × 5
@@ -17,14 +17,7 @@ from 1000 on: 1009, 1013, 1019, 1021, 1031, …
 
 #[test]
 fn threads_call_without_a_runtime() {
-    let child = Command::new(env!("CARGO_BIN_EXE_blocking"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = Guard(child).output();
-    let complaints = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{complaints}");
+    let (said, complaints) = run(&mut Command::new(env!("CARGO_BIN_EXE_blocking")));
     assert_eq!(complaints, "");
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), EXPECTED);
+    assert_eq!(said, EXPECTED);
 }

@@ -1,8 +1,8 @@
 //! Three processes that pass frames on.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::process::Guard;
+use crate::process::run;
 
 const EXPECTED: &str = "\
 32 frames were made
@@ -20,18 +20,9 @@ const HEADS_MAX: u64 = 4 * KIB;
 
 #[test]
 fn the_large_frames_that_are_kept_pass_three_processes_without_a_copy() {
-    let child = Command::new(env!("CARGO_BIN_EXE_pipeline"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = Guard(child).output();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let stderr = text(output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    assert_eq!(stderr, "");
-    let stdout = text(output.stdout);
-    let (head, figures) = stdout.split_at(EXPECTED.len());
+    let (said, complaints) = run(&mut Command::new(env!("CARGO_BIN_EXE_pipeline")));
+    assert_eq!(complaints, "");
+    let (head, figures) = said.split_at(EXPECTED.len());
     assert_eq!(head, EXPECTED);
     let [producer, filter] = figures.lines().collect::<Vec<_>>()[..] else {
         panic!("two processes send frames: {figures}");

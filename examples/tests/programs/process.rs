@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Child, ExitStatus, Output},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -45,6 +45,16 @@ impl Drop for Guard {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Runs a program, which must succeed, to its end. Returns what it has said, and what it has complained of.
+pub(crate) fn run(program: &mut Command) -> (String, String) {
+    let child = program.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = Guard(child.spawn().unwrap()).output();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (said, complaints) = (text(output.stdout), text(output.stderr));
+    assert!(output.status.success(), "{complaints}");
+    (said, complaints)
 }
 
 /// Looks again and again until `is_so`.

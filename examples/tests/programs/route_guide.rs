@@ -1,8 +1,8 @@
 //! The four kinds of call, as two processes.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::process::Guard;
+use crate::process::run;
 
 const EXPECTED: &str = "\
 at 49.67200° N 7.90664° W: Ferry Stage
@@ -28,15 +28,8 @@ notes from those who were there before:
 
 #[test]
 fn a_call_of_each_kind_is_made() {
-    let child = Command::new(env!("CARGO_BIN_EXE_route_guide"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = Guard(child).output();
-    let complaints = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{complaints}");
+    let (said, complaints) = run(&mut Command::new(env!("CARGO_BIN_EXE_route_guide")));
     assert_eq!(complaints, "");
     // Each process reads the same places. What is expected was computed apart from them, with another formula.
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), EXPECTED);
+    assert_eq!(said, EXPECTED);
 }

@@ -1,8 +1,8 @@
 //! Layers around a client and a server, as two processes.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::process::Guard;
+use crate::process::run;
 
 const EXPECTED: &str = "\
 get: blue
@@ -30,30 +30,20 @@ the server:
   vault.v1.Watcher/Watch RESOURCE_EXHAUSTED 1
 ";
 
-fn run(arguments: &[&str]) -> (String, String) {
-    let child = Command::new(env!("CARGO_BIN_EXE_tower_stack"))
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = Guard(child).output();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-    assert!(output.status.success(), "{stderr}");
-    (stdout, stderr)
+fn tower_stack() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tower_stack"))
 }
 
 #[test]
 fn each_layer_does_its_work() {
-    let (stdout, stderr) = run(&[]);
+    let (stdout, stderr) = run(&mut tower_stack());
     assert_eq!(stdout, EXPECTED);
     assert_eq!(stderr, "");
 }
 
 #[test]
 fn both_sides_trace_if_asked() {
-    let (stdout, stderr) = run(&["--trace"]);
+    let (stdout, stderr) = run(tower_stack().arg("--trace"));
     assert_eq!(stdout, EXPECTED);
     // Two calls end as an error of the server: one was shed, and one took too long.
     let failures = stderr

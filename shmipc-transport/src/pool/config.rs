@@ -146,7 +146,7 @@ impl PoolConfigBuilder {
     pub fn build(self) -> Result<PoolConfig, InvalidConfig> {
         let c = &self.config;
         let (min, max) = c.backoff;
-        let checks = [
+        InvalidConfig::check([
             ("size", (1..=1024).contains(&c.size), "from 1 to 1,024"),
             (
                 "backoff",
@@ -158,11 +158,8 @@ impl PoolConfigBuilder {
                 Duration::from_millis(1) <= c.restart_timeout,
                 "at least 1 ms",
             ),
-        ];
-        match checks.into_iter().find(|(_, holds, _)| !holds) {
-            Some((setting, _, accepted)) => Err(InvalidConfig { setting, accepted }),
-            None => Ok(self.config),
-        }
+        ])?;
+        Ok(self.config)
     }
 }
 

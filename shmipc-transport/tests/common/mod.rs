@@ -7,9 +7,26 @@ pub(crate) mod place;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut};
-use shmipc_transport::{Config, Flush, Listener, RecvBuf, Session, Stream};
+use shmipc_transport::{Config, Flush, Listener, RecvBuf, Session, Stream, blocking};
+use tokio::time::timeout;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for what must not hang.
+pub(crate) async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
+    let done = timeout(PATIENCE, future).await;
+    done.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"))
+}
+
+/// Waits until `is_so`, which nobody tells.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    in_time(what, wait).await;
+}
 
 /// Two ends of a session, over a socket in a directory of its own.
 pub(crate) struct Pair {
@@ -70,6 +87,17 @@ pub(crate) fn echo(session: Session) -> tokio::task::JoinHandle<()> {
             });
         }
     })
+}
+
+/// Sends every message of a stream back, until there are no more or nobody wants them.
+pub(crate) fn send_back(stream: &mut blocking::Stream) {
+    while let Ok(Some(message)) = stream.recv() {
+        let mut reply = stream.buffer(message.len());
+        reply.put(message);
+        if stream.send(reply, Flush::More).is_err() {
+            return;
+        }
+    }
 }
 
 pub(crate) async fn assert_echo(client: &Session, len: usize) {

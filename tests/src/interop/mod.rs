@@ -32,6 +32,7 @@ pub mod go;
 pub mod implementation;
 pub mod message;
 pub mod our_peer;
+mod our_streams;
 pub mod peer;
 pub mod program;
 pub mod region;

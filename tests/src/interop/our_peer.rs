@@ -2,10 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use bytes::{Buf, BufMut};
 use shmipc_transport::{
-    Address, Clients, Config, Flush, LinkKind, Listener, PoolConfig, PooledStream, RecvBuf,
-    RecvError, SendError, Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
+    Address, Clients, Config, Flush, LinkKind, Listener, PoolConfig, PooledStream, SendError,
+    Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -15,6 +14,7 @@ use tokio::{
 use super::{
     implementation::{Client, Ended, Implementation, Server, Stream},
     message::HEAD_LEN,
+    our_streams::{Rest, fallbacks, finished, sent, write},
     setting::{INTERVAL, Mode, Setting},
 };
 use crate::LONG;
@@ -190,17 +190,16 @@ impl Client for OurClient {
 
     async fn put_back(&self, mut stream: OurStream) {
         stream.release();
-        if let (Some(Source::Lent { stream, .. }), None) = (stream.source, stream.rest) {
+        if stream.rest.is_empty()
+            && let Some(Source::Lent { stream, .. }) = stream.source
+        {
             stream.give_back();
         }
     }
 
     fn fallbacks(&self) -> u64 {
         let sessions = self.pool.sessions();
-        let stats = sessions.iter().map(Session::stats);
-        stats
-            .map(|stats| stats.fallbacks_sent + stats.fallbacks_received)
-            .sum()
+        fallbacks(sessions.iter().map(Session::stats))
     }
 
     async fn close(self) {
@@ -213,7 +212,7 @@ impl Client for OurClient {
 pub struct OurStream {
     /// `None` once it was closed.
     source: Option<Source>,
-    rest: Option<RecvBuf>,
+    rest: Rest,
 }
 
 /// Where a stream is from.
@@ -251,22 +250,8 @@ impl OurStream {
     fn new(source: Source) -> Self {
         Self {
             source: Some(source),
-            rest: None,
+            rest: Rest::default(),
         }
-    }
-
-    /// What has arrived and was not read: at least one byte.
-    async fn front(&mut self) -> Result<&mut RecvBuf, Ended> {
-        while self.rest.as_ref().is_none_or(|rest| !rest.has_remaining()) {
-            let stream = self.source.as_mut().ok_or_else(closed)?.stream();
-            self.rest = match stream.recv().await {
-                Ok(Some(message)) => Some(message),
-                Ok(None) => return Err(Ended::Finished),
-                Err(lost @ RecvError::SessionLost(_)) => return Err(Ended::Lost(chain(lost))),
-                Err(other) => return Err(Ended::Failed(chain(other))),
-            };
-        }
-        self.rest.as_mut().ok_or_else(closed)
     }
 }
 
@@ -277,54 +262,44 @@ impl Stream for OurStream {
         payload: &[u8],
         piece: usize,
     ) -> Result<(), Ended> {
-        let piece = if piece == 0 { usize::MAX } else { piece };
         let source = self.source.as_mut().ok_or_else(closed)?;
         loop {
             let stream = source.stream();
             let mut message = stream.buffer(HEAD_LEN + payload.len());
-            message.put_slice(head);
-            for piece in payload.chunks(piece) {
-                message.put_slice(piece);
-            }
+            write(&mut message, head, payload, piece);
             match stream.send(message, Flush::More).await {
-                Ok(()) => return Ok(()),
                 Err(SendError::GoingAway) => source.replace().await?,
-                Err(lost @ SendError::SessionLost(_)) => return Err(Ended::Lost(chain(lost))),
-                Err(SendError::Reset(_)) => return Err(Ended::Finished),
-                Err(other) => return Err(Ended::Failed(chain(other))),
+                done => return sent(done),
             }
         }
     }
 
     async fn readable(&mut self) -> Result<(), Ended> {
-        self.front().await.map(drop)
+        while self.rest.is_empty() {
+            let stream = self.source.as_mut().ok_or_else(closed)?.stream();
+            self.rest.refill(stream.recv().await)?;
+        }
+        Ok(())
     }
 
     async fn read(&mut self, len: usize) -> Result<Vec<u8>, Ended> {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
-            let front = self.front().await?;
-            let next = front.remaining().min(len - bytes.len());
-            bytes.put(front.take(next));
+            self.readable().await?;
+            self.rest.read(&mut bytes, len);
         }
         Ok(bytes)
     }
 
     fn release(&mut self) {
-        if self.rest.as_ref().is_some_and(|rest| !rest.has_remaining()) {
-            self.rest = None;
-        }
+        self.rest.release();
     }
 
     async fn close(&mut self) -> Result<(), String> {
         let Some(mut source) = self.source.take() else {
             return Ok(());
         };
-        self.rest = None;
-        match source.stream().finish().await {
-            // Whoever closes second has nobody to tell.
-            Ok(()) | Err(SendError::Reset(_) | SendError::SessionLost(_)) => Ok(()),
-            Err(other) => Err(chain(other)),
-        }
+        self.rest = Rest::default();
+        finished(source.stream().finish().await)
     }
 }

@@ -11,9 +11,8 @@ use std::{
     thread,
 };
 
-use bytes::{Buf, BufMut};
 use shmipc_transport::{
-    Flush, RecvBuf, RecvError, SendError,
+    Flush,
     blocking::{self, Listener, Session, Stopper},
 };
 use tokio::{
@@ -25,6 +24,7 @@ use super::{
     implementation::{Client, Ended, Implementation, Server, Stream},
     message::HEAD_LEN,
     our_peer::{chain, client_config, closed, port, server_config, text},
+    our_streams::{Rest, fallbacks, finished, sent, write},
     setting::Setting,
 };
 
@@ -156,10 +156,7 @@ impl Client for ThreadsClient {
     }
 
     fn fallbacks(&self) -> u64 {
-        let stats = self.sessions.iter().map(Session::stats);
-        stats
-            .map(|stats| stats.fallbacks_sent + stats.fallbacks_received)
-            .sum()
+        fallbacks(self.sessions.iter().map(Session::stats))
     }
 
     async fn close(self) {
@@ -172,14 +169,14 @@ impl Client for ThreadsClient {
 pub struct ThreadStream {
     /// `None` once it was closed.
     stream: Option<blocking::Stream>,
-    rest: Option<RecvBuf>,
+    rest: Rest,
 }
 
 impl ThreadStream {
     fn new(stream: blocking::Stream) -> Self {
         Self {
             stream: Some(stream),
-            rest: None,
+            rest: Rest::default(),
         }
     }
 
@@ -197,19 +194,6 @@ impl ThreadStream {
         self.stream = Some(stream);
         Ok(result)
     }
-
-    /// What has arrived and was not read: at least one byte.
-    async fn front(&mut self) -> Result<&mut RecvBuf, Ended> {
-        while self.rest.as_ref().is_none_or(|rest| !rest.has_remaining()) {
-            self.rest = match self.with(blocking::Stream::recv).await? {
-                Ok(Some(message)) => Some(message),
-                Ok(None) => return Err(Ended::Finished),
-                Err(lost @ RecvError::SessionLost(_)) => return Err(Ended::Lost(chain(lost))),
-                Err(other) => return Err(Ended::Failed(chain(other))),
-            };
-        }
-        self.rest.as_mut().ok_or_else(closed)
-    }
 }
 
 impl Stream for ThreadStream {
@@ -221,54 +205,41 @@ impl Stream for ThreadStream {
     ) -> Result<(), Ended> {
         let stream = self.stream.as_ref().ok_or_else(closed)?;
         let mut message = stream.buffer(HEAD_LEN + payload.len());
-        message.put_slice(head);
-        let piece = if piece == 0 { usize::MAX } else { piece };
-        for piece in payload.chunks(piece) {
-            message.put_slice(piece);
-        }
-        match self
-            .with(|stream| stream.send(message, Flush::More))
-            .await?
-        {
-            Ok(()) => Ok(()),
-            Err(lost @ SendError::SessionLost(_)) => Err(Ended::Lost(chain(lost))),
-            Err(SendError::Reset(_)) => Err(Ended::Finished),
-            Err(other) => Err(Ended::Failed(chain(other))),
-        }
+        write(&mut message, head, payload, piece);
+        sent(
+            self.with(|stream| stream.send(message, Flush::More))
+                .await?,
+        )
     }
 
     async fn readable(&mut self) -> Result<(), Ended> {
-        self.front().await.map(drop)
+        while self.rest.is_empty() {
+            let received = self.with(blocking::Stream::recv).await?;
+            self.rest.refill(received)?;
+        }
+        Ok(())
     }
 
     async fn read(&mut self, len: usize) -> Result<Vec<u8>, Ended> {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
-            let front = self.front().await?;
-            let next = front.remaining().min(len - bytes.len());
-            bytes.put(front.take(next));
+            self.readable().await?;
+            self.rest.read(&mut bytes, len);
         }
         Ok(bytes)
     }
 
     fn release(&mut self) {
-        if self.rest.as_ref().is_some_and(|rest| !rest.has_remaining()) {
-            self.rest = None;
-        }
+        self.rest.release();
     }
 
     async fn close(&mut self) -> Result<(), String> {
         if self.stream.is_none() {
             return Ok(());
         }
-        self.rest = None;
-        let finished = self.with(blocking::Stream::finish).await;
+        self.rest = Rest::default();
+        let done = self.with(blocking::Stream::finish).await;
         self.stream = None;
-        match finished {
-            // Whoever closes second has nobody to tell.
-            Ok(Ok(()) | Err(SendError::Reset(_) | SendError::SessionLost(_))) => Ok(()),
-            Ok(Err(other)) => Err(chain(other)),
-            Err(ended) => Err(format!("{ended:?}")),
-        }
+        finished(done.map_err(|ended| format!("{ended:?}"))?)
     }
 }

@@ -92,6 +92,36 @@ impl Drop for Other {
     }
 }
 
+/// Processes that call whoever serves.
+struct Clients(Vec<Other>);
+
+impl Clients {
+    /// Starts them, and waits until the first server serves them.
+    fn start(place: &Place) -> Self {
+        let start = |_| Other::start("client", &place.path());
+        let mut clients = Self((0..CLIENTS).map(start).collect());
+        clients.are_served_by(0);
+        clients
+    }
+
+    /// Waits until the server of a round serves each of them, as the next one.
+    fn are_served_by(&mut self, round: usize) {
+        for client in &mut self.0 {
+            assert_eq!(client.says("served by"), round.to_string());
+        }
+    }
+
+    /// Brings them to an end. Each must have called more often than once in a round over each of its channels.
+    fn stop(self, rounds: usize) {
+        for mut client in self.0 {
+            client.stop();
+            let calls: usize = client.says("calls").parse().unwrap();
+            assert!(rounds * CHANNELS < calls, "{calls} calls");
+            client.ends();
+        }
+    }
+}
+
 /// What the other processes do. Nothing, in the first.
 #[test]
 fn other_process() {
@@ -215,30 +245,18 @@ fn no_call_fails_while_processes_succeed_each_other() {
         server
     };
     let mut current = start(0);
-    let mut clients: Vec<_> = (0..CLIENTS)
-        .map(|_| Other::start("client", &place.path()))
-        .collect();
-    for client in &mut clients {
-        assert_eq!(client.says("served by"), "0");
-    }
+    let mut clients = Clients::start(&place);
     for round in 1..=ROUNDS {
         let successor = start(round);
         let mut predecessor = std::mem::replace(&mut current, successor);
         predecessor.stop();
-        for client in &mut clients {
-            // Whatever was in flight has gone to one of the two.
-            assert_eq!(client.says("served by"), round.to_string());
-        }
+        // Whatever was in flight has gone to one of the two.
+        clients.are_served_by(round);
         assert_eq!(predecessor.says("cut off"), "0");
         predecessor.ends();
         assert_eq!(place.files(), 1, "nothing but the socket");
     }
-    for mut client in clients {
-        client.stop();
-        let calls: usize = client.says("calls").parse().unwrap();
-        assert!(ROUNDS * CHANNELS < calls, "{calls} calls");
-        client.ends();
-    }
+    clients.stop(ROUNDS);
     current.stop();
     assert_eq!(current.says("cut off"), "0");
     current.ends();

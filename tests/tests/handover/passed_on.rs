@@ -5,7 +5,7 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 use shmipc_transport::{InheritError, Listener};
 use tests::{LONG, echo::Place, service::Named};
 
-use crate::{CHANNELS, CLIENTS, Other, say, told_to_stop};
+use crate::{Clients, Other, say, told_to_stop};
 
 const ROUNDS: usize = 20;
 
@@ -55,28 +55,16 @@ fn no_call_fails_while_processes_pass_their_socket_on() {
     let mut current = start(0);
     let inode = || std::fs::metadata(place.path()).unwrap().ino();
     let before = inode();
-    let mut clients: Vec<_> = (0..CLIENTS)
-        .map(|_| Other::start("client", &place.path()))
-        .collect();
-    for client in &mut clients {
-        assert_eq!(client.says("served by"), "0");
-    }
+    let mut clients = Clients::start(&place);
     for round in 1..=ROUNDS {
         let successor = start(round);
         let mut predecessor = std::mem::replace(&mut current, successor);
-        for client in &mut clients {
-            assert_eq!(client.says("served by"), round.to_string());
-        }
+        clients.are_served_by(round);
         predecessor.says("done");
         predecessor.ends();
         assert_eq!(inode(), before, "not even the file is another");
     }
-    for mut client in clients {
-        client.stop();
-        let calls: usize = client.says("calls").parse().unwrap();
-        assert!(ROUNDS * CHANNELS < calls, "{calls} calls");
-        client.ends();
-    }
+    clients.stop(ROUNDS);
     current.stop();
     current.says("done");
     current.ends();

@@ -136,6 +136,15 @@ pub(super) struct Sending {
     sent: usize,
 }
 
+/// How much of a message was sent.
+pub(super) enum Sent {
+    All,
+    /// As much as the socket takes now.
+    Part,
+    /// The peer takes nothing any more; what it said before may still be there to read.
+    HungUp,
+}
+
 impl<T> Drive<T> {
     /// Begins as the side that connected. A server that may not know the negotiation is given `patience` for its answer.
     pub(crate) fn client<A: Attach<Attached = T>>(
@@ -273,20 +282,12 @@ impl<T> Drive<T> {
                     none.insert(Sending::new(transmit))
                 }
             };
-            match sending.go_on(&self.line.socket) {
-                Ok(true) => self.sending = None,
-                Ok(false) => return Ok(false),
-                Err(error) if has_hung_up(&error) => {
-                    self.sending = None;
-                    self.hung_up = true;
-                }
-                Err(source) => {
-                    return Err(HandshakeError::Io {
-                        action: "send to the peer",
-                        source,
-                    });
-                }
+            match sending.go_on(&self.line.socket)? {
+                Sent::All => {}
+                Sent::Part => return Ok(false),
+                Sent::HungUp => self.hung_up = true,
             }
+            self.sending = None;
         }
     }
 
@@ -316,8 +317,8 @@ impl Sending {
         Self { transmit, sent: 0 }
     }
 
-    /// Sends more of it. Returns whether that was the rest. The descriptors travel with the first byte.
-    pub(super) fn go_on(&mut self, socket: &ControlSocket) -> io::Result<bool> {
+    /// Sends more of it. The descriptors travel with the first byte.
+    pub(super) fn go_on(&mut self, socket: &ControlSocket) -> Result<Sent, HandshakeError> {
         let Transmit { bytes, fds } = &self.transmit;
         while self.sent < bytes.len() {
             let fds: Vec<BorrowedFd<'_>> = match self.sent {
@@ -326,19 +327,22 @@ impl Sending {
             };
             match socket.try_send(&bytes[self.sent..], &fds) {
                 Ok(sent) => self.sent += sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return match error.kind() {
+                        io::ErrorKind::WouldBlock => Ok(Sent::Part),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                            Ok(Sent::HungUp)
+                        }
+                        _ => Err(HandshakeError::Io {
+                            action: "send to the peer",
+                            source: error,
+                        }),
+                    };
+                }
             }
         }
-        Ok(true)
+        Ok(Sent::All)
     }
-}
-
-pub(super) fn has_hung_up(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
 }
 
 /// A monotonic clock that starts at zero.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::drive::{Line, Sending, Wants, has_hung_up};
+use super::drive::{Line, Sending, Sent, Wants};
 use crate::{
     Config, Peer, ShmipcMapping,
     config::is_own_user,
@@ -218,19 +218,10 @@ impl Conversation {
                     none.insert(Sending::new(Transmit { bytes, fds }))
                 }
             };
-            match sending.go_on(&self.line.socket) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                // What it said before may still be there to read.
-                Err(error) if has_hung_up(&error) => {}
-                Err(source) => {
-                    return Err(HandshakeError::Io {
-                        action: "send to the peer",
-                        source,
-                    });
-                }
+            match sending.go_on(&self.line.socket)? {
+                Sent::All | Sent::HungUp => self.sending = None,
+                Sent::Part => return Ok(false),
             }
-            self.sending = None;
         }
     }
 

@@ -254,6 +254,15 @@ async fn a_connection_that_says_nothing_is_closed() {
     assert!(format!("{:?}", server.unwrap_err()).contains("Closed"));
 }
 
+/// Connects, and returns where that has come to when its time is over.
+async fn times_out(address: &Address) -> HandshakeStep {
+    let config = Config::default();
+    match connect(address, &config, NEGOTIATE, &mut Files::default()).await {
+        Err(ConnectError::TimedOut { step, .. }) => step,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stalled_peer_is_given_up() {
     let (_kept, ours) = UnixStream::pair().unwrap();
@@ -262,20 +271,7 @@ async fn a_stalled_peer_is_given_up() {
     assert!(text.contains("TimedOut { step: Negotiation"), "{text}");
     let (_kept, ours) = UnixStream::pair().unwrap();
     let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
-    let client = connect(
-        &address,
-        &Config::default(),
-        NEGOTIATE,
-        &mut Files::default(),
-    )
-    .await;
-    assert!(matches!(
-        client,
-        Err(ConnectError::TimedOut {
-            step: HandshakeStep::Negotiation,
-            ..
-        })
-    ));
+    assert_eq!(times_out(&address).await, HandshakeStep::Negotiation);
 }
 
 #[tokio::test(start_paused = true)]
@@ -289,20 +285,7 @@ async fn a_full_queue_is_waited_for_until_the_deadline() {
     while let Ok(stream) = crate::sys::endpoint::connect(&unix) {
         waiting.push(stream);
     }
-    let client = connect(
-        &address,
-        &Config::default(),
-        NEGOTIATE,
-        &mut Files::default(),
-    )
-    .await;
-    assert!(matches!(
-        client,
-        Err(ConnectError::TimedOut {
-            step: HandshakeStep::Connection,
-            ..
-        })
-    ));
+    assert_eq!(times_out(&address).await, HandshakeStep::Connection);
 }
 
 #[tokio::test]
