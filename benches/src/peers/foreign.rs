@@ -35,12 +35,13 @@ pub(super) struct Foreign {
     wire: Wire,
 }
 
-/// The memory for payloads of a case, in bytes.
+/// The memory for payloads of a case, in bytes: enough for a message and its answer on each stream, of which each side may keep some
+/// slices back.
 pub(super) fn memory(case: &Case) -> u32 {
     if case.size < 4 << 20 {
         256 << 20
     } else {
-        512 << 20
+        640 << 20
     }
 }
 
