@@ -230,10 +230,14 @@ impl Direct {
         message: &mut M,
         terms: Terms,
     ) -> Result<Option<Stream>, Status> {
+        let mut frame = frame(path, metadata, message, terms)?;
+        if !frame.is_short() {
+            return Ok(None);
+        }
         let Some(mut stream) = self.connection.try_open_stream() else {
             return Ok(None);
         };
-        match frame(path, metadata, message, terms)?.try_ask(&mut stream) {
+        match frame.try_ask(&mut stream) {
             Ok(true) => Ok(Some(stream)),
             // If the session is lost, or is to be left, it was before this call began to use it.
             Ok(false) | Err(SendError::SessionLost(_) | SendError::GoingAway) => Ok(None),

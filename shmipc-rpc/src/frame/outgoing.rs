@@ -6,6 +6,9 @@ use shmipc_transport::{Flush, SendBuf, SendError, SendHalf, Stream};
 use super::{Flags, Head, PREFIX_LEN, Prefix};
 use crate::{Status, body::Encode};
 
+/// The longest prefix and head that are put together before they are written, in bytes: more than those without metadata have.
+const FRONT_MAX: usize = 256;
+
 /// A frame to be sent, whose lengths are known and fit.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a, H, M: ?Sized> {
@@ -64,6 +67,11 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
         })
     }
 
+    /// Whether it may be possible to send the frame at once: a longer one never can.
+    pub(crate) fn is_short(&self) -> bool {
+        self.len <= SendHalf::SHORT_MAX
+    }
+
     /// Sends the frame if that can be done at once.
     ///
     /// Returns `false`, having done nothing, if it must be [sent](Self::send) instead.
@@ -89,7 +97,7 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
         buffer: &mut Option<SendBuf>,
     ) -> Poll<Result<(), SendError>> {
         let flush = self.flush();
-        if self.len <= SendHalf::SHORT_MAX && buffer.is_none() {
+        if self.is_short() && buffer.is_none() {
             return stream.poll_send_exact(cx, self.len, flush, |out| self.write(out));
         }
         let encoded = buffer.get_or_insert_with(|| self.encode(stream));
@@ -128,8 +136,18 @@ impl<'a, H: Head, M: Encode + ?Sized> Outgoing<'a, H, M> {
 
     fn encode(&mut self, stream: &SendHalf) -> SendBuf {
         let mut buffer = stream.buffer(self.len);
-        buffer.put_slice(&self.prefix.encode());
-        self.head.write(&mut buffer);
+        // Written in many small pieces, each of which costs more in shared memory.
+        let mut front = [0; FRONT_MAX];
+        let front_len = PREFIX_LEN + usize::from(self.prefix.head_len);
+        if let Some(front) = front.get_mut(..front_len) {
+            let mut out = &mut *front;
+            out.put_slice(&self.prefix.encode());
+            self.head.write(&mut out);
+            buffer.put_slice(front);
+        } else {
+            buffer.put_slice(&self.prefix.encode());
+            self.head.write(&mut buffer);
+        }
         if let Some(message) = &mut self.message {
             message.encode_to_buffer(&mut buffer);
         }

@@ -1,9 +1,9 @@
 //! What is known of each lease: by its token, and by its address for those who ask.
 //!
 //! Each message that is lent begins a lease and ends it, by its token. Only who sends on what was received asks by address,
-//! because all that is known of a `Bytes` is where it lies. So leases are in order of their addresses only from when somebody
-//! asks on, and for as long as somebody asks now and then. To put all in order costs no more than it would have cost to keep
-//! them in order since somebody asked last.
+//! because all that is known of a `Bytes` is where it lies. Where there are but few leases, all are looked at then. More are in order of their
+//! addresses, but only from when somebody asks on, and for as long as somebody asks now and then. To put all in order costs no more
+//! than it would have cost to keep them in order since somebody asked last.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map},
@@ -19,6 +19,9 @@ use crate::core::{
 
 /// How many leases are looked at to find the one that some bytes belong to.
 const NEAREST: usize = 8;
+
+/// While there have never been more at once, all are looked at, which is less than keeping them in order.
+const FEW: usize = 28;
 
 /// A segment of the peer's that we hold.
 #[derive(Debug)]
@@ -120,6 +123,14 @@ impl Leases {
         if address < self.start || self.end < address + len {
             return None;
         }
+        let covers = |held: &Held| {
+            held.address <= address && address + len <= held.address + index(held.len)
+        };
+        // The room in the table is what looking at all of it costs.
+        if self.by_address.is_none() && self.by_token.capacity() <= FEW {
+            let found = self.by_token.iter_mut().find(|(_, held)| covers(held));
+            return found.map(|(&token, held)| (token, held));
+        }
         let by_token = &self.by_token;
         let by_address = self.by_address.get_or_insert_with(|| ByAddress {
             order: by_token
@@ -131,12 +142,8 @@ impl Leases {
         by_address.unasked = 0;
         // Leases may overlap, so the nearest need not be the right one; but it is among the nearest, or not worth a search.
         let nearest = by_address.order.range(..=(address, u32::MAX)).rev();
-        let covers = |token| {
-            let held: &Held = &by_token[token];
-            address + len <= held.address + index(held.len)
-        };
         let mut nearest = nearest.take(NEAREST).map(|(_, token)| token);
-        let token = *nearest.find(|token| covers(token))?;
+        let token = *nearest.find(|token| covers(&by_token[token]))?;
         Some((token, self.by_token.get_mut(&token)?))
     }
 }
@@ -205,9 +212,22 @@ mod tests {
     }
 
     #[test]
+    fn few_are_not_put_in_order() {
+        let mut leases = Leases::new();
+        for token in 0..8 {
+            assert!(leases.begin(token, held(1000 + 100 * index(token), 100)));
+        }
+        assert_eq!(found(&mut leases, 1399, 1), Some(3));
+        assert!(leases.by_address.is_none());
+    }
+
+    #[test]
     fn the_order_is_kept_while_somebody_asks() {
         let mut leases = Leases::new();
         assert!(leases.begin(7, held(1000, 100)));
+        for token in 100..100 + u32::try_from(FEW).unwrap() {
+            assert!(leases.begin(token, held(3000, 100)));
+        }
         let pass = |leases: &mut Leases, count| {
             for _ in 0..count {
                 assert!(leases.begin(8, held(2000, 100)));
