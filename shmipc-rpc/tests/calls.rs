@@ -134,6 +134,41 @@ async fn metadata_travels_both_ways() {
 }
 
 #[tokio::test]
+async fn metadata_of_any_length_travels_with_messages_of_any_length() {
+    const LONG: HeaderName = HeaderName::from_static("x-long");
+
+    async fn check<S: CallService>(caller: Caller<S>) {
+        for metadata_len in [1, 200, 220, 240, 260, 2100, 20_000] {
+            for len in [0, 1800, 5000, 70_000] {
+                let value = HeaderValue::try_from("v".repeat(metadata_len)).expect("it is ASCII");
+                let mut request = Request::new(Packet {
+                    payload: vec![7; len].into(),
+                    ..packet("long")
+                });
+                request.metadata_mut().insert(LONG, value.clone());
+                let sent = request.get_ref().clone();
+                let response: Response<Packet> = caller
+                    .unary(&RUN, request)
+                    .await
+                    .expect("the handler answers");
+                assert_eq!(response.metadata().get(LONG), Some(&value));
+                assert!(
+                    response.into_inner() == sent,
+                    "{len} bytes came back otherwise"
+                );
+            }
+        }
+    }
+    let running = serve(Server::builder().add_service(lab(|request| async move {
+        let long = request.metadata()[LONG].clone();
+        let mut response = Response::new(request.into_inner());
+        response.metadata_mut().insert(LONG, long);
+        Ok(response)
+    })));
+    over_both_paths!(running, check);
+}
+
+#[tokio::test]
 async fn a_status_arrives_whole() {
     async fn check<S: CallService>(caller: Caller<S>) {
         for code in &Code::ALL[1..] {
