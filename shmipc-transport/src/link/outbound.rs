@@ -372,7 +372,7 @@ impl OutboxLink {
     pub(crate) fn alloc(&self, len: u32) -> Result<Block, AllocFailure> {
         let mut retired = false;
         loop {
-            // First what has come back: it is still in the caches.
+            // First what has come back, before more memory is touched.
             self.collect_returns(&mut self.tx())
                 .map_err(AllocFailure::Misbehaved)?;
             match self.heap.alloc(len) {

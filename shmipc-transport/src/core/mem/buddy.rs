@@ -2,8 +2,8 @@
 //!
 //! Pure bookkeeping over offsets; it never touches the memory it manages. All of its state is private to the owner, so
 //! a peer can neither corrupt it nor make it lose anything. Of the smallest blocks that are large enough, the one
-//! with the lowest address is handed out: a block that was just freed tends to be taken next, while it is still in the
-//! caches, and a region's tail stays untouched, which in a sparse file means that it costs nothing.
+//! with the lowest address is handed out, so a region's tail stays untouched, which in a sparse file means that it costs
+//! nothing.
 //!
 //! Allocation and release are a scan of at most 13 small bitmaps (for a region of 16 MiB). Blocks that come and go all the
 //! time are spared that by [`Bins`](super::bins::Bins).
