@@ -1,7 +1,7 @@
 //! The figures to reach in the parallel ping-pong, beside shmipc's own implementations.
 
 use super::numbers::{grouped, significant, size};
-use super::summary::Summary;
+use super::summary::Pair;
 use super::targets::{Found, Target};
 use crate::harness::case::{Case, PeerKind, Wire, Work};
 use crate::harness::suite::{
@@ -138,22 +138,20 @@ impl Race<'_> {
         let sizes = sizes.filter(|len| (least..=most).contains(*len));
         let mut worst: Option<(f64, String)> = None;
         for len in sizes {
-            let rate = |peer: &PeerKind| {
+            let case = |peer: &PeerKind| {
                 let case = Case::exchange(*peer, *len).work(self.work);
-                let summary = Summary::of(findings, case.in_flight(self.streams))?;
-                Some(2.0 * summary.calls_per_second)
+                case.in_flight(self.streams)
             };
-            let ours = rate(&self.ours)?;
-            let theirs: Option<Vec<_>> = self.theirs.iter().map(rate).collect();
-            let theirs = theirs?.into_iter().reduce(f64::max)?;
-            let ratio = ours / theirs;
+            let theirs: Vec<_> = self.theirs.iter().map(case).collect();
+            let pair = Pair::of_rates(findings, case(&self.ours), &theirs)?;
+            let ratio = pair.ratio();
             if worst.as_ref().is_none_or(|(worst, _)| ratio < *worst) {
                 let text = format!(
                     "{} × at {} ({} against {})",
                     significant(ratio),
                     size(*len),
-                    grouped(ours),
-                    grouped(theirs)
+                    grouped(2.0 * pair.ours),
+                    grouped(2.0 * pair.theirs)
                 );
                 worst = Some((ratio, text));
             }

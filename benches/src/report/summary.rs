@@ -53,10 +53,7 @@ impl Summary {
             p50_range_ns: (*p50s.first()?, *p50s.last()?),
             p99_ns: median(&|latencies, _| nanoseconds(latencies.p99_ns))?,
             p999_ns: median(&|latencies, _| nanoseconds(latencies.p999_ns))?,
-            calls_per_second: median(&|latencies, _| {
-                let calls = count(latencies.calls * case.timed_together());
-                calls / latencies.elapsed.as_secs_f64()
-            })?,
+            calls_per_second: median(&|latencies, _| calls_per_second(case, latencies))?,
             server_resident: median(&|_, sample| count(sample.server.resident))?,
             client: Cost {
                 cpu_seconds_per_million_calls: median(&|l, s| {
@@ -78,6 +75,64 @@ impl Summary {
             },
         })
     }
+}
+
+/// What two figures were in the round in which their ratio was the median of all rounds.
+///
+/// The machine may have moods that last for seconds, such as where its processors are. What is compared within a round was measured
+/// in the same one, mostly; the medians of either by itself need not have been.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    pub(super) ours: f64,
+    pub(super) theirs: f64,
+}
+
+impl Pair {
+    /// Of figures round by round; `None` if there is no round with both.
+    pub(super) fn median(ours: &[f64], theirs: &[f64]) -> Option<Self> {
+        let pairs = ours.iter().zip(theirs);
+        let mut pairs: Vec<_> = pairs
+            .map(|(&ours, &theirs)| Self { ours, theirs })
+            .collect();
+        pairs.sort_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+        pairs.get(pairs.len().saturating_sub(1) / 2).copied()
+    }
+
+    /// Of what a case does in a second, and of what the best of others does. `None` unless all were measured.
+    pub(super) fn of_rates(findings: &Findings, ours: Case, theirs: &[Case]) -> Option<Self> {
+        let rates = |case: &Case| {
+            rounds(findings, *case, |latencies| {
+                calls_per_second(*case, latencies)
+            })
+        };
+        let best = theirs.iter().map(rates).reduce(|best, rates| {
+            let both = best.into_iter().zip(rates);
+            both.map(|(best, rate)| best.max(rate)).collect()
+        });
+        Self::median(&rates(&ours), &best?)
+    }
+
+    pub(super) fn ratio(self) -> f64 {
+        self.ours / self.theirs
+    }
+}
+
+/// A figure of a case, round by round.
+pub(super) fn rounds(
+    findings: &Findings,
+    case: Case,
+    figure: impl Fn(&Latencies) -> f64,
+) -> Vec<f64> {
+    let samples = findings.samples.get(&case).into_iter().flatten();
+    samples
+        .filter_map(|sample| sample.latencies.as_ref())
+        .map(figure)
+        .collect()
+}
+
+/// Calls, or messages of a call that is a stream, in a second.
+fn calls_per_second(case: Case, latencies: &Latencies) -> f64 {
+    count(latencies.calls * case.timed_together()) / latencies.elapsed.as_secs_f64()
 }
 
 /// The middle of sorted values; of an even number of them, the mean of the two in the middle.
@@ -108,6 +163,16 @@ fn nanoseconds(value: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pair_is_of_one_round() {
+        assert!(Pair::median(&[], &[1.0]).is_none());
+        // A machine that was half as fast in the first round for us, and in the second for them.
+        let pair = Pair::median(&[1.0, 2.0, 1.0], &[1.0, 2.0, 2.0]).unwrap();
+        assert_eq!((pair.ours, pair.theirs), (1.0, 1.0));
+        let pair = Pair::median(&[3.0, 8.0, 1.0], &[1.0, 2.0, 1.0]).unwrap();
+        assert_eq!((pair.ours, pair.theirs), (3.0, 1.0));
+    }
 
     #[test]
     fn the_middle_is_the_median() {

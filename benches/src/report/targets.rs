@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::numbers::{grouped, significant, size, time};
 use super::ping_pong;
-use super::summary::{Summary, count};
+use super::summary::{Pair, Summary, count, rounds};
 use crate::harness::case::{Case, PeerKind, Placement, Waiting, Work};
 use crate::harness::suite::{CROWDS, Findings, LARGE, SHMIPC, SMALL, TONIC, TONIC_TWO_WORKERS};
 
@@ -166,20 +166,16 @@ fn large(findings: &Findings) -> Vec<Target> {
 
 /// The median latency of `ours` is at most `bound` times that of `theirs`.
 fn at_most(findings: &Findings, ours: Case, bound: f64, theirs: Case, name: &str) -> Target {
-    let found = Summary::of(findings, ours)
-        .zip(Summary::of(findings, theirs))
-        .map(|(ours, theirs)| {
-            let ratio = ours.p50_ns / theirs.p50_ns;
-            Found {
-                text: format!(
-                    "{} ({} against {})",
-                    factor(ratio),
-                    time(ours.p50_ns),
-                    time(theirs.p50_ns)
-                ),
-                met: ratio <= bound,
-            }
-        });
+    let p50s = |case| rounds(findings, case, |latencies| count(latencies.p50_ns));
+    let found = Pair::median(&p50s(ours), &p50s(theirs)).map(|pair| Found {
+        text: format!(
+            "{} ({} against {})",
+            factor(pair.ratio()),
+            time(pair.ours),
+            time(pair.theirs)
+        ),
+        met: pair.ratio() <= bound,
+    });
     let bound = if bound < 1.0 {
         format!("1/{:.0} of", 1.0 / bound)
     } else {
@@ -203,29 +199,27 @@ fn factor(ratio: f64) -> String {
 fn rate(findings: &Findings) -> Target {
     const IN_FLIGHT: usize = 64;
     const BOUND: f64 = 12.0;
-    let rate = |peer| {
-        Summary::of(findings, Case::exchange(peer, SMALL).in_flight(IN_FLIGHT))
-            .map(|summary| summary.calls_per_second)
-    };
+    let case = |peer| Case::exchange(peer, SMALL).in_flight(IN_FLIGHT);
     // Whichever runtime suits tonic better here.
-    let theirs = [rate(TONIC), rate(TONIC_TWO_WORKERS)]
-        .into_iter()
-        .flatten()
-        .reduce(f64::max);
-    let found = rate(SHMIPC).zip(theirs).map(|(ours, theirs)| Found {
-        text: format!(
-            "{} × ({} against {})",
-            significant(ours / theirs),
-            grouped(ours),
-            grouped(theirs)
-        ),
-        met: BOUND <= ours / theirs,
-    });
+    let theirs = [TONIC, TONIC_TWO_WORKERS].map(case);
     Target {
         work: format!("unary, 64 B, {IN_FLIGHT} in flight, calls/s"),
         bound: format!("≥ {BOUND} × tonic over UDS (its better runtime)"),
-        found,
+        found: at_least(findings, case(SHMIPC), BOUND, &theirs),
     }
+}
+
+/// The rate of `ours` is at least `bound` times the best of `theirs`.
+fn at_least(findings: &Findings, ours: Case, bound: f64, theirs: &[Case]) -> Option<Found> {
+    Pair::of_rates(findings, ours, theirs).map(|pair| Found {
+        text: format!(
+            "{} × ({} against {})",
+            significant(pair.ratio()),
+            grouped(pair.ours),
+            grouped(pair.theirs)
+        ),
+        met: bound <= pair.ratio(),
+    })
 }
 
 fn streaming(findings: &Findings) -> Vec<Target> {
@@ -233,28 +227,15 @@ fn streaming(findings: &Findings) -> Vec<Target> {
     const ITEMS: f64 = 3e6;
     const FAST: f64 = 150.0;
     let work = "server streaming, 64 B, messages/s";
-    let rate = |peer| {
-        Summary::of(findings, Case::exchange(peer, SMALL).work(Work::Watch))
-            .map(|summary| summary.calls_per_second)
-    };
-    let theirs = [rate(TONIC), rate(TONIC_TWO_WORKERS)]
-        .into_iter()
-        .flatten()
-        .reduce(f64::max);
+    let case = |peer| Case::exchange(peer, SMALL).work(Work::Watch);
+    let theirs = [TONIC, TONIC_TWO_WORKERS].map(case);
+    let ours = Summary::of(findings, case(SHMIPC)).map(|ours| ours.calls_per_second);
     let limit = Summary::of(findings, Case::exchange(PeerKind::Limit, SMALL));
     vec![
         Target {
             work: work.to_owned(),
             bound: format!("≥ {BOUND} × tonic over UDS (its better runtime)"),
-            found: rate(SHMIPC).zip(theirs).map(|(ours, theirs)| Found {
-                text: format!(
-                    "{} × ({} against {})",
-                    significant(ours / theirs),
-                    grouped(ours),
-                    grouped(theirs)
-                ),
-                met: BOUND <= ours / theirs,
-            }),
+            found: at_least(findings, case(SHMIPC), BOUND, &theirs),
         },
         Target {
             work: work.to_owned(),
@@ -263,7 +244,7 @@ fn streaming(findings: &Findings) -> Vec<Target> {
                 grouped(ITEMS),
                 time(FAST)
             ),
-            found: rate(SHMIPC).zip(limit).map(|(ours, limit)| Found {
+            found: ours.zip(limit).map(|(ours, limit)| Found {
                 text: format!("{}, where it is {}", grouped(ours), time(limit.p50_ns)),
                 met: ITEMS <= ours || FAST < limit.p50_ns,
             }),
@@ -312,32 +293,20 @@ fn crowd(findings: &Findings) -> Vec<Target> {
     const RATE: f64 = 0.7;
     const MEBIBYTE: f64 = 1048576.0;
     let [few, .., many] = CROWDS;
-    let found = |clients| {
+    let case = |clients| {
         let case = Case::exchange(SHMIPC, SMALL).work(Work::Crowd);
-        Summary::of(findings, case.in_flight(clients))
+        case.in_flight(clients)
     };
-    let rates = found(many).zip(found(few));
     vec![
         Target {
             work: format!("{many} clients calling one server, 64 B, calls/s"),
             bound: format!("≥ {RATE} × that of {few} clients"),
-            found: rates.map(|(many, few)| {
-                let (many, few) = (many.calls_per_second, few.calls_per_second);
-                Found {
-                    text: format!(
-                        "{} × ({} against {})",
-                        significant(many / few),
-                        grouped(many),
-                        grouped(few)
-                    ),
-                    met: RATE <= many / few,
-                }
-            }),
+            found: at_least(findings, case(many), RATE, &[case(few)]),
         },
         Target {
             work: format!("{many} clients, resident memory of the server for each"),
             bound: "≤ 1 MiB".to_owned(),
-            found: found(many).map(|summary| {
+            found: Summary::of(findings, case(many)).map(|summary| {
                 let each = summary.server_resident / count(u64::try_from(many).unwrap_or(u64::MAX));
                 Found {
                     text: format!("{:.2} MiB", each / MEBIBYTE),
