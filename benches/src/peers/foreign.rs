@@ -35,13 +35,13 @@ pub(super) struct Foreign {
     wire: Wire,
 }
 
-/// The memory for payloads of a case, in bytes: enough for a message and its answer on each stream, of which each side may keep some
-/// slices back.
+/// The memory for payloads of a case, in bytes: more than there is under way, but not so much that touching it for the first time takes
+/// longer than the warm-up.
 pub(super) fn memory(case: &Case) -> u32 {
     if case.size < 4 << 20 {
         256 << 20
     } else {
-        640 << 20
+        512 << 20
     }
 }
 
