@@ -239,19 +239,23 @@ impl Producer {
 
     /// Zeroes ahead now, when nobody waits for a record, instead of while one is reserved.
     pub(crate) fn prepare(&mut self, ring: &impl WriteRing) {
-        // The Release of the next record's commit orders this before what it publishes.
-        if self.is_low() {
+        // The consumer may be looking at the word at `tail`, which is zero and left alone, and at nothing behind it before the next
+        // record is there; the Release of that one's commit orders this before.
+        if self.zeroed != 0 && self.is_low() {
             self.zero_ahead(ring);
         }
     }
 
-    /// Zeroes what lies at `tail`, and what is free beyond, as far as is worth it.
+    /// Zeroes what is free beyond what is zero already, as far as is worth it.
     fn zero_ahead(&mut self, ring: &impl WriteRing) {
-        let at = self.capacity.slot(self.tail);
         let free = self.capacity.get() - self.fill();
-        let to_end = self.capacity.get() - at;
-        self.zeroed = ZEROED_AHEAD.min(free).min(to_end);
-        ring.zero(at, self.zeroed);
+        let wanted = ZEROED_AHEAD.min(free);
+        while self.zeroed < wanted {
+            let at = self.capacity.slot(self.tail.wrapping_add(self.zeroed));
+            let len = (wanted - self.zeroed).min(self.capacity.get() - at);
+            ring.zero(at, len);
+            self.zeroed += len;
+        }
     }
 }
 

@@ -317,12 +317,65 @@ proptest! {
                 }
                 None => prop_assert_eq!(pop(&mut consumer, &ring), oracle.pop_front()),
             }
+            if value % 3 == 0 {
+                producer.prepare(&ring);
+            }
         }
         while let Some(expected) = oracle.pop_front() {
             prop_assert_eq!(pop(&mut consumer, &ring), Some(expected));
         }
         prop_assert_eq!(pop(&mut consumer, &ring), None);
     }
+}
+
+/// A ring of which it is known what was zeroed.
+#[cfg(not(shmipc_loom))]
+struct Watched {
+    ring: TestRing,
+    zeroed: std::cell::RefCell<Vec<std::ops::Range<u32>>>,
+}
+
+#[cfg(not(shmipc_loom))]
+impl WriteRing for Watched {
+    fn word(&self, at: u32) -> &AtomicU32 {
+        self.ring.word(at)
+    }
+
+    fn write(&self, at: u32, bytes: &[u8]) {
+        self.ring.write(at, bytes);
+    }
+
+    fn zero(&self, at: u32, len: u32) {
+        self.zeroed.borrow_mut().push(at..at + len);
+        self.ring.zero(at, len);
+    }
+}
+
+#[cfg(not(shmipc_loom))] // Which sees each word, and zeroes but one.
+#[test]
+fn what_is_prepared_lies_behind_the_word_that_the_consumer_looks_at() {
+    let ring = Watched {
+        ring: TestRing::new(4096, 0),
+        zeroed: Vec::new().into(),
+    };
+    let mut producer = Producer::new(Capacity::new(4096).unwrap());
+    let mut consumer = Consumer::new(Capacity::new(4096).unwrap());
+    let mut prepared = 0;
+    for value in 0..1000 {
+        let slot = producer.reserve(&ring, 48).unwrap();
+        ring.zeroed.take();
+        fill(&ring.ring, slot, value);
+        producer.prepare(&ring);
+        let looks_at = producer.tail() % 4096;
+        for range in ring.zeroed.take() {
+            assert!(!range.contains(&looks_at), "{range:?} at {looks_at}");
+            prepared += 1;
+        }
+        assert!(!producer.is_low());
+        assert_eq!(pop(&mut consumer, &ring.ring), Some((value, 48)));
+        producer.refresh(&ring.ring.head).unwrap();
+    }
+    assert_ne!(prepared, 0);
 }
 
 #[test]
