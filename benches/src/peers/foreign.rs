@@ -35,8 +35,8 @@ pub(super) struct Foreign {
     wire: Wire,
 }
 
-/// The memory for payloads of a case, in bytes: more than there is under way, but not so much that touching it for the first time takes
-/// longer than the warm-up.
+/// The memory for payloads of a case, in bytes: more than there is under way, and no more than need be, since touching it for the first
+/// time takes long.
 pub(super) fn memory(case: &Case) -> u32 {
     if case.size < 4 << 20 {
         256 << 20
