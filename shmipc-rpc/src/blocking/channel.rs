@@ -96,12 +96,12 @@ impl Channel {
         message: &mut M,
         terms: Terms,
     ) -> Result<Stream, Status> {
-        let mut short = frame(path, metadata, message, terms)?;
-        if short.is_short()
+        let mut request = frame(path, metadata, message, terms)?;
+        if request.is_short()
             && let Some(stream) = self.connection.try_open_stream()
         {
             let mut stream = stream.into_async();
-            match short.try_ask(&mut stream) {
+            match request.try_ask(&mut stream) {
                 Ok(true) => return Ok(stream),
                 // If the session is lost, or is to be left, it was before this call began to use it.
                 Ok(false) | Err(SendError::SessionLost(_) | SendError::GoingAway) => {}

@@ -268,24 +268,10 @@ impl Body {
         streaming.with_end(trailers, self.watchers)
     }
 
-    /// As [`take_to_send`](Self::take_to_send), once a body that somebody else made was looked at: if it is but one message, and all of
-    /// that is there already, it is sent as one.
-    pub(crate) fn poll_to_send(&mut self, cx: &mut Context<'_>, message_len_max: usize) -> ToSend {
-        if self.watchers.is_some() || !matches!(self.payload, Payload::Foreign(_)) {
-            return self.take_to_send(message_len_max);
-        }
-        let Payload::Foreign(body) = mem::replace(&mut self.payload, Payload::Empty) else {
-            unreachable!("it was looked at before")
-        };
-        let mut decoder = Decoder::new(body, message_len_max);
-        match decoder.take_whole(cx) {
-            Some((message, trailers)) => ToSend::One(Box::new(Encoded(message)), trailers),
-            None => ToSend::Many(Box::pin(Outflow::new(decoder)), None, None),
-        }
-    }
-
     /// Takes what is to be sent, and the trailing metadata.
-    pub(crate) fn take_to_send(&mut self, message_len_max: usize) -> ToSend {
+    ///
+    /// A body that somebody else made is polled once: if it is but one message, and all of that is there already, it is sent as one.
+    pub(crate) fn take_to_send(&mut self, cx: &mut Context<'_>, message_len_max: usize) -> ToSend {
         let is_response = !matches!(self.end, End::None);
         let end = mem::replace(&mut self.end, End::None).into_metadata();
         let watchers = &mut self.watchers;
@@ -305,7 +291,13 @@ impl Body {
                 return ToSend::Many(Box::pin(Outflow::new(*receiving)), end, watchers.take());
             }
             Payload::Foreign(body) => {
-                let decoder = Decoder::new(body, message_len_max);
+                let mut decoder = Decoder::new(body, message_len_max);
+                // Who wants to see the end sees it where it is sent.
+                if watchers.is_none()
+                    && let Some((message, trailers)) = decoder.take_whole(cx)
+                {
+                    return ToSend::One(Box::new(Encoded(message)), trailers);
+                }
                 return ToSend::Many(Box::pin(Outflow::new(decoder)), end, watchers.take());
             }
         };

@@ -1,4 +1,4 @@
-use std::any::Any;
+use std::{any::Any, future::poll_fn, task::Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -251,9 +251,9 @@ impl<S: CallService> Caller<S> {
         method: &Method,
         mut request: Request<Body>,
     ) -> Result<Answer, Status> {
-        let ToSend::Many(messages, ..) =
-            request.get_mut().take_to_send(self.limits.request_len_max)
-        else {
+        let (body, max) = (request.get_mut(), self.limits.request_len_max);
+        let to_send = poll_fn(|cx| Poll::Ready(body.take_to_send(cx, max)));
+        let ToSend::Many(messages, ..) = to_send.await else {
             return Err(Status::internal("the requests are none"));
         };
         let path = uri(method)?;

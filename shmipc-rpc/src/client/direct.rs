@@ -192,7 +192,7 @@ impl Direct {
                 response_len_max: context.message_len_max,
             },
         };
-        let to_send = poll_fn(|cx| Poll::Ready(body.poll_to_send(cx, context.request_len_max)));
+        let to_send = poll_fn(|cx| Poll::Ready(body.take_to_send(cx, context.request_len_max)));
         let outcome = match to_send.await {
             ToSend::One(mut message, _) => {
                 self.one(parts.uri.path(), &parts.headers, &mut *message, terms)

@@ -201,7 +201,7 @@ impl Managed {
                 response_len_max: context.message_len_max,
             },
         };
-        let to_send = poll_fn(|cx| Poll::Ready(body.poll_to_send(cx, context.request_len_max)));
+        let to_send = poll_fn(|cx| Poll::Ready(body.take_to_send(cx, context.request_len_max)));
         let outcome = match to_send.await {
             ToSend::One(message, _) => self.one(ask, &mut *repeatable(message)).await,
             ToSend::Many(messages, ..) => self.many(&parts.uri, ask, messages).await,

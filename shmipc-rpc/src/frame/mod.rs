@@ -301,6 +301,31 @@ mod tests {
     }
 
     proptest! {
+        /// The oracle is how any frame is opened.
+        #[test]
+        fn a_plain_response_is_opened_as_any_other(
+            flags in prop_oneof![Just(Flags::UNARY.0), 0u8..64],
+            head_len in prop_oneof![Just(0u16), 0u16..4],
+            message_len in 0u32..20,
+            len in prop_oneof![Just(None), (0usize..30).prop_map(Some)],
+        ) {
+            let prefix = Prefix { message_len, head_len, flags: Flags(flags) };
+            let mut bytes = frame(prefix.encode(), &[0; 40]);
+            bytes.truncate(len.unwrap_or(PREFIX_LEN + usize::from(head_len) + message_len as usize));
+            let mut plain = RecvBuf::from(Bytes::from(bytes.clone()));
+            let mut any = RecvBuf::from(Bytes::from(bytes.clone()));
+            if open_plain(&mut plain) {
+                let read = open(&mut any, ResponseFrame::read).expect("it is a response");
+                prop_assert!(read.opening.is_some_and(|metadata| metadata.is_empty()));
+                prop_assert!(read.has_message && matches!(read.ending, Some(Ok(None))));
+                prop_assert_eq!(plain.len(), any.len());
+            } else {
+                prop_assert_eq!(plain.len(), bytes.len(), "nothing was done");
+                let is_whole = bytes.len() == PREFIX_LEN + message_len as usize;
+                prop_assert!(flags != Flags::UNARY.0 || head_len != 0 || !is_whole);
+            }
+        }
+
         #[test]
         fn prefix_round_trips(message_len: u32, head_len: u16, flags in 0u8..32) {
             let prefix = Prefix { message_len, head_len, flags: Flags(flags) };

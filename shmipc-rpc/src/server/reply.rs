@@ -44,7 +44,7 @@ impl Outcome {
         if let Some(status) = Status::of_response(&mut response) {
             return Self::Reply(Reply::Failed(status));
         }
-        let content = response.body_mut().poll_to_send(cx, message_len_max);
+        let content = response.body_mut().take_to_send(cx, message_len_max);
         let metadata = mem::take(response.headers_mut());
         match content {
             ToSend::One(message, trailers) => Self::Reply(Reply::Message {
