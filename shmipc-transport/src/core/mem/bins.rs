@@ -214,6 +214,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::mem::buddy::tests::is_free;
 
     const MIB: u32 = 1 << 20;
 
@@ -340,10 +341,8 @@ mod tests {
 
     /// Whether a block of `size` bytes fits between those that are in use.
     fn fits(live: &BTreeMap<u32, u32>, size: u32, region_len: u32) -> bool {
-        (0..region_len / size).map(|i| i * size).any(|start| {
-            let before = live.range(..start + size).next_back();
-            before.is_none_or(|(&offset, len)| offset + len <= start)
-        })
+        let mut offsets = (0..region_len / size).map(|i| i * size);
+        offsets.any(|offset| is_free(live, offset, size))
     }
 
     proptest! {
@@ -367,12 +366,7 @@ mod tests {
                         continue;
                     };
                     prop_assert!(wanted <= size && offset % size == 0 && offset + size <= len);
-                    if let Some((start, size)) = live.range(..=offset).next_back() {
-                        prop_assert!(start + size <= offset);
-                    }
-                    if let Some((next, _)) = live.range(offset..).next() {
-                        prop_assert!(offset + size <= *next);
-                    }
+                    prop_assert!(is_free(&live, offset, size));
                     live.insert(offset, size);
                 } else if let Some((&offset, &size)) = live.iter().nth(index(n) % live.len().max(1)) {
                     live.remove(&offset);

@@ -165,12 +165,18 @@ impl Bitmap {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Whether nothing of `size` bytes at `offset` is in use.
+    pub(in crate::core::mem) fn is_free(live: &BTreeMap<u32, u32>, offset: u32, size: u32) -> bool {
+        let before = live.range(..offset + size).next_back();
+        before.is_none_or(|(&start, len)| start + len <= offset)
+    }
 
     #[test]
     fn the_freed_block_is_taken_next() {
@@ -218,12 +224,7 @@ mod tests {
                     prop_assert!(has_room);
                     let size = Buddy::size_class(wanted);
                     prop_assert!(wanted <= size && offset % size == 0 && offset + size <= len);
-                    if let Some((start, size)) = live.range(..=offset).next_back() {
-                        prop_assert!(start + size <= offset);
-                    }
-                    if let Some((next, _)) = live.range(offset..).next() {
-                        prop_assert!(offset + size <= *next);
-                    }
+                    prop_assert!(is_free(&live, offset, size));
                     live.insert(offset, size);
                 } else if let Some((&offset, &size)) = live.iter().nth(index(n) % live.len().max(1)) {
                     live.remove(&offset);
