@@ -199,17 +199,20 @@ fn hazard_h20_a_capacity_is_read_once() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(shmipc_loom) { 0 } else { 256 }, ..Default::default() })]
 
-    /// The oracle is a queue of 16 elements.
+    /// The oracle is a queue of 16 elements. The producer may learn of the last few that were consumed late, but of the last of all at
+    /// once.
     #[test]
     fn queues_behave_like_a_bounded_queue(legacy: bool, ops: Vec<bool>) {
-        let (_, client, server) = queues(16, LAYOUTS[usize::from(legacy)]);
+        const CAP: usize = 16;
+        let (_, client, server) = queues(CAP as u32, LAYOUTS[usize::from(legacy)]);
         let mut producer = server.to_client.into_producer();
         let mut consumer = client.to_client.into_consumer();
         let mut oracle = VecDeque::new();
         for (stream, puts) in (0..).zip(ops) {
             if puts {
-                prop_assert_eq!(producer.room().unwrap() != 0, oracle.len() < 16);
-                if oracle.len() < 16 {
+                let room = producer.room().unwrap() as usize;
+                prop_assert!(room <= CAP - oracle.len());
+                if room != 0 {
                     producer.put(element(stream));
                     oracle.push_back(element(stream));
                 }
@@ -217,7 +220,9 @@ proptest! {
                 prop_assert_eq!(consumer.take(), Ok(oracle.pop_front()));
             }
             prop_assert_eq!(consumer.waiting(), Ok(oracle.len() as u32));
-            prop_assert_eq!(producer.refresh(), Ok(oracle.len() as u32));
+            let known = producer.refresh().unwrap() as usize;
+            prop_assert!(oracle.len() <= known && known < oracle.len() + CAP / 4);
+            prop_assert!(!oracle.is_empty() || known == 0);
         }
     }
 }
