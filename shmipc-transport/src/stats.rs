@@ -44,9 +44,14 @@ impl Peak {
 /// The live counters of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) messages_sent: Counter,
+    /// Messages that were given a place, under the sender's lock, and their bytes: a locked operation once they are published would
+    /// wait until the peer's CPU has let go of the ring's cache lines.
+    pub(crate) messages_placed: Counter,
+    pub(crate) bytes_placed: Counter,
+    /// Of those, the ones that were not written after all.
+    pub(crate) messages_given_up: Counter,
+    pub(crate) bytes_given_up: Counter,
     pub(crate) messages_received: Counter,
-    pub(crate) bytes_sent: Counter,
     pub(crate) bytes_received: Counter,
     /// Of those sent, the bytes that were named where they were.
     pub(crate) bytes_linked: Counter,
@@ -83,13 +88,28 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// A message of `len` bytes was given a place. The caller holds the sender's lock.
+    pub(crate) fn placed(&self, len: u32) {
+        self.messages_placed.add_locked(1);
+        self.bytes_placed.add_locked(u64::from(len));
+    }
+
+    /// Such a message was not written.
+    pub(crate) fn given_up(&self, len: u32) {
+        self.messages_given_up.add(1);
+        self.bytes_given_up.add(u64::from(len));
+    }
+
     /// What is counted, without what is only known when it is asked for.
     pub(crate) fn stats(&self) -> Stats {
-        let (bytes_sent, bytes_linked) = (self.bytes_sent.get(), self.bytes_linked.get());
+        let sent =
+            |placed: &Counter, given_up: &Counter| placed.get().saturating_sub(given_up.get());
+        let bytes_sent = sent(&self.bytes_placed, &self.bytes_given_up);
+        let bytes_linked = self.bytes_linked.get();
         let (bytes_lent, bytes_sent_back) = (self.bytes_lent.get(), self.bytes_sent_back.get());
         let bytes_received = self.bytes_received.get();
         Stats {
-            messages_sent: self.messages_sent.get(),
+            messages_sent: sent(&self.messages_placed, &self.messages_given_up),
             messages_received: self.messages_received.get(),
             bytes_sent,
             bytes_received,

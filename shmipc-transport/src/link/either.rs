@@ -108,9 +108,28 @@ impl Reservation<'_> {
         }
     }
 
-    /// Publishes the message, and wakes the peer if it must be woken.
+    /// Writes a composed message, for which the place was [reserved](Link::reserve_for).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
     #[inline]
-    pub(crate) fn commit(self, stream: StreamId, flags: u16) {
+    pub(crate) fn compose(
+        &mut self,
+        tx: &mut TxGuard<'_>,
+        message: &mut Outgoing,
+    ) -> Result<(), PeerMisbehaved> {
+        match self {
+            Self::Outbox(reservation) => reservation.compose(tx.outbox(), message),
+            Self::Shmipc(_) => Ok(()), // It lies in its slices, which were found for it.
+        }
+    }
+
+    /// Publishes the message, and wakes the peer if it must be woken.
+    // By reference, here and below: what was written lately and is moved must first leave the CPU, behind all that was written to
+    // the ring.
+    #[inline]
+    pub(crate) fn commit(&mut self, stream: StreamId, flags: u16) {
         match self {
             Self::Outbox(reservation) => reservation.commit(stream, flags),
             Self::Shmipc(reservation) => reservation.commit(flags),
@@ -119,7 +138,7 @@ impl Reservation<'_> {
 
     /// Publishes the message. The caller [wakes the peer](Link::wake_peer) soon.
     #[inline]
-    pub(crate) fn commit_quietly(self, stream: StreamId, flags: u16) {
+    pub(crate) fn commit_quietly(&mut self, stream: StreamId, flags: u16) {
         match self {
             Self::Outbox(reservation) => reservation.commit_quietly(stream, flags),
             Self::Shmipc(reservation) => reservation.commit_quietly(flags),
@@ -230,19 +249,23 @@ impl Link {
         })
     }
 
-    /// Finds a place for a composed message, or says that there is none now; then `message` can be passed again.
+    /// Finds a place for a composed message, to be [written](Reservation::compose) next, or says that there is none now; then
+    /// `message` can be passed again.
     ///
     /// # Errors
     ///
     /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
-    pub(crate) fn compose(
+    #[inline]
+    pub(crate) fn reserve_for(
         &self,
         tx: &mut TxGuard<'_>,
         message: &mut Outgoing,
         stream: StreamId,
     ) -> Result<Option<Reservation<'_>>, PeerMisbehaved> {
         Ok(match self {
-            Self::Outbox(link) => link.compose(tx.outbox(), message)?.map(Reservation::Outbox),
+            Self::Outbox(link) => link
+                .reserve_for(tx.outbox(), message)?
+                .map(Reservation::Outbox),
             Self::Shmipc(link) => link
                 .compose(tx.shmipc(), message, stream)?
                 .map(Reservation::Shmipc),

@@ -51,7 +51,7 @@ use crate::{
         mem::{Heap, HeapFigures, OwnRing, OwnedRegion, PeerRegion, PeerRing},
         num::index,
         outbox::{Bell, Geometry, Header, RecordHead, Windows},
-        sync::{AtomicBool, Ordering, lock, try_lock},
+        sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
     },
     error::PeerMisbehaved,
     stats::Counters,
@@ -74,6 +74,8 @@ pub(crate) struct OutboxLink {
     growing: Mutex<()>,
     /// Whether anybody waits for progress of the peer's: ring space, returned blocks.
     starving: AtomicBool,
+    /// Bytes of blocks that were taken since somebody last looked for what has come back.
+    taken: AtomicU32,
     /// Whether the ring should be [prepared](Self::prepare).
     is_low: AtomicBool,
     bell: Bell,
@@ -182,6 +184,7 @@ impl OutboxLink {
             growing: Mutex::new(()),
             back: Mutex::new(Back::new(own_layout.returns)),
             starving: AtomicBool::new(false),
+            taken: AtomicU32::new(0),
             is_low: AtomicBool::new(false),
             bell: Bell::default(),
             space_bell: Bell::default(),

@@ -18,7 +18,7 @@ use crate::{
         num::{Capacity, RegionId, StreamId, index},
         outbox::{
             Flight, Flights, Kind, Part, Producer, RecordHead, ReturnReader, Segment, SleepWord,
-            Slot, flags,
+            Slot,
         },
         sync::{Ordering, lock},
         wire::Region,
@@ -26,6 +26,11 @@ use crate::{
     error::PeerMisbehaved,
     sys::memfd,
 };
+
+/// Bytes of blocks that are taken between two looks at what has come back. A look fetches a cache line that the peer writes with each
+/// block that it returns, so looking for each short block costs both sides; memory that is touched meanwhile still fits into a
+/// second-level cache.
+const TAKEN_BETWEEN_COLLECTIONS: u32 = 64 << 10;
 
 /// More control records than ever wait for a peer that consumes at all.
 const CONTROL_MAX: usize = 1 << 17;
@@ -136,8 +141,6 @@ pub(crate) struct OutboxReservation<'l> {
     link: &'l OutboxLink,
     slot: Option<Slot>,
     segments: u16,
-    /// Bytes of the message.
-    len: usize,
     /// Memory of the peer's that the message names. Our shares in it may only go once the record is there, and with no
     /// lock held, since the last of them sends a record of its own.
     sent_back: Vec<(Bytes, Lease)>,
@@ -151,15 +154,42 @@ impl OutboxReservation<'_> {
             .map_or(&mut [], |slot| self.link.own_ring.body(slot))
     }
 
-    /// Publishes the record, and wakes the peer if it must be woken.
-    pub(crate) fn commit(self, stream: StreamId, record_flags: u16) {
+    /// Writes a composed message, for which the record was [reserved](OutboxLink::reserve_for).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
+    pub(crate) fn compose(
+        &mut self,
+        tx: &mut Tx,
+        message: &mut Outgoing,
+    ) -> Result<(), PeerMisbehaved> {
         let link = self.link;
+        let segments = usize::from(self.segments);
+        let mut sent_back = Vec::new();
+        let (head, tail) = self.body().split_at_mut(segments * 16);
+        tail.copy_from_slice(&message.inline);
+        if segments != 0 {
+            for (target, part) in head.chunks_exact_mut(16).zip(message.parts.drain(..)) {
+                target.copy_from_slice(&link.depart(tx, part, &mut sent_back).encode());
+            }
+        }
+        self.sent_back = sent_back;
+        if tx.foreign != 0 && !link.starving.load(Ordering::Relaxed) {
+            // Nobody here waits for what has been passed on, but its owner does: the peer is to tell us when it comes back.
+            link.starve(tx)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes the record, and wakes the peer if it must be woken.
+    pub(crate) fn commit(&mut self, stream: StreamId, record_flags: u16) {
         self.commit_quietly(stream, record_flags);
-        link.wake_peer();
+        self.link.wake_peer();
     }
 
     /// Publishes the record. The caller [wakes the peer](OutboxLink::wake_peer) soon.
-    pub(crate) fn commit_quietly(mut self, stream: StreamId, record_flags: u16) {
+    pub(crate) fn commit_quietly(&mut self, stream: StreamId, record_flags: u16) {
         if let Some(slot) = self.slot.take() {
             let (body_len, segments) = (slot.body_len(), self.segments);
             let head = RecordHead {
@@ -170,11 +200,6 @@ impl OutboxReservation<'_> {
                 stream,
             };
             slot.commit(&self.link.own_ring, &head);
-            self.link
-                .counters
-                .messages_sent
-                .add(u64::from(record_flags & flags::MESSAGE));
-            self.link.counters.bytes_sent.add(self.len as u64);
         }
     }
 }
@@ -247,20 +272,19 @@ impl OutboxLink {
             link: self,
             slot: Some(slot),
             segments: 0,
-            len: index(body_len),
             sent_back: Vec::new(),
         }))
     }
 
-    /// Writes a composed message into a reserved record, or says that there is no room now; then `message` is as it was.
+    /// Reserves a record for a composed message, to be [written](OutboxReservation::compose) next, or says that there is no room now.
     ///
     /// # Errors
     ///
     /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
-    pub(crate) fn compose(
+    pub(crate) fn reserve_for(
         &self,
         tx: &mut Tx,
-        message: &mut Outgoing,
+        message: &Outgoing,
     ) -> Result<Option<OutboxReservation<'_>>, PeerMisbehaved> {
         let segments = if message.is_inline() {
             0
@@ -278,21 +302,7 @@ impl OutboxLink {
         let Some(mut reservation) = self.reserve(tx, message.body_len())? else {
             return Ok(None);
         };
-        reservation.len = message.len();
         reservation.segments = u16::try_from(segments).expect("bounded as parts are added");
-        let mut sent_back = Vec::new();
-        let (head, tail) = reservation.body().split_at_mut(segments * 16);
-        tail.copy_from_slice(&message.inline);
-        if segments != 0 {
-            for (target, part) in head.chunks_exact_mut(16).zip(message.parts.drain(..)) {
-                target.copy_from_slice(&self.depart(tx, part, &mut sent_back).encode());
-            }
-        }
-        reservation.sent_back = sent_back;
-        if tx.foreign != 0 && !self.starving.load(Ordering::Relaxed) {
-            // Nobody here waits for what has been passed on, but its owner does: the peer is to tell us when it comes back.
-            self.starve(tx)?;
-        }
         Ok(Some(reservation))
     }
 
@@ -370,17 +380,31 @@ impl OutboxLink {
     ///
     /// See [`AllocFailure`].
     pub(crate) fn alloc(&self, len: u32) -> Result<Block, AllocFailure> {
-        let mut retired = false;
+        let (mut collected, mut retired) = (false, false);
+        let taken = self.taken.load(Ordering::Relaxed).saturating_add(len);
+        let mut must_collect = TAKEN_BETWEEN_COLLECTIONS <= taken;
+        // Relaxed: a hint; who takes one at the same time counts for nothing.
+        self.taken.store(taken, Ordering::Relaxed);
         loop {
-            // First what has come back, before more memory is touched.
-            self.collect_returns(&mut self.tx())
-                .map_err(AllocFailure::Misbehaved)?;
+            if must_collect && !collected {
+                self.taken.store(0, Ordering::Relaxed);
+                self.collect_returns(&mut self.tx())
+                    .map_err(AllocFailure::Misbehaved)?;
+                collected = true;
+            }
             match self.heap.alloc(len) {
                 Ok(block) => {
                     self.counters.blocks_taken.add(1);
                     return Ok(block);
                 }
                 Err(Exhausted::TooLarge) => return Err(AllocFailure::TooLarge),
+                // First what has come back, before more memory is touched.
+                Err(exhausted) if !collected => {
+                    if let Exhausted::NeedsRegion { len, .. } = exhausted {
+                        self.heap.cancel_region(len);
+                    }
+                    must_collect = true;
+                }
                 Err(Exhausted::Full) if !retired && self.heap.has_idle_region() => {
                     retired = true;
                     self.retire_idle().map_err(AllocFailure::Misbehaved)?;

@@ -161,12 +161,11 @@ impl Stream {
         flush: Flush,
         write: impl FnOnce(&mut &mut [u8]),
     ) -> Result<bool, SendError> {
-        let Some((reservation, id)) = self.send.encode_exact(len, flush, write)? else {
-            return Ok(false);
-        };
-        reservation.commit_quietly(id, record_flags(true, flush));
-        self.recv.wakes_peer = true;
-        Ok(true)
+        let sent = self
+            .send
+            .encode_exact(len, flush, write, Reservation::commit_quietly)?;
+        self.recv.wakes_peer |= sent;
+        Ok(sent)
     }
 
     /// Ends the sending direction without a message; see [`SendHalf::finish`].
@@ -275,11 +274,7 @@ impl SendHalf {
         flush: Flush,
         write: impl FnOnce(&mut &mut [u8]),
     ) -> Result<bool, SendError> {
-        let Some((reservation, id)) = self.encode_exact(len, flush, write)? else {
-            return Ok(false);
-        };
-        reservation.commit(id, record_flags(true, flush));
-        Ok(true)
+        self.encode_exact(len, flush, write, Reservation::commit)
     }
 
     /// Polls for a short message of exactly `len` bytes to be sent: `write` encodes it straight into the ring, in the poll
@@ -302,12 +297,11 @@ impl SendHalf {
         assert!(len <= Self::SHORT_MAX, "{len} bytes are no short message");
         loop {
             let mut written = true;
-            let encoded = self.encode_exact(len, flush, |space| {
+            let write = |space: &mut &mut [u8]| {
                 write(space);
                 written = space.is_empty();
-            });
-            if let Some((reservation, id)) = encoded? {
-                reservation.commit(id, record_flags(true, flush));
+            };
+            if self.encode_exact(len, flush, write, Reservation::commit)? {
                 return Poll::Ready(Ok(()));
             }
             assert!(written, "a message of {len} bytes turned out to be shorter");
@@ -317,21 +311,26 @@ impl SendHalf {
         }
     }
 
-    /// Encodes a message of exactly `len` bytes into the ring; `None` if that cannot be done now.
-    fn encode_exact(
-        &self,
+    /// Encodes a message of exactly `len` bytes into the ring, and publishes it by `commit`; `false` if that cannot be done now.
+    fn encode_exact<'a>(
+        &'a self,
         len: usize,
         flush: Flush,
         write: impl FnOnce(&mut &mut [u8]),
-    ) -> Result<Option<(Reservation<'_>, StreamId)>, SendError> {
+        commit: impl FnOnce(&mut Reservation<'a>, StreamId, u16),
+    ) -> Result<bool, SendError> {
         if Self::SHORT_MAX < len {
-            return Ok(None);
+            return Ok(false);
         }
         let len = u32_len(len);
         let was_open = self.handle.stream.id().is_some();
-        let reserved = self.reserve(Some(len), flush, |link, tx, id| link.reserve(tx, len, id))?;
-        let Some((mut reservation, id)) = reserved else {
-            return Ok(None);
+        let mut reserved = None;
+        let id = self.reserve(Some(len), flush, |link, tx, id| {
+            reserved = link.reserve(tx, len, id)?;
+            Ok(reserved.is_some())
+        })?;
+        let (Some(id), Some(reservation)) = (id, &mut reserved) else {
+            return Ok(false);
         };
         let mut unwritten = Unwritten {
             handle: &self.handle,
@@ -342,7 +341,10 @@ impl SendHalf {
         let mut space = reservation.body();
         write(&mut space); // Which is the caller's code, and may panic.
         unwritten.is_written = space.is_empty();
-        Ok(unwritten.is_written.then_some((reservation, id)))
+        if unwritten.is_written {
+            commit(reservation, id, record_flags(true, flush));
+        }
+        Ok(unwritten.is_written)
     }
 
     /// The longest message that [`try_send_exact`](Self::try_send_exact) takes, in bytes.
@@ -399,9 +401,16 @@ impl SendHalf {
             let len = message.as_deref().map(|message| u32_len(message.len()));
             let mut empty = Outgoing::default();
             let outgoing = message.as_deref_mut().unwrap_or(&mut empty);
-            if let Some((reservation, id)) =
-                self.reserve(len, flush, |link, tx, id| link.compose(tx, outgoing, id))?
-            {
+            let mut reserved = None;
+            let id = self.reserve(len, flush, |link, tx, id| {
+                reserved = link.reserve_for(tx, outgoing, id)?;
+                let Some(reservation) = &mut reserved else {
+                    return Ok(false);
+                };
+                reservation.compose(tx, outgoing)?;
+                Ok(true)
+            })?;
+            if let (Some(id), Some(reservation)) = (id, &mut reserved) {
                 reservation.commit(id, record_flags(has_message, flush));
                 return Poll::Ready(Ok(()));
             }
@@ -429,21 +438,17 @@ impl SendHalf {
         }
     }
 
-    /// Takes credit, opens the stream if it is not open yet, and reserves a record by `reserve`. `None` if something of
-    /// that is not to be had now; then nothing has changed.
+    /// Takes credit, opens the stream if it is not open yet, and has `reserve` reserve a record, which returns whether it did. `None` if
+    /// something of that is not to be had now; then nothing has changed.
     fn reserve<'a>(
         &'a self,
         len: Option<u32>,
         flush: Flush,
-        reserve: impl FnOnce(
-            &'a Link,
-            &mut TxGuard<'a>,
-            StreamId,
-        ) -> Result<Option<Reservation<'a>>, PeerMisbehaved>,
-    ) -> Result<Option<(Reservation<'a>, StreamId)>, SendError> {
+        reserve: impl FnOnce(&'a Link, &mut TxGuard<'a>, StreamId) -> Result<bool, PeerMisbehaved>,
+    ) -> Result<Option<StreamId>, SendError> {
         let (session, stream) = (self.handle.session(), &self.handle.stream);
         let clearance = stream.clear_to_send(len, flush == Flush::End)?;
-        let Clearance::Cleared { closes } = clearance else {
+        let Clearance::Cleared { closed } = clearance else {
             return Ok(None);
         };
         let mut tx = session.link.tx();
@@ -464,7 +469,11 @@ impl SendHalf {
             }
         };
         let reserved = reserve(&session.link, &mut tx, id);
-        if !matches!(reserved, Ok(Some(_))) {
+        if matches!(reserved, Ok(true)) {
+            if let Some(len) = len {
+                session.link.counters().placed(len);
+            }
+        } else {
             if opened.is_none() {
                 lock(&session.streams).unopen_local(id);
                 stream.set_id(None);
@@ -473,18 +482,20 @@ impl SendHalf {
         }
         drop(tx);
         match reserved {
-            Ok(Some(reservation)) => {
+            Ok(true) => {
                 if opened.is_none() {
                     session.stream_opened();
                 }
                 // Before the peer can see the end, and may open another stream in the place of this one.
-                if closes {
+                if let Some(is_watched) = closed {
                     session.close_stream(id);
-                    stream.closed();
+                    if is_watched {
+                        stream.tell_watchers();
+                    }
                 }
-                Ok(Some((reservation, id)))
+                Ok(Some(id))
             }
-            Ok(None) => Ok(None),
+            Ok(false) => Ok(None),
             Err(misbehaved) => Err(SendError::SessionLost(session.blame(misbehaved))),
         }
     }

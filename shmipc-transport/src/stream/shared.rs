@@ -66,8 +66,8 @@ enum Over {
 /// What may be sent, after credit was taken for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Clearance {
-    /// Go ahead. `closes` says that this is the last that either side sends.
-    Cleared { closes: bool },
+    /// Go ahead. `closed` says that this is the last that either side sends, and whether somebody watches for that.
+    Cleared { closed: Option<bool> },
     /// There is no credit.
     Wait,
 }
@@ -225,18 +225,17 @@ impl StreamShared {
             state.send_credit.spend(len);
         }
         state.send_ended = ends;
+        // Unless it is refunded. Who begins to watch from now on sees the end.
+        self.settle(&state);
+        let is_watched = !state.watchers.is_empty();
         Ok(Clearance::Cleared {
-            closes: ends && state.recv_ended,
+            closed: (ends && state.recv_ended).then_some(is_watched),
         })
     }
 
-    /// Both sides have sent their end: tells the watchers.
-    pub(super) fn closed(&self) {
-        let watchers = {
-            let mut state = self.state();
-            self.settle(&state);
-            mem::take(&mut state.watchers)
-        };
+    /// Both sides have sent their end: tells those who watch for it.
+    pub(super) fn tell_watchers(&self) {
+        let watchers = mem::take(&mut self.state().watchers);
         watchers.into_iter().for_each(Waker::wake);
     }
 

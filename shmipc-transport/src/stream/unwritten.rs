@@ -15,11 +15,12 @@ impl Drop for Unwritten<'_> {
         if self.is_written {
             return;
         }
-        let stream = &self.handle.stream;
+        let (session, stream) = (self.handle.session(), &self.handle.stream);
+        session.link.counters().given_up(self.len);
         stream.refund(Some(self.len));
         if let Some(id) = self.opened {
             stream.set_id(None);
-            self.handle.session().close_stream(id);
+            session.close_stream(id);
         }
     }
 }

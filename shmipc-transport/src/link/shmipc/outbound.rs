@@ -144,24 +144,21 @@ impl<'l> ShmipcReservation<'l> {
     }
 
     /// Publishes the message, and wakes the peer if it must be woken.
-    pub(crate) fn commit(self, record_flags: u16) {
-        let link = self.link;
+    pub(crate) fn commit(&mut self, record_flags: u16) {
         if let Some(mut tx) = self.publish(record_flags) {
-            link.wake(&mut tx);
+            self.link.wake(&mut tx);
         }
     }
 
     /// Publishes the message. The caller [wakes the peer](ShmipcLink::wake_peer) soon.
-    pub(crate) fn commit_quietly(self, record_flags: u16) {
+    pub(crate) fn commit_quietly(&mut self, record_flags: u16) {
         self.publish(record_flags);
     }
 
     /// Publishes the message, and returns the lock under which that was done.
-    fn publish(mut self, record_flags: u16) -> Option<ShmipcGuard<'l>> {
+    fn publish(&mut self, record_flags: u16) -> Option<ShmipcGuard<'l>> {
         let (link, stream) = (self.link, self.stream);
         let is_message = record_flags & flags::MESSAGE != 0;
-        link.counters.messages_sent.add(u64::from(is_message));
-        link.counters.bytes_sent.add(self.len as u64);
         let status = if link.speaks_records {
             status_of(record_flags, self.len == 0)
         } else {
