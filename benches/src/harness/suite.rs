@@ -71,7 +71,7 @@ pub struct Plan {
     pub ping_pong_rounds: usize,
     /// Whether the parallel ping-pong takes only its first size, unless [`only`](Self::only) asks for more.
     pub brief: bool,
-    /// How long each case calls before it is measured.
+    /// How long each case calls before it is measured; four times that where megabytes are written.
     pub warm_up: Duration,
     /// How long each case is measured.
     pub duration: Duration,
@@ -143,6 +143,16 @@ impl Plan {
             true if self.brief && self.only.is_none() && case.size != SMALL => 0,
             true => self.ping_pong_rounds,
             false => self.rounds,
+        }
+    }
+
+    /// How long `case` calls before it is measured. What writes megabytes goes through all of its memory once before none of it is
+    /// touched for the first time.
+    fn warm_up(&self, case: &Case) -> Duration {
+        if case.work == Work::Exchange && LARGE.contains(&case.size) {
+            4 * self.warm_up
+        } else {
+            self.warm_up
         }
     }
 
@@ -373,7 +383,7 @@ fn sample_all(plan: &Plan, findings: &mut Findings, progress: &mut Progress) {
                 cases.len()
             );
             let sample = progress.step(&step, || {
-                session::sample(*case, plan.warm_up, plan.duration)
+                session::sample(*case, plan.warm_up(case), plan.duration)
             });
             if let Some(sample) = keep(sample, &case.to_string(), &mut findings.failures) {
                 findings.samples.entry(*case).or_default().push(sample);

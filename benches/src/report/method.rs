@@ -44,8 +44,8 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
 ## Method
 
 - **Two processes.** Each case runs in two fresh processes, a client and a server; a third, which started them, sleeps
-  meanwhile. Each case runs {rounds} times for {duration} after {warm_up} of warm-up, and between two rounds of a case
-  all others run. Every figure is the median over the rounds of what each round found; “p50 of the rounds” shows the
+  meanwhile. Each case runs {rounds} times for {duration} after {warm_up} of warm-up (four times that where megabytes are
+  written, which touches all of the memory once), and between two rounds of a case all others run. Every figure is the median over the rounds of what each round found; “p50 of the rounds” shows the
   smallest and the largest. What is compared under “Figures to reach” was found in the same round: in that whose ratio is the median of
   all. For the machine has moods, such as where its processors are at the moment, which last for longer than a round's worth of one comparison.
 - **Every byte counts.** In each call the sender writes every byte of the payload, differently in each call, and the
