@@ -22,6 +22,9 @@ mod outbound;
 mod progress;
 mod record;
 mod run;
+#[cfg(test)]
+mod tests;
+mod unsent;
 
 use std::{
     collections::VecDeque,
@@ -225,7 +228,7 @@ impl ShmipcLink {
     /// then (H45); our own take all of it.
     pub(crate) fn lingers(&self) -> bool {
         let mut tx = self.tx();
-        tx.has_unsent()
+        !tx.unsent.is_empty()
             || self.socket.has_unacknowledged()
             || self.is_native() && tx.queue_fill() != 0
     }

@@ -9,7 +9,8 @@
 //! queue then (H49); one that is not woken by the socket has two tasks for the two (C1), so the message waits until the
 //! peer has taken all that was published.
 //!
-//! What the socket does not take at once is kept, up to a limit at which senders wait.
+//! What the socket does not take at once is kept, up to a limit at which senders wait, and answers to pings. A peer that lets too many
+//! of those wait ends its session. Beyond the limit goes only what is said once for a stream that has fallen back, or for the session.
 
 use std::{
     collections::VecDeque,
@@ -23,6 +24,7 @@ use super::{
     fallen::Fallen,
     is_full,
     record::{status_of, wire_id},
+    unsent::Unsent,
 };
 use crate::{
     core::{
@@ -41,18 +43,14 @@ use crate::{
     link::{Control, Outgoing, OutgoingPart},
 };
 
-/// Bytes that may wait for the socket before senders do.
-const UNSENT_MAX: usize = 256 << 10;
-
 /// What only one sender at a time may touch.
 #[derive(Debug)]
 pub(crate) struct ShmipcTx {
     pub(super) producer: Producer<SharedRegion>,
     /// Elements that are promised to reservations.
     pub(super) reserved: u32,
-    /// What the socket has not taken yet, from `sent` on.
-    pub(super) unsent: Vec<u8>,
-    pub(super) sent: usize,
+    /// What the socket has not taken yet.
+    pub(super) unsent: Unsent,
     /// Whether anything has ever fallen back to the socket.
     pub(super) has_fallen_back: bool,
     /// Streams that have fallen back to the socket.
@@ -97,8 +95,7 @@ impl ShmipcTx {
         Self {
             producer,
             reserved: 0,
-            unsent: Vec::new(),
-            sent: 0,
+            unsent: Unsent::default(),
             has_fallen_back: false,
             fallen: Fallen::default(),
             control: VecDeque::new(),
@@ -112,10 +109,6 @@ impl ShmipcTx {
     /// Elements that the peer has not consumed. All of them, if it claims what cannot be.
     pub(crate) fn queue_fill(&mut self) -> u32 {
         self.producer.refresh().unwrap_or(u32::MAX)
-    }
-
-    pub(super) fn has_unsent(&self) -> bool {
-        self.sent < self.unsent.len()
     }
 
     pub(super) fn sever(&mut self) -> Vec<Waker> {
@@ -361,7 +354,7 @@ impl ShmipcLink {
         if tx.severed || !self.flush_control(tx)? {
             return Ok(false);
         }
-        Ok(tx.has_room()? && tx.unsent.len() - tx.sent < UNSENT_MAX)
+        Ok(tx.has_room()? && !tx.unsent.is_full())
     }
 
     /// How a message goes for which there are no slices: over the socket, if it would overtake nothing.
@@ -476,28 +469,34 @@ impl ShmipcLink {
     /// Sends a message over the socket. From then on, its stream stays there.
     fn fall_back(&self, tx: &mut ShmipcTx, stream: u32, status: u32, bytes: &[u8]) {
         if self.is_native() && self.wakes == Wakes::Socket {
-            self.say(tx, &Frame::Polling);
+            self.say_wake(tx);
         }
         let frame = fallback(self.version_byte, stream, status, bytes.len(), |target| {
             target.extend_from_slice(bytes);
         });
         tx.has_fallen_back = true;
         tx.fallen.insert(stream);
-        tx.unsent.extend_from_slice(&frame);
+        tx.unsent.push(&frame);
         self.push_unsent(tx);
     }
 
     pub(super) fn say(&self, tx: &mut ShmipcTx, frame: &Frame) {
+        tx.unsent.push(&frame.encode(self.version_byte));
+        self.push_unsent(tx);
+    }
+
+    /// Wakes the peer over the socket, and has it take the queue before what is said there next.
+    fn say_wake(&self, tx: &mut ShmipcTx) {
         tx.unsent
-            .extend_from_slice(&frame.encode(self.version_byte));
+            .push_wake(&Frame::Polling.encode(self.version_byte));
         self.push_unsent(tx);
     }
 
     /// Sends what the socket takes now. Whoever looks after the session sends the rest.
     fn push_unsent(&self, tx: &mut ShmipcTx) {
-        while tx.sent < tx.unsent.len() {
-            match self.socket.try_send(&tx.unsent[tx.sent..], &[]) {
-                Ok(sent) => tx.sent += sent,
+        while !tx.unsent.is_empty() {
+            match self.socket.try_send(tx.unsent.rest(), &[]) {
+                Ok(sent) => tx.unsent.took(sent),
                 Err(error) if is_full(&error) => {
                     if !self.unsent.swap(true, Ordering::AcqRel) {
                         self.wake_keeper();
@@ -505,12 +504,9 @@ impl ShmipcLink {
                     return;
                 }
                 // The peer is gone, which whoever reads from it learns.
-                Err(_) => tx.sent = tx.unsent.len(),
+                Err(_) => tx.unsent.clear(),
             }
         }
-        tx.unsent.clear();
-        tx.unsent.shrink_to(UNSENT_MAX);
-        tx.sent = 0;
         self.unsent.store(false, Ordering::Release);
     }
 
@@ -549,7 +545,7 @@ impl ShmipcLink {
         self.counters.doorbells_rung.add(1);
         match &*lock(&self.bell) {
             Some(bell) => bell.ring(),
-            None => self.say(tx, &Frame::Polling),
+            None => self.say_wake(tx),
         }
     }
 

@@ -116,12 +116,18 @@ impl ShmipcLink {
                 continue;
             }
             // Whoever hears the answer to a ping takes it that streams that were opened before have been heard of.
-            if matches!(control, Control::Pong { .. }) && tx.reserved != 0 {
+            let is_pong = matches!(control, Control::Pong { .. });
+            if is_pong && tx.reserved != 0 {
                 return Ok(false);
             }
             // So it follows what went over the socket, as the goodbye does.
-            let follows = matches!(control, Control::Pong { .. } | Control::Bye);
+            let follows = is_pong || matches!(control, Control::Bye);
             if follows && self.speaks_records && tx.has_fallen_back {
+                // A peer may ask without end, and read nothing. But what comes before a goodbye holds it up for no longer.
+                let is_last = matches!(tx.control.back(), Some(Control::Bye));
+                if tx.unsent.is_full() && !is_last {
+                    return Ok(false);
+                }
                 self.say_control(tx, control);
                 tx.control.pop_front();
                 continue;
@@ -206,7 +212,7 @@ impl ShmipcLink {
     fn wake_waiters(&self, is_due: bool) -> Result<(), PeerMisbehaved> {
         let waiters = {
             let mut tx = self.tx();
-            let seen = (tx.producer.refresh()?, tx.unsent.len() - tx.sent);
+            let seen = (tx.producer.refresh()?, tx.unsent.len());
             if !is_due && seen == tx.seen {
                 return Ok(());
             }

@@ -55,6 +55,8 @@ pub mod record {
     pub const RESET: u32 = 5 << 8;
     /// A stream's receiver has room for more.
     pub const CREDIT: u32 = 6 << 8;
+    /// Are you there?
+    pub const PING: u32 = 9 << 8;
     /// The answer to a ping.
     pub const PONG: u32 = 10 << 8;
 }

@@ -1,10 +1,11 @@
 //! Peers that send more than anybody reads: memory stays bounded, and bystanders do not notice.
 
+use shmipc_transport::{PeerMisbehaved, SessionLost};
 use tests::{
-    alone, process,
+    alone, in_time, process,
     villain::{
         Role,
-        shmipc::{Dialect, frame, kind},
+        shmipc::{Dialect, Element, ShmipcVillain, frame, kind, record},
     },
 };
 
@@ -46,5 +47,52 @@ fn hazard_h46_what_nobody_reads_is_left_in_the_socket() {
             drop(villain);
             session.close();
         }
+    });
+}
+
+/// More than any limit lets a victim keep.
+const PINGS: u32 = 1 << 19;
+
+/// Takes all slices, once the victim has opened its streams.
+fn hoard(villain: &mut ShmipcVillain) {
+    for _ in 0..super::VICTIMS_STREAMS {
+        villain.message().expect("the victim opens a stream");
+    }
+    for list in villain.buffers.lists.clone() {
+        // The last is never handed out.
+        for _ in 1..list.count {
+            let _hoarded = villain.buffers.take(&list);
+        }
+    }
+}
+
+#[test]
+fn hazard_h46_answers_to_pings_that_nobody_reads_end_the_session() {
+    alone(async {
+        let mut stage = Stage::with(config(Dialect::Records)).await;
+        let (mut villain, session) = session(&mut stage, Role::Client, Dialect::Records).await;
+        hoard(&mut villain);
+        let stream = villain.stream();
+        villain.fall_back(stream, 0, b"echo");
+        assert_eq!(villain.fallback(), (stream, b"echo".to_vec()));
+        // From now on, answers go over the socket as well.
+        let was_left = (1..PINGS).any(|nonce| {
+            let ping = Element {
+                stream: nonce,
+                offset: 0,
+                status: record::PING,
+            };
+            !villain.put(ping)
+        });
+        assert!(was_left, "{PINGS} answers are kept");
+        let lost = in_time("the end", session.closed()).await;
+        assert!(
+            matches!(
+                lost,
+                SessionLost::PeerMisbehaved(PeerMisbehaved::NotConsuming { .. })
+            ),
+            "{lost:?}"
+        );
+        stage.bystander_is_well("a flood of pings").await;
     });
 }

@@ -1,0 +1,184 @@
+//! The link by itself, with an honest view of what its peer sees.
+
+use std::{io::Read, os::unix::net::UnixStream as StdStream};
+
+use super::*;
+use crate::{
+    core::{
+        outbox::flags,
+        shmipc::{
+            Consumer, Element, Geometry, QueueLayout, QueuePlan, Slices,
+            frames::{Deframer, Frame},
+            state,
+        },
+    },
+    link::Control,
+    sys::{endpoint::Connection, regions},
+};
+
+/// A link, and what its peer has of it.
+struct Scene {
+    link: Arc<ShmipcLink>,
+    from_us: Consumer<SharedRegion>,
+    socket: StdStream,
+    deframer: Deframer,
+}
+
+/// The link of a client that speaks our records, if `windows` are said, and what everybody speaks otherwise.
+fn scene(version: u8, windows: Option<Windows>, wakes: Wakes) -> Scene {
+    const BUFFER_LEN: u32 = 64 << 10;
+    let (layout, plan) = (QueueLayout::of(version), QueuePlan::new(16));
+    let mapped = |len| regions::create_memfd("test", len).unwrap().0;
+    let (buffers, queues) = (mapped(BUFFER_LEN), mapped(plan.len()).region);
+    let (owner, buffers) = (buffers.owner, buffers.region);
+    let geometry = Geometry::plan(BUFFER_LEN, &[(1024, 100)]).unwrap();
+    let parts = ShmipcParts {
+        version,
+        is_client: true,
+        terms: Terms { wakes, windows },
+        pool: Pool::create(buffers, geometry),
+        owner,
+        queues: Queues::create(queues.clone(), plan, layout),
+        bell: None,
+        files: Vec::new(),
+    };
+    let theirs = Queues::open(queues, layout).unwrap();
+    let (ours, socket) = StdStream::pair().unwrap();
+    let ours = Connection::Unix(ours);
+    ours.prepare().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket_of_link = Arc::new(ControlSocket::bare(ours));
+    let peer = Peer::new(1, owner, owner);
+    let (link, _) = ShmipcLink::new(parts, socket_of_link, Payloads::Guarded, &peer);
+    Scene {
+        link: Arc::new(link),
+        from_us: theirs.to_server.into_consumer(),
+        socket,
+        deframer: Deframer::default(),
+    }
+}
+
+impl Scene {
+    fn native() -> Self {
+        scene(3, None, Wakes::Socket)
+    }
+
+    fn with_records() -> Self {
+        scene(4, Some(Windows::UNLIMITED), Wakes::Socket)
+    }
+
+    /// Takes all slices.
+    fn exhaust(&self) -> Vec<Slices> {
+        std::iter::from_fn(|| self.link.take_slices(1)).collect()
+    }
+
+    /// Sends a message of a few bytes. Returns whether there was a place for it.
+    fn send(&self, stream: u64) -> bool {
+        let reserved = self.link.reserve(&mut self.link.tx(), 4, StreamId(stream));
+        let Some(mut message) = reserved.unwrap() else {
+            return false;
+        };
+        message.body().fill(7);
+        message.commit(flags::MESSAGE);
+        true
+    }
+
+    /// The next message on the socket, if there is one.
+    fn heard(&mut self) -> Option<Frame> {
+        loop {
+            let mut buffer = vec![0; self.deframer.wanted()];
+            let len = self.socket.read(&mut buffer).ok()?;
+            if let Some(frame) = self.deframer.push(&buffer[..len]).unwrap() {
+                return Some(frame);
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_that_nobody_reads_are_not_kept_for_ever() {
+    let scene = Scene::with_records();
+    let _all = scene.exhaust();
+    assert!(scene.send(1), "it falls back");
+    let end = (1..1 << 19).find_map(|nonce| scene.link.control(Control::Pong { nonce }).err());
+    assert!(
+        matches!(end, Some(PeerMisbehaved::NotConsuming { .. })),
+        "{end:?}"
+    );
+    assert!(scene.link.tx().unsent.len() <= 257 << 10);
+}
+
+#[test]
+fn answers_that_wait_come_in_order_and_before_the_goodbye() {
+    const COUNT: u64 = 50_000;
+    let mut scene = Scene::with_records();
+    let _all = scene.exhaust();
+    assert!(scene.send(1), "it falls back");
+    for nonce in 1..=COUNT {
+        scene.link.control(Control::Pong { nonce }).unwrap();
+    }
+    scene.link.control(Control::Bye).unwrap();
+    // As when the session is closed now.
+    scene.link.sever();
+    let mut heard = Vec::new();
+    loop {
+        while let Some(frame) = scene.heard() {
+            heard.push(frame);
+        }
+        if !scene.link.has_unsent() {
+            break;
+        }
+        scene.link.send_unsent();
+    }
+    let heard: Vec<_> = heard
+        .into_iter()
+        .map(|frame| match frame {
+            Frame::Fallback {
+                stream,
+                status,
+                payload,
+            } => {
+                let offset = record::offset_in(&payload).unwrap();
+                let element = Element {
+                    stream,
+                    offset,
+                    status,
+                };
+                Record::of(&element).unwrap()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let pongs = (1..=COUNT).map(|nonce| Record::Pong { nonce });
+    assert_eq!(
+        heard.len() as u64,
+        COUNT + 2,
+        "a message before, a goodbye behind"
+    );
+    assert!(
+        heard[1..]
+            .iter()
+            .eq(pongs.chain([Record::Bye]).collect::<Vec<_>>().iter())
+    );
+}
+
+#[test]
+fn a_peer_that_is_to_be_woken_already_is_not_woken_again() {
+    let mut scene = Scene::native();
+    for stream in 2..100_002 {
+        let (stream, code) = (StreamId(stream), 0);
+        scene.link.control(Control::Reset { stream, code }).unwrap();
+        let element = scene.from_us.take().unwrap().expect("a close");
+        assert_eq!(element.status, state::CLOSED);
+        // It says that it sleeps, and reads nothing.
+        scene.from_us.arm();
+    }
+    assert!(scene.link.tx().unsent.len() < 1024);
+    // Once it reads, it is woken for what it has not taken.
+    while scene.heard().is_some() {}
+    let (stream, code) = (StreamId(2), 0);
+    scene.link.send_unsent();
+    while scene.heard().is_some() {}
+    scene.link.control(Control::Reset { stream, code }).unwrap();
+    assert_eq!(scene.heard(), Some(Frame::Polling));
+}
