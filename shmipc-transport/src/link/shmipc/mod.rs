@@ -22,6 +22,7 @@ mod outbound;
 mod progress;
 mod record;
 mod run;
+mod settling;
 #[cfg(test)]
 mod tests;
 mod unsent;

@@ -7,7 +7,7 @@
 //! what went through the queue before. Between two of our own the receiver sees to that, as it does for everybody (it takes what the queue
 //! had when the message was read). Natively, a peer that is woken by the socket reads a `polling` message right before it, and takes the
 //! queue then (H49); one that is not woken by the socket has two tasks for the two (C1), so the message waits until the
-//! peer has taken all that was published.
+//! peer has taken all that was published, and has handed it out: then it sleeps or, if nobody wakes it, one more interval has passed.
 //!
 //! What the socket does not take at once is kept, up to a limit at which senders wait, and answers to pings. A peer that lets too many
 //! of those wait ends its session. Beyond the limit goes only what is said once for a stream that has fallen back, or for the session.
@@ -17,13 +17,15 @@ use std::{
     mem,
     sync::{Arc, MutexGuard},
     task::Waker,
+    time::Instant,
 };
 
 use super::{
-    Run, ShmipcLink,
+    LOOK_AGAIN, Run, ShmipcLink,
     fallen::Fallen,
     is_full,
     record::{status_of, wire_id},
+    settling::Settling,
     unsent::Unsent,
 };
 use crate::{
@@ -51,6 +53,8 @@ pub(crate) struct ShmipcTx {
     pub(super) reserved: u32,
     /// What the socket has not taken yet.
     pub(super) unsent: Unsent,
+    /// What a peer that nobody wakes has handed out.
+    settling: Settling,
     /// Whether anything has ever fallen back to the socket.
     pub(super) has_fallen_back: bool,
     /// Streams that have fallen back to the socket.
@@ -93,6 +97,7 @@ pub(crate) struct ShmipcReservation<'l> {
 impl ShmipcTx {
     pub(super) fn new(producer: Producer<SharedRegion>) -> Self {
         Self {
+            settling: Settling::new(producer.published()),
             producer,
             reserved: 0,
             unsent: Unsent::default(),
@@ -369,10 +374,25 @@ impl ShmipcLink {
             return Ok(Some(Route::Nothing));
         }
         let may_overtake = self.is_native() && self.wakes != Wakes::Socket && !is_fallen;
-        if may_overtake && (tx.producer.refresh()? != 0 || !tx.producer.is_consumer_idle()) {
+        if may_overtake && !self.is_handed_out(tx)? {
             return Ok(None);
         }
         Ok(Some(Route::Socket(Vec::new())))
+    }
+
+    /// Whether the peer has taken all that was published, and has handed it out.
+    fn is_handed_out(&self, tx: &mut ShmipcTx) -> Result<bool, InvalidShmipc> {
+        let waiting = tx.producer.refresh()?;
+        Ok(match self.wakes {
+            // Its timer is no finer than ours.
+            Wakes::Polling(interval) => tx.settling.is_over(
+                tx.producer.published(),
+                waiting,
+                interval.max(LOOK_AGAIN),
+                Instant::now(),
+            ),
+            Wakes::Socket | Wakes::EventFd => waiting == 0 && tx.producer.is_consumer_idle(),
+        })
     }
 
     /// The slices of a message, if all of it has some. If not, the message is as it was.

@@ -16,6 +16,8 @@ use crate::{
     sys::{endpoint::Connection, regions},
 };
 
+const VERY_LONG: Duration = Duration::from_secs(3600);
+
 /// A link, and what its peer has of it.
 struct Scene {
     link: Arc<ShmipcLink>,
@@ -181,4 +183,41 @@ fn a_peer_that_is_to_be_woken_already_is_not_woken_again() {
     while scene.heard().is_some() {}
     scene.link.control(Control::Reset { stream, code }).unwrap();
     assert_eq!(scene.heard(), Some(Frame::Polling));
+}
+
+#[test]
+fn hazard_c1_a_first_fallback_waits_for_one_more_interval() {
+    for (interval, may_pass) in [(VERY_LONG, false), (Duration::from_millis(1), true)] {
+        let mut scene = scene(4, None, Wakes::Polling(interval));
+        assert!(scene.send(2));
+        let _all = scene.exhaust();
+        assert!(!scene.send(2), "the peer has taken nothing");
+        assert!(scene.from_us.take().unwrap().is_some());
+        // It may be about to hand out what it has taken.
+        let start = std::time::Instant::now();
+        let has_passed = loop {
+            if scene.send(2) {
+                break true;
+            }
+            if !may_pass || Duration::from_secs(60) < start.elapsed() {
+                break false;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(has_passed, may_pass, "{interval:?}");
+        let heard = scene.heard();
+        assert_eq!(matches!(heard, Some(Frame::Fallback { .. })), may_pass);
+    }
+}
+
+#[test]
+fn hazard_c1_where_nothing_was_published_a_fallback_overtakes_nothing() {
+    let mut scene = scene(4, None, Wakes::Polling(VERY_LONG));
+    let _all = scene.exhaust();
+    assert!(scene.send(2));
+    assert!(matches!(
+        scene.heard(),
+        Some(Frame::Fallback { stream: 2, .. })
+    ));
+    assert!(scene.send(2), "its stream stays there");
 }
