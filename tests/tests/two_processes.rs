@@ -3,14 +3,17 @@
 use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, BufMut, Bytes};
 use shmipc_rpc::{Channel, Code, client::Caller};
-use shmipc_transport::{ConnectError, Flush, Listener, Session, SessionLost, Stream};
+use shmipc_transport::{
+    Config, ConnectError, Flush, LinkKind, Listener, Session, SessionLost, Shmipc, ShmipcWakes,
+    Stream, blocking,
+};
 use tests::{
-    alone,
+    LONG, alone,
     echo::{self, Place, pattern},
     in_time,
     other::{self, Other, ready},
@@ -38,6 +41,7 @@ fn other_process() {
         "server" => run(server(&socket)),
         "service" => run(service(&socket)),
         "client" => run(client(&socket)),
+        "last_words" => run(last_words(&socket, last_words_config(step))),
         "stalling_client" => {
             let stream = UnixStream::connect(&socket).unwrap();
             let _stalled = Script::new(Role::Client).stall(stream, step);
@@ -112,6 +116,43 @@ async fn client(socket: &Path) {
     loop {
         echo::send(&mut stream, &pattern(LONG_MESSAGE, 0), Flush::More).await;
     }
+}
+
+/// Configurations for shmipc's own link with a region in which little fits.
+const LAST_WORDS_CONFIGS: usize = 4;
+
+fn last_words_config(number: usize) -> Config {
+    let (link, wakes) = [
+        (LinkKind::ShmipcV2, ShmipcWakes::Socket),
+        (LinkKind::ShmipcV3, ShmipcWakes::Socket),
+        (LinkKind::ShmipcV4, ShmipcWakes::Socket),
+        (LinkKind::ShmipcV4, ShmipcWakes::EventFd),
+    ][number];
+    let shmipc = Shmipc::default()
+        .buffer_len(64 << 10)
+        .slices([(1024, 20), (4096, 80)])
+        .queue_len(16)
+        .wakes(wakes);
+    let builder = Config::builder().links([link]).shmipc(shmipc);
+    builder.stream_window(1000, 1 << 20).build().unwrap()
+}
+
+/// The lengths of messages of which the last fall back to the socket, whose buffer takes them all.
+fn last_words_lens() -> impl Iterator<Item = usize> {
+    [8192; 10].into_iter().chain([100; 60])
+}
+
+/// Sends some messages, and ends with its session.
+async fn last_words(socket: &Path, config: Config) {
+    ready();
+    let session = Session::connect_with(socket, config).await.unwrap();
+    let mut stream = session.open_stream().unwrap();
+    for (seed, len) in last_words_lens().enumerate() {
+        echo::send(&mut stream, &pattern(len, seed), Flush::More).await;
+    }
+    assert!(60 < session.stats().fallbacks_sent);
+    session.close();
+    std::process::exit(0);
 }
 
 fn shared_names() -> usize {
@@ -333,4 +374,69 @@ fn calls_in_flight_fail_with_their_server() {
         let answer = in_time("an answer", caller.unary::<_, Packet>(&ANSWER, patient)).await;
         assert_eq!(answer.unwrap().into_inner().name, "other");
     });
+}
+
+#[test]
+fn hazard_h45_the_last_words_of_a_process_are_heard() {
+    // Alone, but not on a runtime that hears them as they come.
+    alone(async {
+        let hearing = std::thread::spawn(|| {
+            for number in 0..LAST_WORDS_CONFIGS {
+                last_words_heard_by_a_task(number);
+                last_words_heard_by_a_thread(number);
+            }
+        });
+        hearing.join().unwrap();
+    });
+}
+
+fn last_words_heard_by_a_task(number: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let place = Place::new();
+    let listener = {
+        let _entered = runtime.enter();
+        Listener::bind_with(place.path(), last_words_config(number)).unwrap()
+    };
+    let other = start(&format!("last_words {number}"), &place.path());
+    let accepting = async { in_time("accepting", listener.accept()).await.unwrap() };
+    let session = runtime.block_on(accepting);
+    // Nothing runs here before the other process is gone.
+    other.ended();
+    runtime.block_on(async {
+        let mut stream = in_time("a stream", session.accept_stream()).await.unwrap();
+        for (seed, len) in last_words_lens().enumerate() {
+            let message = in_time("a message", stream.recv()).await;
+            let message = message.unwrap_or_else(|error| panic!("{number}, {seed}: {error}"));
+            assert!(echo::all(message.unwrap()) == pattern(len, seed));
+        }
+        let lost = in_time("the end", session.closed()).await;
+        assert!(
+            matches!(lost, SessionLost::ClosedByPeer),
+            "{number}: {lost:?}"
+        );
+    });
+}
+
+fn last_words_heard_by_a_thread(number: usize) {
+    let place = Place::new();
+    let config = last_words_config(number);
+    let listener = blocking::Listener::bind_with(place.path(), config).unwrap();
+    let other = start(&format!("last_words {number}"), &place.path());
+    let session = listener.accept().unwrap();
+    other.ended();
+    let deadline = Some(Instant::now() + LONG);
+    let mut stream = session.accept_stream_until(deadline).unwrap().unwrap();
+    for (seed, len) in last_words_lens().enumerate() {
+        let message = stream.recv_until(deadline);
+        let message = message.unwrap_or_else(|error| panic!("{number}, {seed}: {error}"));
+        assert!(echo::all(message.unwrap()) == pattern(len, seed));
+    }
+    let lost = session.closed(deadline);
+    assert!(
+        matches!(lost, Some(SessionLost::ClosedByPeer)),
+        "{number}: {lost:?}"
+    );
 }

@@ -215,6 +215,11 @@ impl Link {
         }
     }
 
+    /// Whether the last look at the socket has found what arrives there.
+    pub(crate) fn has_read(&self, rx: &Rx) -> bool {
+        self.delivers_from_socket() && rx.shmipc().has_read()
+    }
+
     /// The most arrivals that there can be at once.
     pub(crate) fn records_max(&self) -> usize {
         either!(self, link => link.records_max())
@@ -350,6 +355,13 @@ impl Link {
         match self {
             Self::Outbox(_) => false,
             Self::Shmipc(link) => link.is_paused(),
+        }
+    }
+
+    /// Takes from now on what the peer has left, which is gone, however much waits to be received.
+    pub(crate) fn hear_out(&self) {
+        if let Self::Shmipc(link) = self {
+            link.hear_out();
         }
     }
 

@@ -37,6 +37,9 @@ const ARRIVALS_PER_DRAIN: usize = 256;
 /// Times that something has arrived again when we were about to stop looking, before we stop all the same.
 const DRAINS_BEFORE_REST: usize = 4;
 
+/// Messages of the socket that are read before what they say is delivered, at least, if there are as many.
+const FRAMES_PER_LOOK: usize = 64;
+
 /// Waits in a row that may end at once before one of them yields to the runtime, for the same reason.
 const READY_IN_A_ROW: u32 = 256;
 
@@ -466,15 +469,22 @@ impl Shared {
         }
     }
 
-    /// Takes what the peer has left in its ring, and ends the session (O19).
+    /// Takes what the peer has left in its ring, and in the socket where messages come over that, too, and ends the session (O19).
     pub(super) fn bury(&self, inbound: &mut Inbound) {
-        // Once around the ring: whatever comes after that has been there before.
+        self.link.hear_out();
+        // Once around the ring, and once through the socket: whatever comes after that has been there before, or is said by somebody
+        // else who has what the peer had.
         let mut left = self.link.records_max();
-        while left != 0 {
-            left = match self.drain(inbound) {
-                0 => 0,
-                count => left.saturating_sub(count),
-            };
+        while left != 0 && self.lost().is_none() {
+            // A process may have ended before anybody has read what it said last (H45).
+            if self.link.delivers_from_socket() {
+                self.take_regions(inbound);
+            }
+            let count = self.drain(inbound);
+            if count == 0 && !self.link.has_read(&inbound.rx) {
+                break;
+            }
+            left = left.saturating_sub(count.max(FRAMES_PER_LOOK));
         }
         self.lose(if self.presence.said_bye() {
             SessionLost::ClosedHere

@@ -20,10 +20,21 @@ const LIMIT: u64 = 64 << 20;
 const OVERHEAD: u64 = 256;
 
 /// Private memory of the messages of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Budget {
     held: AtomicU64,
+    limit: AtomicU64,
     keeper: Mutex<Option<Waker>>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            held: AtomicU64::new(0),
+            limit: AtomicU64::new(LIMIT),
+            keeper: Mutex::default(),
+        }
+    }
 }
 
 impl Budget {
@@ -34,7 +45,14 @@ impl Budget {
 
     /// Whether nothing more should be taken.
     pub(super) fn is_exceeded(&self) -> bool {
-        LIMIT <= self.held.load(Ordering::Acquire)
+        self.limit.load(Ordering::Acquire) <= self.held.load(Ordering::Acquire)
+    }
+
+    /// Allows for what a peer that is gone can have left: `len` bytes in the region, and what the kernel holds of the socket. Nobody
+    /// could take it later.
+    pub(super) fn allow_rest(&self, len: u64) {
+        let limit = self.held.load(Ordering::Acquire) + len + LIMIT;
+        self.limit.store(limit, Ordering::Release);
     }
 
     /// Makes a buffer of `bytes`, which is counted until it is dropped.
@@ -67,7 +85,8 @@ impl Drop for Charged {
     fn drop(&mut self) {
         let cost = cost(&self.bytes);
         let before = self.budget.held.fetch_sub(cost, Ordering::AcqRel);
-        if LIMIT <= before && before - cost < LIMIT {
+        let limit = self.budget.limit.load(Ordering::Acquire);
+        if limit <= before && before - cost < limit {
             let keeper = lock(&self.budget.keeper).clone();
             if let Some(keeper) = keeper {
                 keeper.wake();

@@ -48,6 +48,8 @@ pub(crate) struct ShmipcRx {
     buffer: Vec<u8>,
     /// Files of ours that the peer may not have mapped yet.
     files: Vec<NamedRegion>,
+    /// Whether the last look at the socket found anything.
+    has_read: bool,
 }
 
 /// What has come over the socket.
@@ -77,7 +79,13 @@ impl ShmipcRx {
             backlog: VecDeque::new(),
             buffer: Vec::new(),
             files,
+            has_read: false,
         }
+    }
+
+    /// Whether the last look at the socket found anything.
+    pub(crate) fn has_read(&self) -> bool {
+        self.has_read
     }
 
     fn has_due(&self) -> bool {
@@ -322,6 +330,7 @@ impl ShmipcLink {
         let mut buffer = std::mem::take(&mut rx.buffer);
         buffer.resize(READ_LEN, 0);
         let mut frames = 0;
+        rx.has_read = false;
         let outcome = loop {
             if frames == FRAMES_PER_CALL_MAX || BACKLOG_MAX <= rx.backlog.len() || self.is_paused()
             {
@@ -335,6 +344,7 @@ impl ShmipcLink {
                 // An error of the socket means that the peer is gone, as its closing does.
                 Err(_) => break Ok(false),
             };
+            rx.has_read = true;
             match rx.deframer.push(&buffer[..len]) {
                 Ok(None) => {}
                 Ok(Some(frame)) => {

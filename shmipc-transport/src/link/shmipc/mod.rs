@@ -47,7 +47,7 @@ use crate::{
     Payloads, Peer,
     core::{
         mem::{SharedRegion, Trust},
-        num::StreamId,
+        num::{StreamId, index},
         outbox::Windows,
         shmipc::{
             Ends, Pool, Queues,
@@ -64,6 +64,9 @@ use crate::{
 
 /// How long to wait before another look, while somebody waits for what the protocol does not tell.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// More messages than the kernel holds of a socket, unless somebody has told it to hold much more than it does by itself.
+const SOCKET_MESSAGES_MAX: usize = 1 << 16;
 
 /// What a session is made of that speaks shmipc's own protocol.
 #[derive(Debug)]
@@ -177,9 +180,9 @@ impl ShmipcLink {
         FALLBACK_MAX
     }
 
-    /// The most elements that the peer's queue can hold at once, and as many messages of the socket.
+    /// The most elements that the peer's queue can hold at once, and messages that the kernel may hold of the socket.
     pub(crate) fn records_max(&self) -> usize {
-        2 * crate::core::num::index(self.theirs.cap())
+        index(self.theirs.cap()) + SOCKET_MESSAGES_MAX
     }
 
     /// Has `waker` called when there is something for whoever looks after the session.
@@ -209,6 +212,11 @@ impl ShmipcLink {
     /// Whether so much waits to be received that nothing more is taken from the socket or the queue.
     pub(crate) fn is_paused(&self) -> bool {
         self.budget.is_exceeded()
+    }
+
+    /// Takes from now on what the peer has left, which is gone, however much waits to be received.
+    pub(crate) fn hear_out(&self) {
+        self.budget.allow_rest(self.pool.memory().len() as u64);
     }
 
     /// Notes what was found out about the peer where the session cannot be ended: the next look at it does.

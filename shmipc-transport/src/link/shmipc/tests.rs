@@ -1,13 +1,13 @@
 //! The link by itself, with an honest view of what its peer sees.
 
-use std::{io::Read, os::unix::net::UnixStream as StdStream};
+use std::{io::Read, mem, os::unix::net::UnixStream as StdStream};
 
 use super::*;
 use crate::{
     core::{
         outbox::flags,
         shmipc::{
-            Consumer, Element, Geometry, QueueLayout, QueuePlan, Slices,
+            Consumer, Element, Geometry, Producer, QueueLayout, QueuePlan, Slices,
             frames::{Deframer, Frame},
             state,
         },
@@ -21,7 +21,10 @@ const VERY_LONG: Duration = Duration::from_secs(3600);
 /// A link, and what its peer has of it.
 struct Scene {
     link: Arc<ShmipcLink>,
+    rx: Rx,
     from_us: Consumer<SharedRegion>,
+    to_us: Producer<SharedRegion>,
+    pool: Pool<SharedRegion>,
     socket: StdStream,
     deframer: Deframer,
 }
@@ -38,7 +41,7 @@ fn scene(version: u8, windows: Option<Windows>, wakes: Wakes) -> Scene {
         version,
         is_client: true,
         terms: Terms { wakes, windows },
-        pool: Pool::create(buffers, geometry),
+        pool: Pool::create(buffers.clone(), geometry),
         owner,
         queues: Queues::create(queues.clone(), plan, layout),
         bell: None,
@@ -51,10 +54,13 @@ fn scene(version: u8, windows: Option<Windows>, wakes: Wakes) -> Scene {
     socket.set_nonblocking(true).unwrap();
     let socket_of_link = Arc::new(ControlSocket::bare(ours));
     let peer = Peer::new(1, owner, owner);
-    let (link, _) = ShmipcLink::new(parts, socket_of_link, Payloads::Guarded, &peer);
+    let (link, rx) = ShmipcLink::new(parts, socket_of_link, Payloads::Guarded, &peer);
     Scene {
         link: Arc::new(link),
+        rx,
         from_us: theirs.to_server.into_consumer(),
+        to_us: theirs.to_client.into_producer(),
+        pool: Pool::open(buffers).unwrap(),
         socket,
         deframer: Deframer::default(),
     }
@@ -93,6 +99,13 @@ impl Scene {
             if let Some(frame) = self.deframer.push(&buffer[..len]).unwrap() {
                 return Some(frame);
             }
+        }
+    }
+
+    fn rx(&mut self) -> &mut ShmipcRx {
+        match &mut self.rx {
+            Rx::Shmipc(rx) => rx,
+            Rx::Outbox(_) => panic!("the link made it"),
         }
     }
 }
@@ -220,4 +233,49 @@ fn hazard_c1_where_nothing_was_published_a_fallback_overtakes_nothing() {
         Some(Frame::Fallback { stream: 2, .. })
     ));
     assert!(scene.send(2), "its stream stays there");
+}
+
+#[test]
+fn hazard_h45_what_a_peer_has_left_is_taken_however_much_is_held() {
+    let mut scene = Scene::native();
+    let link = Arc::clone(&scene.link);
+    let _held = link.budget.charge(vec![0; 64 << 20]);
+    let mut slices = scene.pool.take_for(3).unwrap().unwrap();
+    slices[0].1 = 3;
+    scene.to_us.put(Element {
+        stream: 2,
+        offset: scene.pool.link(mem::take(&mut slices)),
+        status: state::OPEN,
+    });
+    let fallback = Frame::Fallback {
+        stream: 2,
+        status: state::OPEN,
+        payload: b"late".to_vec(),
+    };
+    std::io::Write::write_all(&mut scene.socket, &fallback.encode(3)).unwrap();
+    drop(mem::replace(
+        &mut scene.socket,
+        StdStream::pair().unwrap().0,
+    ));
+    assert!(
+        link.receive_frames(scene.rx()).unwrap(),
+        "it is left in the socket"
+    );
+    assert!(
+        link.take(scene.rx()).unwrap().is_none(),
+        "it is left in the queue"
+    );
+    link.hear_out();
+    let mut lens = Vec::new();
+    for _ in 0..3 {
+        link.receive_frames(scene.rx()).unwrap();
+        match link.take(scene.rx()).unwrap() {
+            Some(crate::link::Arrival::Message { message, .. }) => {
+                lens.push(message.unwrap().len());
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+    assert_eq!(lens, [3, 4]);
 }
