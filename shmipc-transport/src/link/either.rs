@@ -350,6 +350,14 @@ impl Link {
         }
     }
 
+    /// Whether the peer may forget to wake us: see [`ShmipcLink::may_miss_wakes`].
+    pub(crate) fn may_miss_wakes(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.may_miss_wakes(),
+        }
+    }
+
     /// Whether nothing is taken from the socket at the moment, because so much waits to be received.
     pub(crate) fn is_paused(&self) -> bool {
         match self {

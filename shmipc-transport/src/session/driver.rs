@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    FAREWELL, UNTOLD,
+    DOUBT, FAREWELL, UNTOLD,
     custody::Custody,
     pulse::Pulse,
     shared::{Inbound, Shared},
@@ -45,6 +45,10 @@ pub(super) struct Driver {
     idle: Option<Pin<Box<Sleep>>>,
     /// Runs while there is something that nobody will tell.
     tick: Option<Pin<Box<Sleep>>>,
+    /// Runs while there is a stream, if the peer may forget to wake us.
+    doubt: Option<Pin<Box<Sleep>>>,
+    /// Whether there is no such timer until there is a stream.
+    is_sure: bool,
     /// Until when to wait for the peer to take what was sent before a session was closed.
     linger: Option<Pin<Box<Sleep>>>,
     /// Regions and messages that there had been when the timer was set.
@@ -109,6 +113,8 @@ impl Driver {
             shared,
             idle: None,
             tick: None,
+            doubt: None,
+            is_sure: false,
             linger: None,
             activity: 0,
             spin: None,
@@ -165,6 +171,32 @@ impl Driver {
             if self.shared.link.tick().is_none() {
                 return;
             }
+        }
+    }
+
+    /// Has the queue looked at now and then, by polling this task, although nobody was woken.
+    fn poll_doubt(&mut self, cx: &mut Context<'_>) {
+        if !self.shared.link.may_miss_wakes() {
+            return;
+        }
+        loop {
+            let Some(timer) = &mut self.doubt else {
+                // As for the keepalive, streams that follow each other wake this task once in a while, and not once each.
+                self.is_sure = if self.is_sure {
+                    self.shared.awaits_streams()
+                } else {
+                    self.shared.await_streams()
+                };
+                if self.is_sure {
+                    return;
+                }
+                self.doubt = Some(Box::pin(sleep(DOUBT)));
+                continue;
+            };
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.doubt = None;
         }
     }
 
@@ -333,7 +365,8 @@ impl Future for Driver {
         this.poll_unsent(cx);
         this.poll_idle(cx);
         this.poll_pulse(cx);
-        // After the pulse: both are woken by one word.
+        // After the pulse: all three are woken by one word.
+        this.poll_doubt(cx);
         #[cfg(feature = "metrics")]
         this.beat.poll(cx, &this.shared);
         this.custody.poll(&this.shared.link, cx);

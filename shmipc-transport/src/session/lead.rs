@@ -9,8 +9,8 @@
 //! While nobody waits, nobody looks, and the sleep word says "awake": the peer makes no system call for us.
 //!
 //! A session of shmipc's own protocol also needs somebody who sends what the socket has not taken, who looks from time to time for
-//! what nobody tells, and who waits with hanging up until the peer has taken everything. A leader does the first two; the last is up to
-//! the thread that ends the session.
+//! what nobody tells, or may forget to, and who waits with hanging up until the peer has taken everything. A leader does the first two;
+//! the last is up to the thread that ends the session.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    FAREWELL, UNTOLD,
+    DOUBT, FAREWELL, UNTOLD,
     shared::{Inbound, Shared},
 };
 use crate::{
@@ -397,7 +397,9 @@ impl Shared {
             }
             let until_deadline =
                 deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let timeout = [until_deadline, self.trim(lead), self.link.tick()]
+            let may_miss_wakes = self.link.may_miss_wakes() && !self.is_idle();
+            let doubt = may_miss_wakes.then_some(DOUBT);
+            let timeout = [until_deadline, self.trim(lead), self.link.tick(), doubt]
                 .into_iter()
                 .flatten()
                 .min();

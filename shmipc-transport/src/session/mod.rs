@@ -59,6 +59,9 @@ pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 /// How often to look whether the peer has taken everything, which shmipc's protocol tells nobody.
 const UNTOLD: Duration = Duration::from_millis(1);
 
+/// How often to look at the queue of a peer that may forget to wake us, while a stream is open.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// Ends the session with the last handle.
 #[derive(Debug)]
 pub(crate) struct Owner {

@@ -8,7 +8,8 @@
 //!
 //! Messages for which there is no shared memory fall back to the socket, in order: see [`outbound`]. Who waits for room in the
 //! queue, or for slices, is not told by the protocol when there is some; so while anybody waits, the session looks now and then
-//! ([`ShmipcLink::tick`]).
+//! ([`ShmipcLink::tick`]). Nor do others always tell when there is something to be taken, so that it looks once in a while for that, too
+//! ([`ShmipcLink::may_miss_wakes`]).
 //!
 //! # Locks
 //!
@@ -207,6 +208,11 @@ impl ShmipcLink {
             Wakes::Polling(interval) => Some(interval),
             Wakes::Socket | Wakes::EventFd => None,
         }
+    }
+
+    /// Whether the peer may forget to wake us: others do, now and then (H5, H50, C7).
+    pub(crate) fn may_miss_wakes(&self) -> bool {
+        self.is_native() && !matches!(self.wakes, Wakes::Polling(_))
     }
 
     /// Whether so much waits to be received that nothing more is taken from the socket or the queue.

@@ -220,6 +220,23 @@ impl ShmipcVillain {
         true
     }
 
+    /// Puts an element in while the victim sleeps, and does not wake it.
+    ///
+    /// # Panics
+    ///
+    /// If the victim does not go to sleep.
+    pub fn put_unwoken(&mut self, element: Element) {
+        let start = Instant::now();
+        let Queue { tail, working, .. } = self.to_victim;
+        while self.queues.load(working) != 0 {
+            assert!(start.elapsed() < LONG, "the victim does not sleep");
+            std::thread::yield_now();
+        }
+        self.to_victim.write(&self.queues, self.tail, element);
+        self.tail = self.tail.wrapping_add(1);
+        self.queues.store(tail, self.tail);
+    }
+
     /// Says how many elements were put in, and wakes the victim.
     pub fn say_tail(&mut self, tail: u32) {
         self.queues.store(self.to_victim.tail, tail);

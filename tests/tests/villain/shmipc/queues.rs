@@ -1,15 +1,25 @@
 //! Lies in the queues.
 
+use std::{os::unix::net::UnixListener, thread, time::Instant};
+
+use bytes::BufMut;
 use shmipc_transport::{
+    Flush,
     InvalidShmipc::{QueueCursors, Status},
     PeerMisbehaved::Shmipc,
+    blocking,
 };
 use tests::{
-    alone,
-    villain::shmipc::{Element, ShmipcVillain},
+    LONG, alone,
+    echo::{self, Place},
+    villain::{
+        Role,
+        shmipc::{Dialect, Element, ShmipcScript, ShmipcVillain},
+    },
 };
 
-use super::{borne, shmipc_lies, told};
+use super::{borne, config, session, shmipc_lies, told};
+use crate::stage::Stage;
 
 /// Has the victim put in more than half of what its queue holds, so that it looks at how much was taken out, by the
 /// villain's account.
@@ -83,4 +93,66 @@ fn hazard_v2_what_was_verified_or_is_our_own_is_not_read_again() {
         ])
         .await;
     });
+}
+
+/// Sends a message as a peer does that has lost its wake-up.
+fn send_unwoken(villain: &mut ShmipcVillain, stream: u32, bytes: &[u8]) {
+    let offset = villain.buffers.write(bytes);
+    villain.put_unwoken(Element {
+        stream,
+        offset,
+        status: 0,
+    });
+}
+
+#[test]
+fn hazard_h50_what_nobody_was_woken_for_is_found_while_a_stream_is_open() {
+    alone(async {
+        let mut stage = Stage::with(config(Dialect::V3)).await;
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, _session) = session(&mut stage, role, Dialect::V3).await;
+            let stream = villain.prod(b"echo");
+            for message in [&b"echo"[..], b"more", b"again"] {
+                let echo = loop {
+                    match villain.message().expect("the victim answers") {
+                        (of, message) if of == stream => break message,
+                        _ => {}
+                    }
+                };
+                assert_eq!(echo, message, "{role:?}");
+                match message {
+                    b"echo" => send_unwoken(&mut villain, stream, b"more"),
+                    _ => send_unwoken(&mut villain, stream, b"again"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn hazard_h50_a_thread_finds_it_too() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path()).unwrap();
+    let path = place.path();
+    let victim = thread::spawn(move || {
+        let session = blocking::Session::connect_with(path, config(Dialect::V3)).unwrap();
+        let mut stream = session.open_stream().unwrap();
+        let mut message = stream.buffer(5);
+        message.put_slice(b"hello");
+        stream.send(message, Flush::More).unwrap();
+        let mut answer = || {
+            let answer = stream.recv_until(Some(Instant::now() + LONG)).unwrap();
+            echo::all(answer.unwrap())
+        };
+        [answer(), answer()]
+    });
+    let (socket, _) = listener.accept().unwrap();
+    let ending = ShmipcScript::new(Role::Server, Dialect::V3).play(socket);
+    let mut villain = ending.session();
+    let (stream, hello) = villain.message().unwrap();
+    assert_eq!(hello, b"hello");
+    // Who has waited once counts as awake until it sleeps again.
+    villain.send(stream, b"answer");
+    send_unwoken(&mut villain, stream, b"another");
+    assert_eq!(victim.join().unwrap(), [&b"answer"[..], b"another"]);
 }
