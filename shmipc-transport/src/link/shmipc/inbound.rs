@@ -23,7 +23,6 @@ use crate::{
     error::PeerMisbehaved,
     link::Arrival,
     stream::RecvBuf,
-    sys::regions::NamedRegion,
 };
 
 /// Bytes read from the socket at a time.
@@ -46,8 +45,6 @@ pub(crate) struct ShmipcRx {
     /// What has come over the socket, and how much of the queue comes before it.
     backlog: VecDeque<(u64, Said)>,
     buffer: Vec<u8>,
-    /// Files of ours that the peer may not have mapped yet.
-    files: Vec<NamedRegion>,
     /// Whether the last look at the socket found anything.
     has_read: bool,
 }
@@ -72,13 +69,12 @@ enum Said {
 }
 
 impl ShmipcRx {
-    pub(super) fn new(consumer: Consumer<SharedRegion>, files: Vec<NamedRegion>) -> Self {
+    pub(super) fn new(consumer: Consumer<SharedRegion>) -> Self {
         Self {
             consumer,
             deframer: Deframer::default(),
             backlog: VecDeque::new(),
             buffer: Vec::new(),
-            files,
             has_read: false,
         }
     }
@@ -140,8 +136,7 @@ impl ShmipcLink {
         let Some(element) = rx.consumer.take()? else {
             return Ok(self.answered_ping());
         };
-        // It has mapped them.
-        rx.files.clear();
+        self.forget_files();
         self.element(&element).map(Some)
     }
 
@@ -361,6 +356,8 @@ impl ShmipcLink {
     }
 
     fn accept_frame(&self, rx: &mut ShmipcRx, frame: Frame) -> Result<(), PeerMisbehaved> {
+        // What is said after a handshake is said by who has mapped them.
+        self.forget_files();
         let said = match frame {
             // Whoever is woken looks at the queue.
             Frame::Polling => {

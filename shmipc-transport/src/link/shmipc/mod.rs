@@ -100,6 +100,9 @@ pub(crate) struct ShmipcLink {
     is_client: bool,
     /// Whether the peer may know hot restarts, as shmipc has them. Those who speak version 4 do not: they hang up (C12).
     knows_restarts: bool,
+    /// Files of ours that the peer may not have mapped yet, and whether there are any.
+    files: Mutex<Vec<NamedRegion>>,
+    has_files: AtomicBool,
     /// Set if what lies in the buffer region may be lent in place.
     trust: Option<Trust>,
     budget: Arc<Budget>,
@@ -149,6 +152,8 @@ impl ShmipcLink {
             speaks_records: parts.terms.windows.is_some(),
             is_client: parts.is_client,
             knows_restarts: parts.version < 4,
+            has_files: AtomicBool::new(!parts.files.is_empty()),
+            files: Mutex::new(parts.files),
             trust: payloads.trust(peer, Some(parts.owner)),
             budget: Arc::default(),
             keeper: Mutex::new(None),
@@ -162,7 +167,7 @@ impl ShmipcLink {
             theirs: theirs.clone(),
             counters: Counters::default(),
         };
-        let rx = ShmipcRx::new(theirs.into_consumer(), parts.files);
+        let rx = ShmipcRx::new(theirs.into_consumer());
         (link, Rx::Shmipc(Box::new(rx)))
     }
 
@@ -235,6 +240,7 @@ impl ShmipcLink {
 
     /// Ends the link: nobody is woken any more but those who wait here.
     pub(crate) fn sever(&self) {
+        self.forget_files();
         let waiters = lock(&self.tx).sever();
         waiters.into_iter().for_each(Waker::wake);
     }
@@ -246,6 +252,15 @@ impl ShmipcLink {
         !tx.unsent.is_empty()
             || self.socket.has_unacknowledged()
             || self.is_native() && tx.queue_fill() != 0
+    }
+
+    /// The peer has mapped our files: their names are removed.
+    fn forget_files(&self) {
+        // Relaxed: the lock orders what there is to be ordered, and whoever is late finds nothing.
+        if self.has_files.load(Ordering::Relaxed) {
+            lock(&self.files).clear();
+            self.has_files.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Forgets what is kept for a stream that is over.

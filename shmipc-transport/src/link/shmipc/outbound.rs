@@ -484,6 +484,10 @@ impl ShmipcLink {
     pub(super) fn publish(&self, tx: &mut ShmipcTx, element: Element) {
         tx.producer.put(element);
         self.unwoken.store(true, Ordering::Release);
+        if self.has_files.load(Ordering::Relaxed) {
+            // Nobody tells that it was taken, which shows that they are mapped.
+            self.starve();
+        }
     }
 
     /// Sends a message over the socket. From then on, its stream stays there.

@@ -213,12 +213,17 @@ impl ShmipcLink {
         let waiters = {
             let mut tx = self.tx();
             let seen = (tx.producer.refresh()?, tx.unsent.len());
+            if u64::from(seen.0) < tx.producer.published() {
+                self.forget_files();
+            }
             if !is_due && seen == tx.seen {
                 return Ok(());
             }
             tx.seen = seen;
             let is_done = self.flush_control(&mut tx)?;
-            self.starving.store(!is_done, Ordering::Release);
+            let is_to_show = tx.producer.published() != 0 && self.has_files.load(Ordering::Relaxed);
+            self.starving
+                .store(!is_done || is_to_show, Ordering::Release);
             mem::take(&mut tx.waiters)
         };
         self.wake_peer();

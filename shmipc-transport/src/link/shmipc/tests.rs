@@ -31,6 +31,15 @@ struct Scene {
 
 /// The link of a client that speaks our records, if `windows` are said, and what everybody speaks otherwise.
 fn scene(version: u8, windows: Option<Windows>, wakes: Wakes) -> Scene {
+    scene_with(version, windows, wakes, Vec::new())
+}
+
+fn scene_with(
+    version: u8,
+    windows: Option<Windows>,
+    wakes: Wakes,
+    files: Vec<NamedRegion>,
+) -> Scene {
     const BUFFER_LEN: u32 = 64 << 10;
     let (layout, plan) = (QueueLayout::of(version), QueuePlan::new(16));
     let mapped = |len| regions::create_memfd("test", len).unwrap().0;
@@ -45,7 +54,7 @@ fn scene(version: u8, windows: Option<Windows>, wakes: Wakes) -> Scene {
         owner,
         queues: Queues::create(queues.clone(), plan, layout),
         bell: None,
-        files: Vec::new(),
+        files,
     };
     let theirs = Queues::open(queues, layout).unwrap();
     let (ours, socket) = StdStream::pair().unwrap();
@@ -278,4 +287,35 @@ fn hazard_h45_what_a_peer_has_left_is_taken_however_much_is_held() {
         }
     }
     assert_eq!(lens, [3, 4]);
+}
+
+#[test]
+fn hazard_h42_files_lose_their_names_when_they_are_known_to_be_mapped() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let names = || std::fs::read_dir(directory.path()).unwrap().count();
+    let scene = || {
+        let (_, file) = regions::create_file(directory.path(), "file", 4096).unwrap();
+        scene_with(2, None, Wakes::Socket, vec![file])
+    };
+
+    let mut heard = scene();
+    let link = Arc::clone(&heard.link);
+    assert!(link.receive_frames(heard.rx()).unwrap());
+    assert_eq!((names(), link.tick()), (1, None), "nothing shows it");
+    std::io::Write::write_all(&mut heard.socket, &Frame::Polling.encode(2)).unwrap();
+    assert!(link.receive_frames(heard.rx()).unwrap());
+    assert_eq!(names(), 0);
+
+    let mut taken = scene();
+    assert!(taken.send(2));
+    taken.link.ticked().unwrap();
+    assert_eq!((names(), taken.link.tick()), (1, Some(LOOK_AGAIN)));
+    assert!(taken.from_us.take().unwrap().is_some());
+    taken.link.ticked().unwrap();
+    assert_eq!((names(), taken.link.tick()), (0, None));
+
+    let over = scene();
+    assert_eq!(names(), 1);
+    over.link.sever();
+    assert_eq!(names(), 0);
 }
