@@ -336,64 +336,114 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(body.to_vec()).unwrap()
 }
 
+/// The next stream that the client opens, once it says something.
+async fn accepted(pair: &Pair) -> TokioIo<ByteStream> {
+    TokioIo::new(pair.server.accept_stream().await.unwrap().into_bytes())
+}
+
+fn opened(pair: &Pair) -> TokioIo<ByteStream> {
+    TokioIo::new(pair.client.open_stream().unwrap().into_bytes())
+}
+
 #[tokio::test]
 async fn http_1_runs_over_a_stream() {
-    let pair = Pair::new().await;
-    let (ours, theirs) = streams(&pair).await;
-    let server = tokio::spawn(
-        hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(theirs), service_fn(greet)),
-    );
-    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours))
-        .await
-        .unwrap();
-    let connection = tokio::spawn(connection);
-    in_time(async {
-        for len in [0, 10, 100_000, 3 << 20] {
-            let response = client.send_request(request("one", len)).await.unwrap();
-            assert_eq!(text(response).await, format!("/one: {len} bytes"));
-        }
-        drop(client);
-        connection.await.unwrap().unwrap();
-        server.await.unwrap().unwrap();
-    })
-    .await;
+    for (name, _, pair) in Pair::over_each_link().await {
+        let ours = opened(&pair);
+        let server = tokio::spawn(async move {
+            let theirs = accepted(&pair).await;
+            let builder = hyper::server::conn::http1::Builder::new();
+            builder.serve_connection(theirs, service_fn(greet)).await
+        });
+        in_time(async {
+            let (mut client, connection) =
+                hyper::client::conn::http1::handshake(ours).await.unwrap();
+            let connection = tokio::spawn(connection);
+            for len in [0, 10, 100_000, 3 << 20] {
+                let response = client.send_request(request("one", len)).await.unwrap();
+                assert_eq!(text(response).await, format!("/one: {len} bytes"), "{name}");
+            }
+            drop(client);
+            connection.await.unwrap().unwrap();
+            let served = server.await.unwrap();
+            served.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn http_2_runs_over_a_stream() {
-    let pair = Pair::new().await;
-    let (ours, theirs) = streams(&pair).await;
-    let server = tokio::spawn(
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(theirs), service_fn(greet)),
-    );
-    let executor = TokioExecutor::new();
-    let (client, connection) = hyper::client::conn::http2::handshake(executor, TokioIo::new(ours))
-        .await
-        .unwrap();
-    let connection = tokio::spawn(connection);
-    let calls = (0..50).map(|i| {
-        let mut client = client.clone();
-        tokio::spawn(async move {
-            let len = i * 20_000;
-            let response = client.send_request(request("two", len)).await.unwrap();
-            assert_eq!(text(response).await, format!("/two: {len} bytes"));
+    for (name, _, pair) in Pair::over_each_link().await {
+        let ours = opened(&pair);
+        let server = tokio::spawn(async move {
+            let theirs = accepted(&pair).await;
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.serve_connection(theirs, service_fn(greet)).await
+        });
+        in_time(async {
+            let executor = TokioExecutor::new();
+            let (client, connection) = hyper::client::conn::http2::handshake(executor, ours)
+                .await
+                .unwrap();
+            let connection = tokio::spawn(connection);
+            let calls = (0..20).map(|i| {
+                let mut client = client.clone();
+                tokio::spawn(async move {
+                    let len = i * 50_000;
+                    let response = client.send_request(request("two", len)).await.unwrap();
+                    assert_eq!(text(response).await, format!("/two: {len} bytes"), "{name}");
+                })
+            });
+            let calls: Vec<_> = calls.collect();
+            drop(client);
+            for call in calls {
+                call.await.unwrap();
+            }
+            connection.await.unwrap().unwrap();
+            // What it says last may find that nobody listens any more.
+            if let Err(error) = server.await.unwrap() {
+                let is_late = error.to_string().contains("connection error");
+                assert!(is_late, "{name}: {error}");
+            }
         })
-    });
-    let calls: Vec<_> = calls.collect();
-    drop(client);
-    in_time(async {
-        for call in calls {
-            call.await.unwrap();
-        }
-        connection.await.unwrap().unwrap();
-        // What it says last may find that nobody listens any more.
-        if let Err(error) = server.await.unwrap() {
-            assert!(error.to_string().contains("connection error"), "{error}");
-        }
-    })
-    .await;
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_run_over_each_link_and_end_with_the_stream() {
+    for (name, _, pair) in Pair::over_each_link().await {
+        in_time(async {
+            let mut ours = pair.client.open_stream().unwrap().into_bytes();
+            ours.write_all(b"a line\nand ").await.unwrap();
+            ours.flush().await.unwrap();
+            let mut theirs = pair.server.accept_stream().await.unwrap().into_bytes();
+            let mut line = String::new();
+            theirs.read_line(&mut line).await.unwrap();
+            assert_eq!(line, "a line\n", "{name}");
+            let long = pattern(300_000, 1);
+            let mut space = ours.writer().reserve(long.len()).await.unwrap();
+            space.copy_from_slice(&long);
+            space.commit(long.len());
+            ours.flush().await.unwrap();
+            assert_eq!(theirs.reader().read_bytes(4).await.unwrap(), "and ");
+            let received = theirs.reader().read_bytes(long.len()).await.unwrap();
+            assert!(received == long, "{name}");
+            // By reference, where that is possible.
+            theirs.writer().put(received).await.unwrap();
+            theirs.flush().await.unwrap();
+            let back = ours.reader().read_bytes(long.len()).await.unwrap();
+            assert!(back == long, "{name}");
+            ours.write_all(b"last").await.unwrap();
+            ours.shutdown().await.unwrap();
+            drop(ours);
+            let mut rest = String::new();
+            let read = theirs.read_to_string(&mut rest).await;
+            assert_eq!((read.unwrap(), rest.as_str()), (4, "last"), "{name}");
+            theirs.shutdown().await.unwrap();
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -114,6 +114,42 @@ async fn a_handler_is_called_while_it_makes_progress_and_when_there_is_more() {
 }
 
 #[tokio::test]
+async fn a_handler_is_called_over_each_link() {
+    for (name, tells_end, pair) in Pair::over_each_link().await {
+        let mut lines = shouting(&pair);
+        let mut stream = pair.client.open_stream().unwrap().into_bytes();
+        say(&mut stream, b"\x03one\x03two\x05th").await;
+        assert_eq!(heard(&mut stream, 6).await, "ONETWO", "{name}");
+        assert_eq!(in_time(lines.recv()).await.unwrap(), "2 of 5", "{name}");
+        say(&mut stream, b"ree").await;
+        assert_eq!(heard(&mut stream, 5).await, "THREE", "{name}");
+        // With nothing to say any more, it is over in good order everywhere.
+        stream.shutdown().await.unwrap();
+        drop(stream);
+        for line in ["the peer has finished", "closed"] {
+            assert_eq!(in_time(lines.recv()).await.unwrap(), line, "{name}");
+        }
+        let mut stream = pair.client.open_stream().unwrap().into_bytes();
+        say(&mut stream, b"\x09no").await;
+        assert_eq!(in_time(lines.recv()).await.unwrap(), "2 of 9", "{name}");
+        stream.shutdown().await.unwrap();
+        if tells_end {
+            // It hears of the end while we listen.
+            assert_eq!(heard(&mut stream, 2).await, "+3", "{name}");
+            assert_eq!(in_time(stream.read(&mut [0])).await.unwrap(), 0, "{name}");
+        }
+        drop(stream);
+        let line = in_time(lines.recv()).await.unwrap();
+        assert_eq!(line, "the peer has finished", "{name}");
+        let line = in_time(lines.recv()).await.unwrap();
+        match tells_end {
+            true => assert_eq!(line, "closed", "{name}"),
+            false => assert!(line.starts_with("failed: "), "{name}: {line}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn panics_and_errors_end_their_stream_and_no_other() {
     let pair = Pair::new().await;
     let mut lines = shouting(&pair);

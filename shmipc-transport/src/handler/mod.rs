@@ -46,8 +46,9 @@ pub trait StreamHandler: Send + 'static {
     /// The peer sends no more. Called at most once, after all bytes were shown to [`on_data`](Self::on_data); those that it did
     /// not read can still be read.
     ///
-    /// After [`RemoteClose::Finished`], our direction is open: what is written here still reaches the peer, before its end.
-    /// By default, nothing is done.
+    /// After [`RemoteClose::Finished`], our direction is open: what is written here still reaches the peer, before its end. Not so
+    /// where a close ends both directions ([`SendHalf::tells_end`](crate::SendHalf::tells_end)): there nothing is heard any more, and
+    /// a stream to which something is written ends as [`LocalClose::Failed`]. By default, nothing is done.
     fn on_remote_close(
         &mut self,
         stream: &mut ByteStream,
@@ -68,7 +69,7 @@ pub trait StreamHandler: Send + 'static {
 /// How the peer's direction of a stream ended.
 #[derive(Clone, Debug)]
 pub enum RemoteClose {
-    /// In good order.
+    /// In good order, or given up where [that is not told apart](crate::RecvHalf::hears_end).
     Finished,
     /// The peer gave the stream up, or the session is over. Nothing reaches it any more.
     Lost(RecvError),
@@ -77,7 +78,7 @@ pub enum RemoteClose {
 /// Why a stream is over on this side.
 #[derive(Debug)]
 pub enum LocalClose {
-    /// Both sides have sent their end.
+    /// Both sides have sent their end, or the peer has closed both directions, and we had nothing more to say.
     Finished,
     /// A handler returned this error, or the stream was lost: then its source is a [`RecvError`] or a
     /// [`SendError`](crate::SendError).

@@ -7,8 +7,10 @@ pub(crate) mod place;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut};
-use shmipc_transport::{Config, Flush, Listener, RecvBuf, Session, Stream, blocking};
+use shmipc_transport::{Config, Flush, Listener, RecvBuf, Session, Shmipc, Stream, Wait, blocking};
 use tokio::time::timeout;
+
+use self::modes::{Mode, modes};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,6 +52,31 @@ impl Pair {
             server: server.unwrap(),
             _dir: dir,
         }
+    }
+
+    /// The same over shmipc's own link.
+    pub(crate) async fn in_mode(mode: &Mode) -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let config = mode.config(dir.path(), Shmipc::default(), Wait::Adaptive);
+        let listener = Listener::bind_with(mode.address(dir.path()), config.clone()).unwrap();
+        let connecting = Session::connect_with(listener.local_address().clone(), config);
+        let (client, server) = tokio::join!(connecting, listener.accept());
+        Self {
+            client: client.unwrap(),
+            server: server.unwrap(),
+            _dir: dir,
+        }
+    }
+
+    /// A pair over each link, with its name, and whether ends of one direction are told.
+    pub(crate) async fn over_each_link() -> Vec<(&'static str, bool, Self)> {
+        let mut pairs = vec![("outbox", true, Self::new().await)];
+        for mode in modes() {
+            let pair = Self::in_mode(&mode).await;
+            let tells_end = mode.name.starts_with("v4");
+            pairs.push((mode.name, tells_end, pair));
+        }
+        pairs
     }
 }
 
