@@ -306,6 +306,34 @@ async fn an_interceptor_knows_the_peer_even_where_bodies_are_exchanged() {
     assert_eq!(log.take(), [format!("{:?} true", Some(std::process::id()))]);
 }
 
+#[cfg(feature = "grpc")]
+#[tokio::test]
+async fn an_interceptor_knows_the_peer_behind_a_unix_socket_over_http2() {
+    let log = Log::default();
+    let note = log.clone();
+    let service = InterceptorLayer::on_request(move |call| {
+        note.note(format!("{:?}", call.peer().and_then(|peer| peer.pid())));
+        Ok(())
+    });
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("grpc.sock");
+    let server = Server::builder()
+        .layer(RequestBodyLimitLayer::new(1 << 20))
+        .layer(service)
+        .add_service(lab(|request| async move {
+            let pid = request.peer().and_then(|peer| peer.pid());
+            Ok(Response::new(packet(&format!("{pid:?}"))))
+        }))
+        .start(format!("unix:{}", path.display()));
+    let server = in_time(server).await.expect("nobody listens there");
+    let channel = in_time(Channel::connect(server.endpoints()[0].clone())).await;
+    let caller = Caller::new(channel.expect("the server listens"));
+    let answer = in_time(caller.unary::<_, Packet>(&RUN, Request::new(packet("")))).await;
+    let pid = format!("{:?}", Some(std::process::id()));
+    assert_eq!(answer.expect("it answers").into_inner(), packet(&pid));
+    assert_eq!(log.take(), [pid]);
+}
+
 #[tokio::test]
 async fn an_interceptor_limits_the_time_of_a_call() {
     const SHORT: Duration = Duration::from_millis(20);

@@ -87,10 +87,11 @@ impl Call {
 
     /// Returns the process that calls, as the kernel knows it.
     ///
-    /// `None` on the calling side, and for a call that came in another way than through a session.
+    /// `None` on the calling side, and for a call that came neither through a session nor, over HTTP/2, through a Unix socket.
     #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
-        self.context.served.as_ref().map(|served| served.peer())
+        let session = self.context.served.as_ref().map(|served| served.peer());
+        session.or_else(|| self.extensions().get())
     }
 
     /// Returns when the caller stops waiting. `None`: never.
