@@ -18,6 +18,10 @@ const JITTER: f64 = 0.2;
 /// all of it ±20 %. A server that sends the metadata `grpc-retry-pushback-ms` decides instead: a number of milliseconds is
 /// how long to wait, anything else means that it wants no retry.
 ///
+/// Requests that are streamed are not kept. So a call of many requests is made again only while nothing of it has left this
+/// process: because no server could be reached, or the one that was found took no more calls. Once it has begun, a failure is
+/// final, whatever its code.
+///
 /// # Examples
 ///
 /// ```
