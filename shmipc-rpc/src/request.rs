@@ -219,8 +219,9 @@ impl<T> Request<T> {
         }
     }
 
-    /// Returns a channel back to the process that calls, over the session that the call came through. It answers if it
-    /// [serves](crate::client::ChannelBuilder::serve) something.
+    /// Returns a channel back to the process that calls, over the session that the call came through. If that
+    /// [serves](crate::client::ChannelBuilder::serve) nothing, it answers with [`Code::Unimplemented`](crate::Code::Unimplemented); with a
+    /// [blocking channel](crate::blocking::Channel) it does not answer at all, until the deadline.
     ///
     /// When the session is over, calls fail with [`Code::Unavailable`](crate::Code::Unavailable); the channel does not
     /// connect anew. Calls that are made while the handler is polled inherit its deadline, as calls to others do, and are given

@@ -12,7 +12,10 @@ use shmipc_rpc::{
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::common::{Handled, LONG, Lab, OnDrop, Packet, RUN, echo, in_time, lab, packet};
+use crate::common::{
+    Handled, LONG, Lab, OnDrop, Packet, RUN, echo, in_time, lab, packet,
+    streams::{CHAT, queue},
+};
 
 struct Place(TempDir);
 
@@ -160,20 +163,43 @@ async fn a_client_serves_in_each_session_anew() {
 }
 
 #[tokio::test]
-async fn a_client_that_serves_nothing_leaves_calls_to_their_deadline() {
+async fn a_client_that_serves_nothing_says_so_at_once() {
     let place = Place::new();
-    let (_server, mut peers) = place.start(echo()).await;
-    let channel = Channel::connect(place.0.path().join("lab.sock")).await;
-    let _client = channel.expect("the server listens");
+    let (server, mut peers) = place.start(calling_back()).await;
+    let channel = in_time(Channel::connect(place.0.path().join("lab.sock"))).await;
+    let client = Caller::new(channel.expect("the server listens"));
     let peer = in_time(peers.recv()).await.expect("it has connected");
-    let mut request = Request::new(packet("anybody?"));
-    request.set_timeout(Duration::from_millis(50));
     let caller = Caller::new(peer.channel());
-    let status = in_time(caller.unary::<_, Packet>(&RUN, request)).await;
-    assert_eq!(
-        status.expect_err("nobody serves").code(),
-        Code::DeadlineExceeded
-    );
+    // No call has a deadline.
+    for text in ["anybody?", &"anybody? ".repeat(1000)] {
+        let status = call(&caller, packet(text)).await;
+        let status = status.expect_err("nobody serves");
+        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+        assert!(status.message().contains("serves nothing"), "{status:?}");
+    }
+    let (sender, requests) = queue::<Packet>();
+    let chat = caller.bidi_streaming::<_, _, Packet>(&CHAT, Request::new(requests));
+    let status = in_time(chat).await.expect_err("nobody serves");
+    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    in_time(sender.closed()).await;
+    // From within a call, which the client sees fail.
+    let status = call(&client, packet("")).await.expect_err("nobody serves");
+    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    // Many at once, too, and nothing is kept open by it.
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let caller = caller.clone();
+        calls.spawn(async move { call(&caller, packet("anybody?")).await });
+    }
+    for status in in_time(calls.join_all()).await {
+        assert_eq!(
+            status.expect_err("nobody serves").code(),
+            Code::Unimplemented
+        );
+    }
+    drop(client);
+    in_time(peer.closed()).await;
+    assert!(in_time(server.drain(LONG)).await.cut_off.is_empty());
 }
 
 /// A service that never answers, and says when its handler has begun, with the deadline, and when it was dropped.

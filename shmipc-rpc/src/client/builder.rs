@@ -92,7 +92,8 @@ impl ChannelBuilder {
 
     /// Serves the services of `server` to the process that the channel connects to, over the same sessions, for as long as
     /// the channel or one of its clones exists. The server reaches them [from its handlers](crate::Request::channel), and
-    /// [at other times](crate::Server::on_session).
+    /// [at other times](crate::Server::on_session). Default: nothing, and calls are answered with
+    /// [`Code::Unimplemented`](crate::Code::Unimplemented).
     ///
     /// Its layers, limits and hooks hold as elsewhere; its [`config`](crate::Server::config) does not, because the session is
     /// the channel's.
@@ -279,7 +280,10 @@ impl ChannelBuilder {
                 Some(keepalive) => config.with_keepalive(keepalive),
                 None => config,
             },
-            services: self.services.clone(),
+            services: match &self.services {
+                Some(services) => Arc::clone(services),
+                None => Arc::new(SessionServices::none()),
+            },
         };
         Member::Session(Direct {
             connection: Arc::new(Connection::new(target)),

@@ -35,7 +35,7 @@ pub(super) struct Target {
     pub(super) address: Address,
     pub(super) config: Config,
     /// What this side serves in each of them.
-    pub(super) services: Option<Arc<SessionServices>>,
+    pub(super) services: Arc<SessionServices>,
 }
 
 /// Attempts are made on demand: a channel that nobody calls does nothing.
@@ -269,9 +269,7 @@ impl Connection {
     /// When the server goes away, the connection's handle is dropped, so that the session ends with the calls that still
     /// run. That is what a draining server waits for.
     fn watch(self: &Arc<Self>, session: Session, target: &Target) -> Watched {
-        if let Some(services) = &target.services {
-            tokio::spawn(services.serve(&session));
-        }
+        tokio::spawn(target.services.serve(&session));
         let connection = Arc::downgrade(self);
         let watched = session.clone();
         let watcher = tokio::spawn(async move {

@@ -79,6 +79,13 @@ impl Server {
     }
 }
 
+impl SessionServices {
+    /// What a side serves that serves nothing, and says so to whoever calls it.
+    pub(crate) fn none() -> Self {
+        Server::builder().services(false).1
+    }
+}
+
 impl<L> Server<L> {
     /// Adds a service.
     ///
@@ -415,6 +422,10 @@ where
 
     /// Makes what is served, as a service and in sessions, wherever those come from.
     pub(crate) fn into_services(self) -> (L::Service, SessionServices) {
+        self.services(true)
+    }
+
+    fn services(self, serves: bool) -> (L::Service, SessionServices) {
         let routes = Arc::new(self.routes);
         let service = self.layer.layer(Router::new(Arc::clone(&routes)));
         let limits = LimitTable::new(self.limits, self.exceptions);
@@ -423,6 +434,7 @@ where
             routes,
             limits,
             drain: Arc::default(),
+            serves,
         };
         let sessions = SessionServices::new(shared, dispatch, self.on_session);
         (service, sessions)

@@ -69,7 +69,10 @@ impl SessionServices {
 
     fn begin(&self, session: &Session) -> (Arc<Served>, impl Future<Output = ()> + Send + use<>) {
         let peer = session.peer();
-        tracing::debug!(target: "shmipc_rpc::server", pid = peer.pid(), uid = peer.uid(), "session began");
+        let serves = self.shared.serves;
+        if serves {
+            tracing::debug!(target: "shmipc_rpc::server", pid = peer.pid(), uid = peer.uid(), "session began");
+        }
         let served = Arc::new(Served::new(session, &self.shared.drain));
         let dispatch = {
             // Whatever happened to another clone of it does not matter to this one.
@@ -83,7 +86,9 @@ impl SessionServices {
         }
         (served, async move {
             let lost = task.run().await;
-            tracing::debug!(target: "shmipc_rpc::server", reason = %lost, "session ended");
+            if serves {
+                tracing::debug!(target: "shmipc_rpc::server", reason = %lost, "session ended");
+            }
         })
     }
 }

@@ -75,8 +75,11 @@ impl ConnectedPeer {
         self.session.peer()
     }
 
-    /// Makes a channel to the client, over the very session that it has opened. The client answers if it
-    /// [serves](crate::client::ChannelBuilder::serve) something, and otherwise not before it does.
+    /// Makes a channel to the client, over the very session that it has opened. A client that
+    /// [serves](crate::client::ChannelBuilder::serve) nothing answers with [`Code::Unimplemented`](crate::Code::Unimplemented).
+    ///
+    /// One with a [blocking channel](crate::blocking::Channel) does not answer at all, for it has no task that could: a call takes as
+    /// long as its deadline allows.
     ///
     /// When the session is over, calls fail with [`Code::Unavailable`](crate::Code::Unavailable); the channel does not
     /// connect anew, for only the client can.

@@ -32,10 +32,15 @@ pub(super) struct Shared {
     pub(super) routes: Arc<Routes>,
     pub(super) limits: LimitTable,
     pub(super) drain: Arc<Drain>,
+    /// Whether anything is served. If not, that is what all calls are told.
+    pub(super) serves: bool,
 }
 
 /// Of the calls that are polled here, one in this many is timed: reading the clock twice costs a tenth of a short call.
 const TIMED_EVERY: u8 = 8;
+
+/// How many calls are refused in one poll by a side that serves nothing, before other tasks get their turn.
+const REFUSALS_PER_POLL: u32 = 64;
 
 /// The task of one session.
 pub(super) struct SessionTask {
@@ -65,6 +70,9 @@ impl SessionTask {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionLost> {
+        if !self.shared.serves {
+            return self.poll_refusing(cx);
+        }
         // The session yields now and then, so this needs no bound of its own.
         loop {
             match ready!(self.served.session.poll_accept_stream(cx)) {
@@ -72,6 +80,18 @@ impl SessionTask {
                 Err(lost) => return Poll::Ready(lost),
             }
         }
+    }
+
+    /// As [`poll`](Self::poll), where no calls are expected.
+    fn poll_refusing(&mut self, cx: &mut Context<'_>) -> Poll<SessionLost> {
+        for _ in 0..REFUSALS_PER_POLL {
+            match ready!(self.served.session.poll_unexpected_stream(cx)) {
+                Ok(stream) => self.on_stream(stream, cx),
+                Err(lost) => return Poll::Ready(lost),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn on_stream(&mut self, mut stream: Stream, cx: &mut Context<'_>) {
@@ -84,6 +104,10 @@ impl SessionTask {
 
     /// Returns why a call is refused whatever it is, if it is.
     fn refusal(&self) -> Option<Status> {
+        if !self.shared.serves {
+            let message = "the client serves nothing: its channel was built without `serve`";
+            return Some(Status::unimplemented(message));
+        }
         let calls_max = self.shared.limits.server.calls_per_session_max;
         (calls_max <= self.served.calls.count()).then(|| {
             Status::resource_exhausted(format!(

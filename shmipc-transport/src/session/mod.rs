@@ -410,13 +410,25 @@ impl WeakSession {
 
     /// Polls for a stream that the peer opens; see [`Session::poll_accept_stream`].
     pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
-        self.shared.poll_accept(cx).map(|accepted| {
-            let stream = accepted?;
-            match self.owner.upgrade() {
-                Some(owner) => Ok(Stream::accepted(owner, stream)),
-                None => Err(self.shared.reason()),
-            }
-        })
+        let accepted = self.shared.poll_accept(cx);
+        accepted.map(|accepted| self.accepted(accepted?))
+    }
+
+    /// As [`poll_accept_stream`](Self::poll_accept_stream), for a side that expects no stream: nothing is spent on looking out
+    /// for one, so that it takes longer to be found.
+    pub fn poll_unexpected_stream(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Stream, SessionLost>> {
+        let accepted = self.shared.poll_unexpected(cx);
+        accepted.map(|accepted| self.accepted(accepted?))
+    }
+
+    fn accepted(&self, stream: Arc<StreamShared>) -> Result<Stream, SessionLost> {
+        match self.owner.upgrade() {
+            Some(owner) => Ok(Stream::accepted(owner, stream)),
+            None => Err(self.shared.reason()),
+        }
     }
 }
 
