@@ -68,6 +68,8 @@ impl ChannelBuilder {
     }
 
     /// How the session works: memory, waiting. Default: [`Config::default`].
+    ///
+    /// Of this, only the keepalive concerns connections over HTTP/2.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -254,7 +256,7 @@ impl ChannelBuilder {
                 #[cfg(feature = "grpc")]
                 endpoint::Way::Http2(address) => {
                     let settings = Http2Settings {
-                        keepalive: self.keepalive,
+                        keepalive: self.keepalive.or(self.config.keepalive()),
                         ..self.http2.clone()
                     };
                     let http2 = Http2Channel::new(address.clone(), settings, self.wait_for_ready);

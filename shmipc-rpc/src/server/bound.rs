@@ -15,9 +15,9 @@ use sync_wrapper::SyncWrapper;
 #[cfg(feature = "grpc")]
 use super::http2::{self, Http2Listener, Respond};
 use super::{ServerHandle, SessionServices, serve};
-use crate::{Endpoint, ServeError, endpoint::Way};
 #[cfg(feature = "grpc")]
-use crate::{Keepalive, tls::ServerTls};
+use crate::tls::ServerTls;
+use crate::{Endpoint, ServeError, endpoint::Way};
 
 /// A server that listens, and is about to serve. Made by [`Server::bind`](crate::Server::bind).
 ///
@@ -53,8 +53,6 @@ pub(super) struct Services {
     pub(super) respond: SyncWrapper<Box<dyn Respond>>,
     #[cfg(feature = "grpc")]
     pub(super) tls: Option<ServerTls>,
-    #[cfg(feature = "grpc")]
-    pub(super) keepalive: Option<Keepalive>,
 }
 
 /// Something that connections come from.
@@ -214,14 +212,11 @@ impl Services {
             }
             #[cfg(feature = "grpc")]
             Socket::Http2(listener) => {
-                let (services, limits, keepalive) = (
-                    self.respond.get_mut().boxed_clone(),
-                    self.sessions.limits(),
-                    self.keepalive,
-                );
-                let drain = self.sessions.drain();
+                let (services, limits) =
+                    (self.respond.get_mut().boxed_clone(), self.sessions.limits());
+                let (terms, drain) = (http2::Terms::of(&self.config), self.sessions.drain());
                 Box::pin(async move {
-                    let served = http2::serve(listener, services, limits, keepalive, drain).await;
+                    let served = http2::serve(listener, services, limits, terms, drain).await;
                     served.map_err(ServeError::Http2Accept)
                 })
             }

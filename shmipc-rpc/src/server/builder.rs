@@ -211,7 +211,7 @@ impl<L> Server<L> {
 
     /// How sessions work: memory, waiting, who may connect. Default: [`Config::default`].
     ///
-    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
+    /// Of this, the keepalive and the time that a handshake may take hold for connections over HTTP/2 as well. It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -220,7 +220,8 @@ impl<L> Server<L> {
     /// Ends sessions and connections with clients that live and do not answer a ping, so that their calls end. Default: what
     /// [`config`](Self::config) says, which is not to.
     ///
-    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener).
+    /// Clients over HTTP/2 are pinged while no call runs, too, whatever [`Keepalive::while_idle`] says. It has no effect on
+    /// [`serve_with_listener`](Self::serve_with_listener).
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = Some(keepalive);
         self
@@ -403,7 +404,7 @@ where
         }
         let takes_over = self.takes_over;
         #[cfg(feature = "grpc")]
-        let (tls, keepalive) = (self.tls.clone(), self.keepalive);
+        let tls = self.tls.clone();
         let (service, sessions) = self.into_services();
         #[cfg(not(feature = "grpc"))]
         drop(service);
@@ -415,8 +416,6 @@ where
             respond: sync_wrapper::SyncWrapper::new(Box::new(service)),
             #[cfg(feature = "grpc")]
             tls,
-            #[cfg(feature = "grpc")]
-            keepalive,
         })
     }
 

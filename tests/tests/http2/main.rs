@@ -3,6 +3,7 @@
 mod drain;
 mod ending;
 mod grpcio;
+mod keepalive;
 mod mixed;
 mod oddities;
 mod our_client;

@@ -1,12 +1,13 @@
 //! Sockets that gRPC over HTTP/2 is served at.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use http::Extensions;
 use shmipc_transport::{BindError, plain::PlainListener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer};
 
+use super::preface::Prefaced;
 use crate::{
     Endpoint,
     endpoint::{Http2Address, Place},
@@ -165,9 +166,6 @@ impl Http2Listener {
     }
 }
 
-/// How long a client may take to agree on TLS.
-const TLS_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Accepted {
     /// Returns where it comes from.
     pub(super) fn origin(&self) -> Origin {
@@ -177,21 +175,22 @@ impl Accepted {
         }
     }
 
-    /// Agrees on TLS, if need be. Returns the socket, and what handlers may know of the client.
+    /// Agrees on TLS, if need be, and waits for the client to say something. Returns the socket, and what handlers may know of the
+    /// client.
     pub(super) async fn establish(self) -> io::Result<(Socket, Extensions)> {
         let Self { socket, mut client } = self;
         let (stream, acceptor) = match socket {
-            Accepting::Plain(socket) => return Ok((socket, client)),
+            Accepting::Plain(socket) => return Ok((Prefaced::read(socket).await?, client)),
             Accepting::Tls(parts) => *parts,
         };
-        let stream = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)).await??;
+        let stream = acceptor.accept(stream).await?;
         if let Some(certificates) = stream.get_ref().1.peer_certificates() {
             let certificates = certificates
                 .iter()
                 .map(|certificate| certificate.clone().into_owned());
             client.insert(ClientCertificates(certificates.collect()));
         }
-        Ok((Box::new(stream), client))
+        Ok((Prefaced::read(Box::new(stream)).await?, client))
     }
 }
 

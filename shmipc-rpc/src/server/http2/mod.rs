@@ -3,6 +3,7 @@
 mod answer;
 mod call;
 mod listen;
+mod preface;
 
 use std::{
     collections::HashMap,
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use http::Extensions;
 use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -33,7 +35,7 @@ use super::{
     router::call_when_ready,
     running::Calls,
 };
-use crate::{Body, Keepalive, error::BoxError};
+use crate::{Body, Config, Keepalive, error::BoxError, socket::Socket};
 
 /// The most bytes that the headers of a request may have.
 const HEADERS_LEN_MAX: u32 = 64 << 10;
@@ -46,6 +48,24 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The future of a response. It never fails: failures are responses.
 type Responding = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
+
+/// What holds for all connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    keepalive: Option<Keepalive>,
+    /// How long a client may take to begin with HTTP/2.
+    handshake_timeout: Duration,
+}
+
+impl Terms {
+    /// Takes what sessions have as well.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            keepalive: config.keepalive(),
+            handshake_timeout: config.handshake_timeout(),
+        }
+    }
+}
 
 /// The services of a server with the layers above them, whatever their types.
 pub(crate) trait Respond: Send {
@@ -83,7 +103,7 @@ pub(crate) async fn serve(
     listener: Http2Listener,
     services: Box<dyn Respond>,
     limits: LimitTable,
-    keepalive: Option<Keepalive>,
+    terms: Terms,
     drain: Arc<Drain>,
 ) -> io::Result<()> {
     let mut connections = Connections::default();
@@ -104,7 +124,7 @@ pub(crate) async fn serve(
                         let connection = Connection {
                             services: services.boxed_clone(),
                             limits: limits.clone(),
-                            keepalive,
+                            terms,
                             draining: Draining::of(&drain),
                             calls: calls.clone(),
                             watcher: graceful.watcher(),
@@ -165,7 +185,7 @@ fn is_fatal(error: &io::Error) -> bool {
 struct Connection {
     services: Box<dyn Respond>,
     limits: LimitTable,
-    keepalive: Option<Keepalive>,
+    terms: Terms,
     draining: Draining,
     calls: Calls,
     watcher: Watcher,
@@ -173,11 +193,12 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, accepted: Accepted) {
-        match accepted.establish().await {
+        let limit = self.terms.handshake_timeout;
+        match establish(accepted, limit, &self.draining).await {
             Ok((socket, mut client)) => {
                 client.insert(self.draining);
                 let watcher = self.watcher;
-                let builder = builder(self.limits.server, self.keepalive);
+                let builder = builder(self.limits.server, self.terms.keepalive);
                 let (services, limits, calls) = (self.services, self.limits, self.calls);
                 let service = service_fn(move |request: http::Request<Incoming>| {
                     let answer = serve_call(
@@ -195,9 +216,26 @@ impl Connection {
                 }
             }
             Err(error) => {
-                tracing::debug!(target: "shmipc_rpc::server", %error, "a client did not agree on TLS");
+                tracing::debug!(target: "shmipc_rpc::server", %error, "a client did not begin with HTTP/2");
             }
         }
+    }
+}
+
+/// Waits for a client to begin, for as long as that may take, and not much longer than until the server drains.
+async fn establish(
+    accepted: Accepted,
+    limit: Duration,
+    draining: &Draining,
+) -> io::Result<(Socket, Extensions)> {
+    let late = async {
+        draining.begun().await;
+        tokio::time::sleep(NEWS_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        begun = timeout(limit, accepted.establish()) => begun?,
+        () = late => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
