@@ -4,16 +4,17 @@
 mod common;
 
 use shmipc_rpc::{
-    Code, Request, Response, Server, Status,
+    Channel, Code, Request, Response, Server, Status,
     client::{CallService, Caller},
     interceptor::InterceptorLayer,
     server::{MessageLimits, NamedService, named_layer},
 };
+use tower_http::trace::TraceLayer;
 use tower_layer::{Identity, Layer as _};
 
 use common::{
     Packet, RUN, SECRET, in_time, lab, serve,
-    streams::{CHAT, LIST, RECORD, iter, streams},
+    streams::{CHAT, LIST, RECORD, Streams, iter, streams},
 };
 
 /// A payload with which a message has nearly this length. Its head is at most four bytes.
@@ -41,49 +42,85 @@ fn code<T>(result: &Result<T, Status>) -> Code {
     result.as_ref().map_or_else(Status::code, |_| Code::Ok)
 }
 
-#[tokio::test]
-async fn a_method_and_a_service_have_limits_of_their_own() {
-    async fn check<S: CallService>(caller: Caller<S>) {
-        for (method, len, answer_len, expected) in [
-            // The method's limit of requests is higher than the server's, and that of responses is the service's.
-            (&RUN, 3000, 0, Code::Ok),
-            (&RUN, 4001, 0, Code::ResourceExhausted),
-            (&RUN, 0, 490, Code::Ok),
-            (&RUN, 0, 501, Code::ResourceExhausted),
-            // A method that is not announced has those of its service, and of its server.
-            (&SECRET, 990, 0, Code::Ok),
-            (&SECRET, 1001, 0, Code::ResourceExhausted),
-            (&SECRET, 0, 501, Code::ResourceExhausted),
-        ] {
-            let result = caller
-                .unary::<_, Packet>(method, asking(len, answer_len))
-                .await;
-            assert_eq!(
-                code(&result),
-                expected,
-                "{} {len} {answer_len}",
-                method.name()
-            );
-            if let Ok(response) = result {
-                assert!(response.into_inner() == sized(answer_len));
-            }
+/// A server with limits at all levels.
+fn limited() -> Server {
+    Server::builder()
+        .max_request_size(1000)
+        .limits_for_service("lab.v1.Lab", MessageLimits::new().max_response_size(500))
+        .limits_for_method(&RUN, MessageLimits::new().max_request_size(4000))
+}
+
+async fn check_limited<S: CallService>(caller: Caller<S>) {
+    for (method, len, answer_len, expected) in [
+        // The method's limit of requests is higher than the server's, and that of responses is the service's.
+        (&RUN, 3000, 0, Code::Ok),
+        (&RUN, 4001, 0, Code::ResourceExhausted),
+        (&RUN, 0, 490, Code::Ok),
+        (&RUN, 0, 501, Code::ResourceExhausted),
+        // A method that is not announced has those of its service, and of its server.
+        (&SECRET, 990, 0, Code::Ok),
+        (&SECRET, 1001, 0, Code::ResourceExhausted),
+        (&SECRET, 0, 501, Code::ResourceExhausted),
+    ] {
+        let result = caller
+            .unary::<_, Packet>(method, asking(len, answer_len))
+            .await;
+        assert_eq!(
+            code(&result),
+            expected,
+            "{} {len} {answer_len}",
+            method.name()
+        );
+        if let Ok(response) = result {
+            assert!(response.into_inner() == sized(answer_len));
         }
     }
-    let server = || {
-        Server::builder()
-            .max_request_size(1000)
-            .limits_for_service("lab.v1.Lab", MessageLimits::new().max_response_size(500))
-            .limits_for_method(&RUN, MessageLimits::new().max_request_size(4000))
-    };
-    let running = serve(server().add_service(lab(grow)));
-    over_both_paths!(running, check);
+}
+
+#[tokio::test]
+async fn a_method_and_a_service_have_limits_of_their_own() {
+    let running = serve(limited().add_service(lab(grow)));
+    over_both_paths!(running, check_limited);
     // The calls of layered servers are polled elsewhere.
     let running = serve(
-        server()
+        limited()
             .layer(InterceptorLayer::on_request(|_| Ok(())))
             .add_service(lab(grow)),
     );
-    over_both_paths!(running, check);
+    over_both_paths!(running, check_limited);
+    // Such layers put their own bodies around those of responses.
+    let running = serve(
+        limited()
+            .layer(TraceLayer::new_for_grpc())
+            .add_service(lab(grow)),
+    );
+    over_both_paths!(running, check_limited);
+}
+
+#[cfg(feature = "grpc")]
+#[tokio::test]
+async fn limits_hold_over_http2_whoever_has_made_the_body() {
+    async fn check(server: shmipc_rpc::server::BoundServer) {
+        let endpoint = server.endpoints()[0].clone();
+        let serving = tokio::spawn(server.serve());
+        let channel = in_time(Channel::connect(endpoint)).await;
+        let caller = Caller::new(channel.expect("the server listens"));
+        in_time(check_limited(caller.clone())).await;
+        in_time(check_streams(caller)).await;
+        serving.abort();
+    }
+    let server = || {
+        let server = limited().add_service(lab(grow));
+        server.add_service(growing_streams()).limits_of_streams()
+    };
+    let plain = server().bind("http://127.0.0.1:0").await;
+    check(plain.expect("a port is free")).await;
+    let seen = InterceptorLayer::on_request(|_| Ok(()));
+    let seen = server().layer(seen).bind("http://127.0.0.1:0").await;
+    check(seen.expect("a port is free")).await;
+    let traced = server().layer(TraceLayer::new_for_grpc());
+    let traced = traced.bind("http://127.0.0.1:0").await;
+    check(traced.expect("a port is free")).await;
 }
 
 /// A service that says of itself how long its messages may be, as generated ones do.
@@ -143,47 +180,48 @@ async fn a_service_says_how_long_its_messages_may_be() {
     assert_eq!(in_time(codes(running.caller().await)).await, [Code::Ok; 2]);
 }
 
-#[tokio::test]
-async fn each_message_of_a_stream_is_limited_by_itself() {
-    async fn check<S: CallService>(caller: Caller<S>) {
-        // Many that are short enough, and one that is not, in the requests.
-        let requests = |last| iter([sized(90), sized(90), sized(last)].into_iter());
-        let result = caller
-            .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests(90)))
-            .await;
-        assert_eq!(result.expect("all are short").into_inner().number, 3);
-        let result = caller
-            .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests(101)))
-            .await;
-        assert_eq!(code(&result), Code::ResourceExhausted);
+async fn check_streams<S: CallService>(caller: Caller<S>) {
+    // Many that are short enough, and one that is not, in the requests.
+    let requests = |last| iter([sized(90), sized(90), sized(last)].into_iter());
+    let result = caller
+        .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests(90)))
+        .await;
+    assert_eq!(result.expect("all are short").into_inner().number, 3);
+    let result = caller
+        .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests(101)))
+        .await;
+    assert_eq!(code(&result), Code::ResourceExhausted);
 
-        // And in the responses, of a method of which only those are limited.
-        for (last, expected) in [(190, Code::Ok), (201, Code::ResourceExhausted)] {
-            let mut messages = caller
-                .server_streaming::<_, Packet>(&LIST, asking(0, last))
-                .await
-                .expect("it begins")
-                .into_inner();
-            for _ in 0..2 {
-                let message = messages.message().await.expect("the first are short");
-                assert_eq!(message, Some(sized(150)));
-            }
-            let result = messages.message().await;
-            assert_eq!(code(&result), expected);
-        }
-
-        // And of a method without limits of its own.
-        let mut echoed = caller
-            .bidi_streaming::<_, _, Packet>(&CHAT, Request::new(requests(5000)))
+    // And in the responses, of a method of which only those are limited.
+    for (last, expected) in [(190, Code::Ok), (201, Code::ResourceExhausted)] {
+        let mut messages = caller
+            .server_streaming::<_, Packet>(&LIST, asking(0, last))
             .await
             .expect("it begins")
             .into_inner();
-        for len in [90, 90, 5000] {
-            let message = echoed.message().await.expect("all are short enough");
-            assert!(message == Some(sized(len)));
+        for _ in 0..2 {
+            let message = messages.message().await.expect("the first are short");
+            assert_eq!(message, Some(sized(150)));
         }
+        let result = messages.message().await;
+        assert_eq!(code(&result), expected);
     }
-    let service = streams()
+
+    // And of a method that may have longer ones.
+    let mut echoed = caller
+        .bidi_streaming::<_, _, Packet>(&CHAT, Request::new(requests(5000)))
+        .await
+        .expect("it begins")
+        .into_inner();
+    for len in [90, 90, 5000] {
+        let message = echoed.message().await.expect("all are short enough");
+        assert!(message == Some(sized(len)));
+    }
+}
+
+/// Counts, grows, and echoes.
+fn growing_streams() -> Streams {
+    streams()
         .record(|request| async move {
             let (mut requests, mut number) = (request.into_inner(), 0);
             while requests.message().await?.is_some() {
@@ -200,13 +238,27 @@ async fn each_message_of_a_stream_is_limited_by_itself() {
                 [sized(150), sized(150), last].into_iter().map(Ok),
             )))
         })
-        .chat(|request| async move { Ok(Response::new(request.into_inner())) });
-    let server = Server::builder()
-        .limits_for_method(&RECORD, MessageLimits::new().max_request_size(100))
-        .limits_for_method(&LIST, MessageLimits::new().max_response_size(200))
-        .add_service(service);
-    let running = serve(server);
-    over_both_paths!(running, check);
+        .chat(|request| async move { Ok(Response::new(request.into_inner())) })
+}
+
+/// What a server allows in the methods of [`growing_streams`].
+trait LimitStreams {
+    fn limits_of_streams(self) -> Self;
+}
+
+impl<L> LimitStreams for Server<L> {
+    fn limits_of_streams(self) -> Self {
+        self.limits_for_method(&RECORD, MessageLimits::new().max_request_size(100))
+            .limits_for_method(&LIST, MessageLimits::new().max_response_size(200))
+            .limits_for_method(&CHAT, MessageLimits::new().max_request_size(6000))
+    }
+}
+
+#[tokio::test]
+async fn each_message_of_a_stream_is_limited_by_itself() {
+    let server = Server::builder().add_service(growing_streams());
+    let running = serve(server.limits_of_streams());
+    over_both_paths!(running, check_streams);
 }
 
 #[tokio::test]

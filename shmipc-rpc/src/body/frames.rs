@@ -68,7 +68,7 @@ impl Body {
 
     /// Polls for a frame, and fails instead of returning a message of more than `message_len_max` bytes.
     ///
-    /// What somebody else has framed is passed on as it is.
+    /// What somebody else has framed is passed on as it is; see [`limited`](Self::limited).
     #[cfg(feature = "grpc")]
     pub(crate) fn poll_limited_frame(
         &mut self,

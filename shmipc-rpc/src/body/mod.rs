@@ -5,6 +5,8 @@ mod encode;
 mod ending;
 mod frames;
 pub(crate) mod grpc;
+mod limited;
+mod measured;
 mod messages;
 mod receiving;
 mod waited;
@@ -18,6 +20,8 @@ use shmipc_transport::{Peer, RecvBuf};
 use sync_wrapper::SyncWrapper;
 
 use self::decoder::Foreign;
+#[cfg(feature = "grpc")]
+pub(crate) use self::measured::Measured;
 pub(crate) use self::{
     decoder::{Decoder, ForeignBody},
     encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned, repeatable},

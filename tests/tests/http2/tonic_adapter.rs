@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shmipc_rpc::{Channel, Code, Request, Response, Server, Status};
+use shmipc_rpc::{Channel, Code, Request, Response, Server, Status, server::MessageLimits};
 use tests::in_time;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -11,7 +11,11 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::{
-    Running, our_client, our_uid, probe, protos, protos::theirs::probe_server::ProbeServer,
+    Running, our_client, our_uid, probe, protos,
+    protos::{
+        ours::{Question, probe_client::ProbeClient},
+        theirs::probe_server::ProbeServer,
+    },
     their_client, their_server,
 };
 
@@ -71,6 +75,51 @@ async fn a_service_of_tonic_runs_on_our_server() {
         our_client::examine(channel, server).await;
     }
     running.ended().await;
+}
+
+/// Asks for `answers` answers with as many bytes.
+fn asking(len: usize, answers: u32) -> Question {
+    Question {
+        payload: vec![7; len].into(),
+        answers,
+        ..Question::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_limits_hold_for_a_service_of_tonic() {
+    let code =
+        |result: Result<(), Status>| result.map_or_else(|status| status.code(), |()| Code::Ok);
+    let limits = [
+        MessageLimits::new().max_request_size(1000),
+        MessageLimits::new().max_response_size(1000),
+    ];
+    for limits in limits {
+        let directory = tempfile::tempdir().expect("a directory for the socket");
+        let (server, hanging) = tonic_probe();
+        let server = server.limits_for_service("probe.v1.Probe", limits);
+        let running = run((server, hanging), &directory).await;
+        for (channel, _) in ways(&running, false).await {
+            let client = ProbeClient::new(channel);
+            for (len, expected) in [(900, Code::Ok), (1001, Code::ResourceExhausted)] {
+                let answer = in_time("the answer", client.unary(asking(len, 1))).await;
+                assert_eq!(code(answer.map(drop)), expected, "{len}");
+
+                // The first messages of a stream are short, and pass.
+                let questions = tokio_stream::iter([asking(9, 1), asking(9, 1), asking(len, 1)]);
+                let answers = in_time("the answers", client.chat(questions)).await;
+                let mut answers = answers.expect("it begins").into_inner();
+                for _ in 0..2 {
+                    let answer = in_time("an answer", answers.message()).await;
+                    let answer = answer.expect("it is short").expect("there is one");
+                    assert_eq!(answer.payload.len(), 9);
+                }
+                let answer = in_time("an answer", answers.message()).await;
+                assert_eq!(code(answer.map(drop)), expected, "{len}");
+            }
+        }
+        running.ended().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ use crate::{Body, Status, deadline, error::BoxError};
 #[derive(Debug)]
 pub(crate) struct SentBody {
     body: Body,
-    /// How long a message may be, if that can be told.
+    /// How long a message may be.
     message_len_max: usize,
     /// Resolves when the other end is dropped.
     call: oneshot::Receiver<()>,
@@ -76,7 +76,7 @@ impl SentBody {
         let (alive, call) = oneshot::channel();
         let failure = Arc::new(OnceLock::new());
         let body = Self {
-            body,
+            body: body.limited(message_len_max),
             message_len_max,
             call,
             failure: Arc::clone(&failure),

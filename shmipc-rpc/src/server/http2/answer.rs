@@ -29,7 +29,7 @@ pub(crate) struct AnswerBody {
 /// A call that is being answered.
 pub(super) struct Answering {
     pub(super) deadline: Option<Instant>,
-    /// How long a message may be, if that can be told.
+    /// How long a message may be.
     pub(super) message_len_max: usize,
     pub(super) span: Span,
     pub(super) guard: CallGuard,
@@ -47,7 +47,7 @@ impl AnswerBody {
 
     pub(super) fn new(body: Body, call: Answering) -> Self {
         Self {
-            running: Some((body, call)),
+            running: Some((body.limited(call.message_len_max), call)),
             sleep: None,
         }
     }

@@ -14,6 +14,7 @@ use tracing::{Span, field};
 use super::{AnswerBody, Respond, Responding, answer::Answering, listen::RemoteAddr};
 use crate::{
     Body, Peer, Status,
+    body::Measured,
     cancel::CallGuard,
     context::CallContext,
     deadline::{self, Elapsed},
@@ -157,7 +158,9 @@ fn prepare(
     };
     parts.extensions.extend(client);
     parts.extensions.insert(context.clone());
-    let body = Body::new(incoming).with_context(context);
+    // However it is read: as messages, or as frames by layers and by services that somebody else generated.
+    let measured = Measured::new(incoming, limits.request_len_max);
+    let body = Body::new(measured).with_context(context);
     let request = http::Request::from_parts(parts, body);
     Ok((request, deadline, guard))
 }
