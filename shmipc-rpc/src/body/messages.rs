@@ -54,6 +54,9 @@ pub(crate) trait Messages: Send {
 
     /// Takes the metadata that comes after the last message, if there is any.
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>>;
+
+    /// Lets those know who send one by one how long a message may be. Who takes the messages looks all the same.
+    fn limit(self: Pin<&mut Self>, message_len_max: usize);
 }
 
 /// Where the messages of an [`Outflow`] come from.
@@ -235,6 +238,10 @@ impl<S: Source> Messages for Outflow<S> {
 
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
         self.project().source.take_trailers()
+    }
+
+    fn limit(self: Pin<&mut Self>, _: usize) {
+        // A source does not ask.
     }
 }
 

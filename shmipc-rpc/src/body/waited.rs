@@ -140,6 +140,12 @@ impl Messages for While<Pin<Box<dyn Messages>>> {
         let messages = self.get_mut().requests.as_mut()?;
         messages.as_mut().take_trailers()
     }
+
+    fn limit(self: Pin<&mut Self>, message_len_max: usize) {
+        if let Some(messages) = &mut self.get_mut().requests {
+            messages.as_mut().limit(message_len_max);
+        }
+    }
 }
 
 impl http_body::Body for While<ForeignBody> {

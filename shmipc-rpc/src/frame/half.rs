@@ -195,6 +195,36 @@ impl HalfSender {
         self.poll_frame(cx, Some(message), Flags::MESSAGE, buffer)
     }
 
+    /// Begins a long message of `len` bytes, which are to be written to what is returned, without this half being held
+    /// meanwhile. [`poll_begun`](Self::poll_begun) sends it.
+    pub(crate) fn begin_message(&self, len: usize) -> Result<SendBuf, Status> {
+        let too_large = FrameTooLarge::Message {
+            len,
+            max: self.message_len_max,
+        };
+        let message_len = u32::try_from(len).ok();
+        let message_len = message_len.filter(|_| len <= self.message_len_max);
+        let prefix = Prefix {
+            message_len: message_len.ok_or(too_large)?,
+            head_len: 0,
+            flags: Flags::MESSAGE,
+        };
+        let mut buffer = self.stream.buffer(PREFIX_LEN + len);
+        buffer.put_slice(&prefix.encode());
+        Ok(buffer)
+    }
+
+    /// Polls for a message to be sent that was begun, and that others may follow, after what opens the half.
+    pub(crate) fn poll_begun(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &mut SendBuf,
+    ) -> Poll<Result<(), HalfError>> {
+        debug_assert!(self.opening.is_none(), "what opens a half comes first");
+        let sent = self.stream.poll_send(cx, message, Flush::More);
+        sent.map_err(HalfError::Stream)
+    }
+
     /// Polls for several messages to be sent together that others may follow, after what opens the half. Each comes with the length
     /// of its frame. None is longer than it may be, and all together are short.
     pub(crate) fn poll_messages<M: Encode>(

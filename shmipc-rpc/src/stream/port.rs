@@ -1,18 +1,19 @@
 //! What joins a [`Sender`](super::Sender) to its far end.
 
 use std::{
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
-use shmipc_transport::{SendBuf, SendError};
+use shmipc_transport::{SendBuf, SendError, SendHalf};
 
 use crate::{
     Status,
-    body::{Borrowed, Encode},
-    frame::{Ending, HalfError, HalfSender},
+    body::{Borrowed, Encode, Encoded},
+    frame::{self, Ending, HalfError, HalfSender},
 };
 
 /// Shared by a sender and its far end.
@@ -24,6 +25,8 @@ struct State {
     way: Way,
     /// How the sender ended, if it has.
     ending: Option<Ending>,
+    /// How long a message may be, beside what the half says that sends it.
+    message_len_max: usize,
     /// Woken when the far end can go on, or is gone.
     sender: Option<Waker>,
     /// Woken when there is a message, or the end.
@@ -43,11 +46,64 @@ enum Way {
     Closed,
 }
 
+/// A message on its way through a port.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    len: Option<usize>,
+    text: Text,
+    /// Room for a short message, which is used again.
+    scratch: &'a mut Vec<u8>,
+}
+
+/// What there is of a message.
+#[derive(Debug)]
+enum Text {
+    /// Nothing yet.
+    None,
+    /// It is in the draft's `scratch`: to be copied into the ring, where nothing can wait.
+    Short,
+    /// It is in the memory of the session, behind the beginning of its frame.
+    Long(SendBuf),
+    /// In the framing of gRPC.
+    Framed(Bytes),
+}
+
+/// What is to be done next about a message.
+enum Step {
+    /// It is to be encoded, which is done by code of the application.
+    Encode,
+    /// Nothing: this has become of it.
+    Done(Result<(), Status>),
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(scratch: &'a mut Vec<u8>) -> Self {
+        Self {
+            len: None,
+            text: Text::None,
+            scratch,
+        }
+    }
+
+    fn encode<T: prost::Message>(&mut self, message: &T) {
+        match &mut self.text {
+            Text::None => {}
+            Text::Short => {
+                self.scratch.clear();
+                message.encode_raw(self.scratch);
+            }
+            Text::Long(buffer) => message.encode_raw(buffer),
+            Text::Framed(framed) => *framed = Borrowed(message).encode_to_grpc(),
+        }
+    }
+}
+
 impl Port {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             way: Way::Unknown,
             ending: None,
+            message_len_max: usize::MAX,
             sender: None,
             receiver: None,
         })))
@@ -58,44 +114,85 @@ impl Port {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls for a message to be sent. `buffer` is as for [`HalfSender::poll_message`].
+    /// Polls for a message to be sent. Pass the same `draft` until it is ready.
     pub(super) fn poll_send<T: prost::Message>(
         &self,
         cx: &mut Context<'_>,
         message: &T,
-        buffer: &mut Option<SendBuf>,
+        draft: &mut Draft<'_>,
     ) -> Poll<Result<(), Status>> {
-        let mut state = self.state();
-        let sent = match &mut state.way {
-            Way::Direct(half) if half.is_open() => {
-                let sent = half.poll_message(cx, &mut Borrowed(message), buffer);
-                if sent.is_pending() {
-                    // The half wakes whoever polled it last, which is somebody else once it is taken away.
-                    state.sender = Some(cx.waker().clone());
-                }
-                sent
+        // Code of the application: nothing is locked while it runs.
+        let len = match draft.len {
+            Some(len) => len,
+            None => *draft.len.insert(message.encoded_len()),
+        };
+        loop {
+            match ready!(self.poll_step(cx, len, draft)) {
+                Step::Encode => draft.encode(message),
+                Step::Done(sent) => return Poll::Ready(sent),
             }
-            Way::Handed(slot @ None) => {
-                *slot = Some(Borrowed(message).encode_to_grpc());
+        }
+    }
+
+    /// Polls for the next thing to be done about a message of `len` bytes.
+    fn poll_step(&self, cx: &mut Context<'_>, len: usize, draft: &mut Draft<'_>) -> Poll<Step> {
+        let mut state = self.state();
+        let max = state.message_len_max;
+        let sent = match (&mut state.way, &mut draft.text) {
+            (Way::Direct(half), Text::None) if half.is_open() => {
+                let max = max.min(half.message_len_max());
+                draft.text = if max < len {
+                    return done(Err(frame::message_too_large(len, max)));
+                } else if frame::PREFIX_LEN + len <= SendHalf::SHORT_MAX {
+                    Text::Short
+                } else {
+                    match half.begin_message(len) {
+                        Ok(buffer) => Text::Long(buffer),
+                        Err(status) => return done(Err(status)),
+                    }
+                };
+                return Poll::Ready(Step::Encode);
+            }
+            (Way::Direct(half), Text::Short) => {
+                half.poll_message(cx, &mut Encoded(&draft.scratch[..]), &mut None)
+            }
+            (Way::Direct(half), Text::Long(buffer)) => half.poll_begun(cx, buffer),
+            (Way::Handed(None), Text::None) => {
+                if max < len {
+                    return done(Err(frame::message_too_large(len, max)));
+                }
+                draft.text = Text::Framed(Bytes::new());
+                return Poll::Ready(Step::Encode);
+            }
+            (Way::Handed(slot @ None), Text::Framed(message)) => {
+                *slot = Some(mem::take(message));
                 let receiver = state.receiver.take();
                 drop(state);
                 receiver.into_iter().for_each(Waker::wake);
-                return Poll::Ready(Ok(()));
+                return done(Ok(()));
             }
-            Way::Unknown | Way::Direct(_) | Way::Handed(Some(_)) => {
+            (Way::Unknown | Way::Direct(_) | Way::Handed(_), _) => {
                 state.sender = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            Way::Closed => return Poll::Ready(Err(closed())),
+            (Way::Closed, _) => return done(Err(closed())),
         };
-        Poll::Ready(match ready!(sent) {
+        if sent.is_pending() {
+            // The half wakes whoever polled it last, which is somebody else once it is taken away.
+            state.sender = Some(cx.waker().clone());
+        }
+        drop(state);
+        done(match ready!(sent) {
             Ok(()) => Ok(()),
-            Err(HalfError::Frame(status)) => {
-                *buffer = None;
-                Err(status)
-            }
+            Err(HalfError::Frame(status)) => Err(status),
             Err(HalfError::Stream(error)) => Err(not_sent(error)),
         })
+    }
+
+    /// Messages may be no longer than this.
+    pub(super) fn limit(&self, message_len_max: usize) {
+        let mut state = self.state();
+        state.message_len_max = state.message_len_max.min(message_len_max);
     }
 
     /// The sender has ended.
@@ -140,6 +237,7 @@ impl Port {
             ending,
             receiver,
             sender,
+            ..
         } = &mut *state;
         let Way::Direct(half) = way else {
             return Poll::Ready(Err(SendError::Finished));
@@ -181,7 +279,7 @@ impl Port {
     /// Gives back what [`poll_direct`](Self::poll_direct) took.
     pub(super) fn release(&self, out: &mut Option<HalfSender>) {
         let mut state = self.state();
-        match std::mem::replace(&mut state.way, Way::Closed) {
+        match mem::replace(&mut state.way, Way::Closed) {
             Way::Direct(half) => *out = Some(*half),
             Way::Unknown | Way::Handed(_) | Way::Closed => {}
         }
@@ -237,6 +335,10 @@ impl Port {
     pub(super) fn close(&self) {
         self.release(&mut None);
     }
+}
+
+fn done(sent: Result<(), Status>) -> Poll<Step> {
+    Poll::Ready(Step::Done(sent))
 }
 
 fn closed() -> Status {

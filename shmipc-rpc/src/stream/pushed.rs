@@ -130,6 +130,10 @@ impl Messages for FarEnd {
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
         self.port.take_trailers()
     }
+
+    fn limit(self: Pin<&mut Self>, message_len_max: usize) {
+        self.port.limit(message_len_max);
+    }
 }
 
 fn without_prefix(mut message: Bytes) -> Bytes {

@@ -3,14 +3,14 @@ use std::{future::poll_fn, marker::PhantomData, sync::Arc};
 use http::HeaderMap;
 
 use super::{
-    port::Port,
+    port::{Draft, Port},
     pushed::{RequestSink, ResponseSink},
 };
 use crate::{Status, frame::Ending};
 
 /// Sends the messages of a stream one by one, where that suits better than to *be* a stream.
 ///
-/// A message is encoded straight into shared memory, in the task that sends it, as soon as the receiver's windows have room.
+/// A message is encoded in the task that sends it, a long one straight into shared memory. It waits for room in the receiver's windows.
 /// Until the far end is on its way (the handler has returned its response, or the call was made), sending waits; so it is done in
 /// another task, or while that goes on.
 ///
@@ -36,6 +36,8 @@ use crate::{Status, frame::Ending};
 #[derive(Debug)]
 pub struct Sender<T> {
     port: Arc<Port>,
+    /// Where short messages are encoded.
+    scratch: Vec<u8>,
     message: PhantomData<fn(T)>,
 }
 
@@ -57,6 +59,7 @@ impl<T: prost::Message + Default + 'static> Sender<T> {
     fn new(port: &Arc<Port>) -> Self {
         Self {
             port: Arc::clone(port),
+            scratch: Vec::new(),
             message: PhantomData,
         }
     }
@@ -68,15 +71,15 @@ impl<T: prost::Message + Default + 'static> Sender<T> {
     /// Returns [`Code::Cancelled`](crate::Code::Cancelled) if nobody receives the messages any more: the other side has given
     /// the call up, or it is over. At a caller, the response tells how. Returns
     /// [`Code::Unavailable`](crate::Code::Unavailable) if the connection has ended, and
-    /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) if the message is too large, in which case the
-    /// others can still be sent.
+    /// [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) if the message is larger than this side may send, in which
+    /// case the others can still be sent. Behind combinators, nobody knows the limit here: there the stream fails.
     ///
     /// # Cancel safety
     ///
     /// The message is sent in the poll that returns, or not at all.
     pub async fn send(&mut self, message: &T) -> Result<(), Status> {
-        let mut buffer = None;
-        poll_fn(|cx| self.port.poll_send(cx, message, &mut buffer)).await
+        let mut draft = Draft::new(&mut self.scratch);
+        poll_fn(|cx| self.port.poll_send(cx, message, &mut draft)).await
     }
 
     /// Ends the stream. All went well.

@@ -1,0 +1,324 @@
+//! Senders: what becomes of a message that is too long, and of one whose encoding does more than to encode.
+
+mod common;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{Arc, Mutex, mpsc::RecvTimeoutError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType};
+use shmipc_rpc::{
+    Channel, Code, Request, Response, Sender, Server, Status,
+    client::{CallService, Caller},
+    server::MessageLimits,
+};
+use tokio::sync::oneshot;
+
+use crate::common::{
+    LONG, Packet, in_time, packet, serve,
+    streams::{LIST, RECORD, Streams, streams},
+};
+
+fn sized(len: usize) -> Packet {
+    Packet {
+        payload: vec![1; len].into(),
+        ..Packet::default()
+    }
+}
+
+fn code<T>(result: &Result<T, Status>) -> Code {
+    result.as_ref().map_or_else(Status::code, |_| Code::Ok)
+}
+
+/// Sends three messages, of which the second is too long.
+async fn send_three(mut sender: Sender<Packet>) -> [Code; 3] {
+    let mut codes = [Code::Ok; 3];
+    for (len, sent) in [90, 101, 80].into_iter().zip(&mut codes) {
+        *sent = code(&sender.send(&sized(len)).await);
+    }
+    codes
+}
+
+const SHORT_LONG_SHORT: [Code; 3] = [Code::Ok, Code::ResourceExhausted, Code::Ok];
+
+/// A service whose handlers send, and tell how that went, and whose handlers count what they receive.
+fn sending(told: tokio::sync::mpsc::UnboundedSender<[Code; 3]>) -> Streams {
+    streams()
+        .list(move |_| {
+            let told = told.clone();
+            async move {
+                let (sender, responses) = Sender::for_responses();
+                tokio::spawn(async move { told.send(send_three(sender).await) });
+                Ok(Response::new(responses))
+            }
+        })
+        .record(|request| async move {
+            let mut requests = request.into_inner();
+            let mut lens = Vec::new();
+            while let Some(message) = requests.message().await? {
+                lens.push(message.payload.len());
+            }
+            Ok(Response::new(packet(&format!("{lens:?}"))))
+        })
+}
+
+/// Sends requests, of which one is too long for the caller.
+async fn check_requests<S: CallService>(caller: Caller<S>) {
+    let caller = caller.max_request_size(100);
+    let (sender, requests) = Sender::for_requests();
+    let sent = tokio::spawn(send_three(sender));
+    let call = caller.client_streaming::<_, _, Packet>(&RECORD, Request::new(requests));
+    let answer = in_time(call).await.expect("the others are sent");
+    assert_eq!(answer.into_inner(), packet("[90, 80]"));
+    assert_eq!(in_time(sent).await.expect("no panic"), SHORT_LONG_SHORT);
+}
+
+/// Receives responses, of which one is too long for the server.
+async fn check_responses<S: CallService>(
+    caller: Caller<S>,
+    told: &mut tokio::sync::mpsc::UnboundedReceiver<[Code; 3]>,
+) {
+    let call = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet("")));
+    let mut messages = in_time(call).await.expect("it begins").into_inner();
+    for len in [90, 80] {
+        let message = in_time(messages.message()).await.expect("they are sent");
+        assert_eq!(message, Some(sized(len)));
+    }
+    assert_eq!(in_time(messages.message()).await.expect("it ends"), None);
+    assert_eq!(in_time(told.recv()).await, Some(SHORT_LONG_SHORT));
+}
+
+fn limited(told: tokio::sync::mpsc::UnboundedSender<[Code; 3]>) -> Server {
+    Server::builder()
+        .limits_for_method(&LIST, MessageLimits::new().max_response_size(100))
+        .add_service(sending(told))
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused_and_the_others_are_sent() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let running = serve(limited(told));
+    check_requests(running.caller().await).await;
+    check_requests(running.caller_over_http().await).await;
+    check_responses(running.caller().await, &mut tells).await;
+    check_responses(running.caller_over_http().await, &mut tells).await;
+}
+
+#[cfg(feature = "grpc")]
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused_over_http2() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let server = in_time(limited(told).start("http://127.0.0.1:0")).await;
+    let server = server.expect("a port is free");
+    let channel = in_time(Channel::connect(server.endpoints()[0].clone())).await;
+    let caller = Caller::new(channel.expect("the server listens"));
+    check_requests(caller.clone()).await;
+    check_responses(caller, &mut tells).await;
+}
+
+/// What the encoding of a [`Nosy`] message does first.
+type Deed = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+/// A message of bytes that are all zero, whose encoding does something else first, once.
+#[derive(Clone, Default)]
+struct Nosy {
+    len: usize,
+    deed: Arc<Deed>,
+}
+
+impl Nosy {
+    fn new(len: usize, deed: impl FnOnce() + Send + 'static) -> Self {
+        Self {
+            len,
+            deed: Arc::new(Mutex::new(Some(Box::new(deed)))),
+        }
+    }
+}
+
+impl std::fmt::Debug for Nosy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nosy").finish_non_exhaustive()
+    }
+}
+
+impl prost::Message for Nosy {
+    fn encode_raw(&self, out: &mut impl BufMut) {
+        let deed = self.deed.lock().expect("nobody panicked").take();
+        deed.into_iter().for_each(|deed| deed());
+        Packet::encode_raw(&sized(self.len), out);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        let mut field = Packet::default();
+        field.merge_field(tag, wire_type, buf, ctx)?;
+        self.len = field.payload.len();
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        Packet::encoded_len(&sized(self.len))
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
+/// Runs a test in a thread of its own, on a runtime, and fails if it hangs, even if it blocks.
+fn unless_it_blocks<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(test());
+        let _ = done.send(());
+    });
+    match is_done.recv_timeout(LONG) {
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+            thread.join().expect("the test went well");
+        }
+    }
+}
+
+/// A call that never ends, and can be dropped by whoever likes.
+#[derive(Clone)]
+struct Call(Arc<Mutex<Option<Calling>>>);
+
+type Calling = Pin<Box<dyn Future<Output = Result<Response<Packet>, Status>> + Send>>;
+
+impl Call {
+    /// Begins one whose requests are sent by the sender.
+    async fn begin(caller: Caller) -> (Sender<Nosy>, Self) {
+        let (mut sender, requests) = Sender::for_requests();
+        let calling = async move {
+            caller
+                .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests))
+                .await
+        };
+        let call = Self(Arc::new(Mutex::new(Some(Box::pin(calling)))));
+        let sent = call.while_it_goes_on(sender.send(&Nosy::default())).await;
+        sent.expect("it is received");
+        (sender, call)
+    }
+
+    /// Polls the call, and something else.
+    async fn while_it_goes_on<F: Future>(&self, other: F) -> F::Output {
+        let going_on = std::future::poll_fn(|cx| {
+            let mut call = self.0.lock().expect("nobody panicked");
+            if let Some(call) = &mut *call {
+                assert!(call.as_mut().poll(cx).is_pending(), "it does not end");
+            }
+            Poll::<()>::Pending
+        });
+        let both = async {
+            tokio::select! {
+                biased;
+                () = going_on => unreachable!("it is never ready"),
+                output = other => output,
+            }
+        };
+        in_time(both).await
+    }
+
+    fn give_up(&self) {
+        drop(self.0.lock().expect("nobody panicked").take());
+    }
+}
+
+fn receiving() -> Streams {
+    streams().record(|request| async move {
+        let mut requests = request.into_inner();
+        while requests.message().await?.is_some() {}
+        std::future::pending().await
+    })
+}
+
+/// Lets the encoding of a message drop the call that it is for.
+async fn check_dropping(caller: Caller, len: usize) {
+    let (mut sender, call) = Call::begin(caller).await;
+    let dropped = call.clone();
+    let nosy = Nosy::new(len, move || dropped.give_up());
+    let status = call.while_it_goes_on(sender.send(&nosy)).await;
+    assert_eq!(
+        status.expect_err("nobody receives it").code(),
+        Code::Cancelled
+    );
+    assert!(sender.is_closed());
+}
+
+/// Lets the encoding of a message panic, and sends others.
+async fn check_panicking(caller: Caller, len: usize) {
+    let (mut sender, call) = Call::begin(caller).await;
+    let nosy = Nosy::new(len, || panic!("as asked"));
+    let panicked = {
+        let mut sending = std::pin::pin!(sender.send(&nosy));
+        let mut cx = Context::from_waker(Waker::noop());
+        catch_unwind(AssertUnwindSafe(|| {
+            sending.as_mut().poll(&mut cx).is_ready()
+        }))
+    };
+    assert!(panicked.is_err(), "it is passed on");
+    assert!(!sender.is_closed());
+    for _ in 0..3 {
+        let plain = Nosy::new(len, || {});
+        let sent = call.while_it_goes_on(sender.send(&plain)).await;
+        sent.expect("it is received");
+    }
+}
+
+#[test]
+fn the_encoding_of_a_message_may_end_the_call() {
+    unless_it_blocks(|| async {
+        for len in [10, 5000] {
+            let running = serve(Server::builder().add_service(receiving()));
+            check_dropping(running.caller().await, len).await;
+            let caller = Caller::new(Channel::in_process(receiving()));
+            check_dropping(caller, len).await;
+        }
+    });
+}
+
+#[test]
+fn the_encoding_of_a_message_may_panic() {
+    unless_it_blocks(|| async {
+        for len in [10, 5000] {
+            let running = serve(Server::builder().add_service(receiving()));
+            check_panicking(running.caller().await, len).await;
+        }
+    });
+}
+
+#[test]
+fn a_sender_may_be_asked_while_a_message_is_encoded() {
+    unless_it_blocks(|| async {
+        let (mut sender, requests) = Sender::for_requests();
+        let mut requests = Box::pin(requests);
+        let mut cx = Context::from_waker(Waker::noop());
+        let next = futures_core::Stream::poll_next(requests.as_mut(), &mut cx);
+        assert!(next.is_pending(), "nothing was sent");
+        let (told, tells) = oneshot::channel();
+        let nosy = Nosy::new(10, move || {
+            drop(requests);
+            told.send(()).expect("the test waits");
+        });
+        let status = in_time(sender.send(&nosy)).await;
+        assert_eq!(
+            status.expect_err("nobody receives it").code(),
+            Code::Cancelled
+        );
+        in_time(tells).await.expect("it was encoded");
+    });
+}
