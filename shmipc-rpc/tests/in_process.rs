@@ -2,11 +2,18 @@
 
 mod common;
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use shmipc_rpc::{
-    CancelReason, Cancellation, Channel, Code, Request, Response, Sender, Status, Streaming,
-    client::Caller,
+    CancelReason, Cancellation, Channel, Code, Request, Response, ResponseStream, Sender, Server,
+    Status, Streaming, client::Caller, interceptor::InterceptorLayer,
 };
 use tokio::sync::mpsc;
 
@@ -282,4 +289,65 @@ async fn a_unary_call_that_went_well_is_finished() {
         () = tokio::task::yield_now() => {}
     }
     assert_eq!(all(&mut learned, 1).await.0, [CancelReason::ByCaller]);
+}
+
+/// A stream that panics, after a message.
+fn panicking() -> impl ResponseStream<Packet> {
+    iter((0..).map(|number| {
+        assert_eq!(number, 0, "as asked");
+        Ok(numbered(number))
+    }))
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_fails_its_call_only() {
+    async fn check(channel: Channel) {
+        let caller = Caller::new(channel);
+        for _ in 0..2 {
+            let call = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet("")));
+            let mut messages = in_time(call).await.expect("it begins").into_inner();
+            let first = in_time(messages.message()).await.expect("it is there");
+            assert_eq!(first, Some(numbered(0)));
+            let status = in_time(messages.message()).await.expect_err("it panics");
+            assert_eq!(status.code(), Code::Internal);
+            assert_eq!(in_time(messages.message()).await.expect("it is over"), None);
+
+            let requests = iter([packet("")]);
+            let call = caller.client_streaming::<_, _, Packet>(&RECORD, Request::new(requests));
+            let status = in_time(call).await.expect_err("it panics");
+            assert_eq!(status.code(), Code::Internal);
+        }
+    }
+    let service = streams()
+        .list(|_| async { Ok(Response::new(panicking())) })
+        .record(|_| async { panic!("as asked") });
+    check(Channel::in_process(service.clone())).await;
+    let server = Server::builder().add_service(service);
+    check(Channel::in_process(server.into_service())).await;
+}
+
+#[tokio::test]
+async fn a_whole_server_may_be_called() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&seen);
+    let layer = InterceptorLayer::on_request(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    });
+    let server = Server::builder()
+        .layer(layer)
+        .add_service(common::echo())
+        .add_service(streams().list(|_| async { Ok(Response::new(iter([Ok(numbered(7))]))) }));
+    let caller = Caller::new(Channel::in_process(server.into_service()));
+    let call = caller.unary::<_, Packet>(&common::RUN, Request::new(packet("echo")));
+    let answer = in_time(call).await.expect("it echoes");
+    assert_eq!(answer.into_inner(), packet("echo"));
+    let call = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet("")));
+    let mut messages = in_time(call).await.expect("it lists").into_inner();
+    let first = in_time(messages.message()).await.expect("it lists");
+    assert_eq!(first, Some(numbered(7)));
+    let call = caller.unary::<_, Packet>(&common::ELSEWHERE, Request::new(packet("")));
+    let status = in_time(call).await.expect_err("there is no such service");
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(seen.load(Ordering::Relaxed), 3);
 }

@@ -97,6 +97,30 @@ async fn a_method_and_a_service_have_limits_of_their_own() {
     over_both_paths!(running, check_limited);
 }
 
+#[tokio::test]
+async fn limits_hold_within_a_process() {
+    let server = || {
+        let server = limited().add_service(lab(grow));
+        server.add_service(growing_streams()).limits_of_streams()
+    };
+    let plain = Caller::new(Channel::in_process(server().into_service()));
+    in_time(check_limited(plain.clone())).await;
+    in_time(check_streams(plain)).await;
+    let seen = server().layer(InterceptorLayer::on_request(|_| Ok(())));
+    let seen = Caller::new(Channel::in_process(seen.into_service()));
+    in_time(check_limited(seen.clone())).await;
+    in_time(check_streams(seen)).await;
+    let traced = server().layer(TraceLayer::new_for_grpc());
+    let traced = Caller::new(Channel::in_process(traced.into_service()));
+    in_time(check_limited(traced.clone())).await;
+    in_time(check_streams(traced)).await;
+    // What a service says of itself counts there, too.
+    let server = Server::builder().add_service(Modest(lab(grow)));
+    let modest = Caller::new(Channel::in_process(server.into_service()));
+    let result = modest.unary::<_, Packet>(&RUN, asking(101, 0)).await;
+    assert_eq!(code(&result), Code::ResourceExhausted);
+}
+
 #[cfg(feature = "grpc")]
 #[tokio::test]
 async fn limits_hold_over_http2_whoever_has_made_the_body() {
@@ -308,6 +332,7 @@ async fn a_client_limits_each_message_of_a_stream() {
             Ok(Response::new(iter([sized(1), last].into_iter().map(Ok))))
         })
         .chat(|request| async move { Ok(Response::new(request.into_inner())) });
-    let running = serve(Server::builder().add_service(service));
+    let running = serve(Server::builder().add_service(service.clone()));
     over_both_paths!(running, check);
+    in_time(check(Caller::new(Channel::in_process(service)))).await;
 }

@@ -120,6 +120,14 @@ async fn a_message_that_is_too_long_is_refused_over_http2() {
     check_responses(caller, &mut tells).await;
 }
 
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused_within_a_process() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let caller = Caller::new(Channel::in_process(limited(told).into_service()));
+    check_requests(caller.clone()).await;
+    check_responses(caller, &mut tells).await;
+}
+
 /// What the encoding of a [`Nosy`] message does first.
 type Deed = Mutex<Option<Box<dyn FnOnce() + Send>>>;
 

@@ -90,6 +90,7 @@ fn of_servers() -> Vec<String> {
         server::ResponseFuture,
         server::Router,
         server::ServerHandle,
+        server::ServerService,
         server::Streamed,
         interceptor::Answer,
         interceptor::Call,

@@ -100,15 +100,20 @@ impl Body {
                         // What is left of a message is none.
                         _ => None,
                     };
-                let failing = Outflow::new(Failing {
-                    message,
-                    status: Some(status),
-                });
-                self.payload = Payload::Messages(SyncWrapper::new(Box::pin(failing)));
+                self.payload = failing(message, status);
                 self.end = End::Ok;
             }
         }
     }
+}
+
+/// Makes what consists of a message, if there is one, and then a failure.
+pub(super) fn failing(message: Option<Box<dyn EncodeMessage>>, status: Status) -> Payload {
+    let failing = Outflow::new(Failing {
+        message,
+        status: Some(status),
+    });
+    Payload::Messages(SyncWrapper::new(Box::pin(failing)))
 }
 
 /// A message, if there is one, and then a failure.

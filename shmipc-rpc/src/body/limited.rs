@@ -1,6 +1,24 @@
-//! How long messages may be that nobody has encoded yet, or that somebody else has.
+//! How long messages may be that nobody has encoded yet, or that somebody else has; and what becomes of a body that panics.
 
-use super::{Body, Payload, measured::Measured};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use shmipc_transport::SendError;
+use sync_wrapper::SyncWrapper;
+
+use super::{
+    Body, EncodeMessage, ForeignBody, Messages, Payload, ending::failing, measured::Measured,
+};
+use crate::{
+    Status,
+    frame::{self, Ending, HalfSender},
+    server::panic::guarded,
+};
 
 impl Body {
     /// Tells those who send the messages how long one may be, and makes what somebody else has framed fail instead of passing a
@@ -18,5 +36,201 @@ impl Body {
             _ => {}
         }
         self
+    }
+
+    /// Makes the body fail in the place of a message that is longer, whoever has made it, for a receiver within this process.
+    pub(crate) fn within(mut self, message_len_max: usize) -> Self {
+        let too_large = |len| failing(None, frame::message_too_large(len, message_len_max));
+        self.payload = match self.payload {
+            Payload::Message(message) if message_len_max < message.encoded_len() => {
+                too_large(message.encoded_len())
+            }
+            Payload::Received(message) if message_len_max < message.len() => {
+                too_large(message.len())
+            }
+            Payload::Messages(messages) => Payload::Messages(SyncWrapper::new(Box::pin(Within {
+                messages: Some(messages.into_inner()),
+                message_len_max,
+            }))),
+            Payload::Receiving(mut receiving) => {
+                receiving.limit(message_len_max);
+                Payload::Receiving(receiving)
+            }
+            Payload::Foreign(body) => {
+                Payload::Foreign(Box::pin(Measured::new(body, message_len_max)))
+            }
+            payload @ (Payload::Empty
+            | Payload::Message(_)
+            | Payload::Received(_)
+            | Payload::Rest(_)) => payload,
+        };
+        self
+    }
+
+    /// As [`within`](Self::within), where those who send the messages are limited, and not only who takes them.
+    pub(crate) fn sent_within(mut self, message_len_max: usize) -> Self {
+        if let Payload::Messages(messages) = &mut self.payload {
+            messages.get_mut().as_mut().limit(message_len_max);
+        }
+        self.within(message_len_max)
+    }
+
+    /// Makes a panic of whoever makes the messages a failure.
+    pub(crate) fn guarded(mut self) -> Self {
+        self.payload = match self.payload {
+            Payload::Messages(messages) => {
+                let messages = Guarded(Some(messages.into_inner()));
+                Payload::Messages(SyncWrapper::new(Box::pin(messages)))
+            }
+            Payload::Foreign(body) => Payload::Foreign(Box::pin(Guarded(Some(body)))),
+            payload => payload,
+        };
+        self
+    }
+}
+
+/// Messages up to one that is too long.
+struct Within {
+    /// `None` after that.
+    messages: Option<Pin<Box<dyn Messages>>>,
+    message_len_max: usize,
+}
+
+impl Messages for Within {
+    fn poll_send(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut Option<HalfSender>,
+    ) -> Poll<Result<Ending, SendError>> {
+        let this = self.get_mut();
+        let Some(messages) = &mut this.messages else {
+            return Poll::Ready(Err(SendError::Finished));
+        };
+        if let Some(half) = out {
+            half.limit(this.message_len_max);
+        }
+        messages.as_mut().poll_send(cx, out)
+    }
+
+    fn release(self: Pin<&mut Self>, out: &mut Option<HalfSender>) {
+        if let Some(messages) = &mut self.get_mut().messages {
+            messages.as_mut().release(out);
+        }
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Box<dyn EncodeMessage>, Status>>> {
+        let this = self.get_mut();
+        let Some(messages) = &mut this.messages else {
+            return Poll::Ready(None);
+        };
+        let next = ready!(messages.as_mut().poll_next(cx));
+        if let Some(Ok(message)) = &next {
+            let (len, max) = (message.encoded_len(), this.message_len_max);
+            if max < len {
+                this.messages = None;
+                return Poll::Ready(Some(Err(frame::message_too_large(len, max))));
+            }
+        }
+        Poll::Ready(next)
+    }
+
+    fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
+        let messages = self.get_mut().messages.as_mut()?;
+        messages.as_mut().take_trailers()
+    }
+
+    fn limit(self: Pin<&mut Self>, message_len_max: usize) {
+        if let Some(messages) = &mut self.get_mut().messages {
+            messages.as_mut().limit(message_len_max);
+        }
+    }
+}
+
+/// What may panic; `None` after it did.
+struct Guarded<R>(Option<R>);
+
+impl<R> Guarded<R> {
+    /// Polls it. A panic is returned once, as a failure.
+    fn poll<T>(
+        &mut self,
+        poll: impl FnOnce(&mut R) -> Poll<Option<Result<T, Status>>>,
+    ) -> Poll<Option<Result<T, Status>>> {
+        let Some(inner) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        guarded(|| poll(inner)).unwrap_or_else(|panicked| {
+            let inner = self.0.take();
+            // What a destructor of the application panics about does not matter any more.
+            let _ = guarded(|| drop(inner));
+            Poll::Ready(Some(Err(panicked)))
+        })
+    }
+}
+
+impl Messages for Guarded<Pin<Box<dyn Messages>>> {
+    fn poll_send(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut Option<HalfSender>,
+    ) -> Poll<Result<Ending, SendError>> {
+        match &mut self.get_mut().0 {
+            // Who sends them looks for panics himself.
+            Some(messages) => messages.as_mut().poll_send(cx, out),
+            None => Poll::Ready(Err(SendError::Finished)),
+        }
+    }
+
+    fn release(self: Pin<&mut Self>, out: &mut Option<HalfSender>) {
+        if let Some(messages) = &mut self.get_mut().0 {
+            messages.as_mut().release(out);
+        }
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Box<dyn EncodeMessage>, Status>>> {
+        self.get_mut()
+            .poll(|messages| messages.as_mut().poll_next(cx))
+    }
+
+    fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
+        self.get_mut().0.as_mut()?.as_mut().take_trailers()
+    }
+
+    fn limit(self: Pin<&mut Self>, message_len_max: usize) {
+        if let Some(messages) = &mut self.get_mut().0 {
+            messages.as_mut().limit(message_len_max);
+        }
+    }
+}
+
+impl http_body::Body for Guarded<ForeignBody> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.get_mut().poll(|body| body.as_mut().poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.0.as_ref();
+        body.is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // It may end before.
+        let mut hint = SizeHint::new();
+        let body = self.0.as_ref();
+        if let Some(upper) = body.and_then(|body| body.size_hint().upper()) {
+            hint.set_upper(upper);
+        }
+        hint
     }
 }

@@ -85,6 +85,11 @@ impl Receiving {
         }
     }
 
+    /// Takes no message that is longer than this.
+    pub(crate) fn limit(&mut self, message_len_max: usize) {
+        self.message_len_max = self.message_len_max.min(message_len_max);
+    }
+
     /// Keeps a value until the last message has arrived, or this is dropped.
     pub(crate) fn hold(&mut self, value: Box<dyn Any + Send + Sync>) {
         self.held = Some(value);

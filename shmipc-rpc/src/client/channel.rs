@@ -135,9 +135,14 @@ impl Channel {
         ChannelBuilder::new(endpoints.into_iter().map(Into::into).collect())
     }
 
-    /// Makes a channel to a service of this process: a generated server, or one wrapped in layers. Nothing is encoded on the way.
+    /// Makes a channel to a service of this process: a generated server, one wrapped in layers, or
+    /// [a whole server](crate::Server::into_service). Nothing is encoded on the way.
     ///
     /// For tests, and for programs that may or may not have a service of their own.
+    ///
+    /// The caller's limits on the sizes of messages hold, and those of a whole server, with those that its generated servers were made
+    /// with; a service by itself has none that would be known here. A handler that panics fails its call with
+    /// [`Code::Internal`](crate::Code::Internal).
     ///
     /// Deadlines and cancellation work as they do between processes: the handler's future is dropped, and calls that it makes
     /// inherit its deadline; a task that the handler has left behind learns by [`Cancellation`](crate::Cancellation), and when it

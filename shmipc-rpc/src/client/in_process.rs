@@ -1,6 +1,7 @@
 //! Calls within a process.
 
 use std::{
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll},
     time::Instant,
@@ -12,7 +13,9 @@ use super::CallService;
 use crate::{
     Body, Status,
     cancel::CallGuard,
+    context::MESSAGE_LEN_MAX_DEFAULT,
     deadline::{self, Elapsed, Scope},
+    server::panic::guarded,
 };
 
 /// A service whose handlers are polled by their callers.
@@ -31,19 +34,26 @@ impl<S: CallService> tower_service::Service<http::Request<Body>> for InProcess<S
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let mut context = Body::take_context(&mut request);
         let deadline = context.deadline();
+        let sent_max = context.request_len_max;
+        // What the caller takes is not what the server does, which says so itself if it wants less than usual.
+        let taken_max = mem::replace(&mut context.message_len_max, MESSAGE_LEN_MAX_DEFAULT);
         // Dropped with this future, or with what it returns.
         let (guard, cancellation) = CallGuard::new(deadline);
         context.cancellation = cancellation.clone();
         // Layers may exchange the body.
         request.extensions_mut().insert(context.clone());
-        let request = request.map(|body| body.while_waited(&cancellation).with_context(context));
+        let request = request.map(|body| {
+            let body = body.sent_within(sent_max);
+            body.while_waited(&cancellation).with_context(context)
+        });
         let call = Scoped {
             call: self.0.call(request),
             deadline,
         };
         Box::pin(async move {
             let called = deadline::within(deadline, pin!(call)).await;
-            let mut response = called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
+            let response = called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
+            let mut response = response.map(|body| body.within(taken_max).guarded());
             response.body_mut().on_end(deadline, move |end| {
                 if !end.is_cut_off() {
                     guard.finish();
@@ -55,7 +65,7 @@ impl<S: CallService> tower_service::Service<http::Request<Body>> for InProcess<S
 }
 
 pin_project! {
-    /// A call whose handler, which is polled with it, has a deadline.
+    /// A call whose handler, which is polled with it, has a deadline. If it panics, the call fails.
     struct Scoped<F> {
         #[pin]
         call: F,
@@ -63,12 +73,16 @@ pin_project! {
     }
 }
 
-impl<F: Future> Future for Scoped<F> {
+impl<F, T> Future for Scoped<F>
+where
+    F: Future<Output = Result<T, Status>>,
+{
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let _scope = Scope::enter(*this.deadline);
-        this.call.poll(cx)
+        let panicked = |status| Poll::Ready(Err(status));
+        guarded(|| this.call.poll(cx)).unwrap_or_else(panicked)
     }
 }

@@ -168,6 +168,11 @@ impl HalfSender {
         self.message_len_max
     }
 
+    /// Sends no message that is longer than this.
+    pub(crate) fn limit(&mut self, message_len_max: usize) {
+        self.message_len_max = self.message_len_max.min(message_len_max);
+    }
+
     /// Whether what opens the half was sent.
     pub(crate) fn is_open(&self) -> bool {
         self.opening.is_none()

@@ -5,8 +5,8 @@ use shmipc_transport::{Config, Keepalive, Listener};
 use tower_layer::{Identity, Layer, Stack};
 
 use super::{
-    ConnectedPeer, Limits, MessageLimits, NamedService, Router, ServerHandle, Service,
-    SessionServices,
+    ConnectedPeer, Limits, MessageLimits, NamedService, Router, ServerHandle, ServerService,
+    Service, SessionServices,
     bound::{BoundServer, Services},
     dispatch::dispatch,
     limits::{Exceptions, LimitTable},
@@ -266,6 +266,30 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    /// Makes one service of all of them, with the layers and limits of the server, for a channel
+    /// [within this process](crate::Channel::in_process):
+    ///
+    /// ```
+    /// # use shmipc_rpc::{Body, server::{NamedService, Service}};
+    /// use shmipc_rpc::{Channel, Server};
+    ///
+    /// # fn connect<S>(greeter: S, clock: S) -> Channel
+    /// # where
+    /// #     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+    /// #         + NamedService + Clone + Send + Sync + 'static,
+    /// #     S::Future: Send + 'static,
+    /// # {
+    /// let server = Server::builder().add_service(greeter).add_service(clock);
+    /// Channel::in_process(server.into_service())
+    /// # }
+    /// ```
+    ///
+    /// What concerns sessions and connections has no effect there: how many calls one may have, its hooks, draining.
+    pub fn into_service(self) -> ServerService<L::Service> {
+        let service = self.layer.layer(Router::new(Arc::new(self.routes)));
+        ServerService::new(service, LimitTable::new(self.limits, self.exceptions))
+    }
+
     /// Listens at an endpoint, and does not serve yet: for servers with several endpoints, and those that want to know which
     /// port they got.
     ///

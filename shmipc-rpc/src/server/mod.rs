@@ -24,6 +24,7 @@ mod served;
 mod service;
 mod session;
 mod stream_reply;
+mod whole;
 
 pub use tower_service::Service;
 
@@ -48,6 +49,7 @@ pub use self::{
         NamedService, ResponseFuture, Streamed, bidi_streaming, client_streaming, server_streaming,
         streamed, unary, unimplemented,
     },
+    whole::ServerService,
 };
 
 #[cfg(feature = "grpc")]

@@ -111,7 +111,12 @@ async fn ends_are_seen_where_layers_exchange_the_bodies() {
     }
 
     let (log, mut noted) = mpsc::unbounded_channel();
-    let channel = Channel::in_process(noting(log, add).layer(exchanging().layer(all)));
+    let server = Server::builder()
+        .layer(noting(log, add))
+        .layer(exchanging())
+        .add_service(all.lab)
+        .add_service(all.streams);
+    let channel = Channel::in_process(server.into_service());
     in_time(see_and_change(
         Caller::new(channel),
         &mut noted,
@@ -307,10 +312,7 @@ async fn several_interceptors_see_an_end_from_the_inside_out() {
         };
         let server = Server::builder().add_service(lab).add_service(streams);
         let (_server, channel) = match endpoint {
-            None => {
-                let all = named("b", &names).layer(named("a", &names).layer(all));
-                (None, Channel::in_process(all))
-            }
+            None => (None, Channel::in_process(server.into_service())),
             Some(endpoint) => {
                 let server = server.start(endpoint).await.expect("nobody listens there");
                 let channel = Channel::connect(server.endpoints()[0].clone()).await;
@@ -350,7 +352,7 @@ async fn a_panic_at_the_end_fails_its_call_only() {
 
 #[tokio::test]
 async fn a_last_message_that_is_too_long_is_seen_as_the_failure_that_it_is() {
-    for way in WAYS.iter().filter(|way| !matches!(way, Way::InProcess)) {
+    for way in WAYS {
         let (log, mut noted) = mpsc::unbounded_channel();
         let long = || {
             let payload = vec![0; 100].into();
@@ -366,17 +368,24 @@ async fn a_last_message_that_is_too_long_is_seen_as_the_failure_that_it_is() {
             Ok(Response::new(responses))
         });
         let directory = tempfile::tempdir().expect("a directory for the socket");
-        let endpoint: Endpoint = match way {
+        let endpoint: Option<Endpoint> = match way {
+            Way::SharedMemory => Some(directory.path().join("lab.sock").into()),
+            Way::InProcess => None,
             #[cfg(feature = "grpc")]
-            Way::Http2 => "http://127.0.0.1:0".into(),
-            _ => directory.path().join("lab.sock").into(),
+            Way::Http2 => Some("http://127.0.0.1:0".into()),
         };
         let server = Server::builder()
             .max_response_size(50)
             .add_service(noting(log, |_| {}).layer(within));
-        let server = server.start(endpoint).await.expect("nobody listens there");
-        let channel = Channel::connect(server.endpoints()[0].clone()).await;
-        let caller = Caller::new(channel.expect("the server listens"));
+        let (_server, channel) = match endpoint {
+            None => (None, Channel::in_process(server.into_service())),
+            Some(endpoint) => {
+                let server = server.start(endpoint).await.expect("nobody listens there");
+                let channel = Channel::connect(server.endpoints()[0].clone()).await;
+                (Some(server), channel.expect("the server listens"))
+            }
+        };
+        let caller = Caller::new(channel);
         let (numbers, end) = in_time(call(&caller, &LIST, "")).await;
         let code = end.expect_err("it is too long").code();
         assert_eq!((numbers, code), (vec![], Code::ResourceExhausted));

@@ -1,17 +1,13 @@
 //! Services with methods of all kinds, ways to reach them behind interceptors, and what these note.
 
-use std::{
-    convert::Infallible,
-    future::pending,
-    task::{Context, Poll},
-};
+use std::future::pending;
 
 use shmipc_rpc::{
-    Body, Channel, Code, Endpoint, Method, Request, Response, Sender, Server, Status, Streaming,
+    Channel, Code, Endpoint, Method, Request, Response, Sender, Server, Status, Streaming,
     client::{CallService, Caller},
     http::{self, HeaderMap, HeaderValue},
     interceptor::{Call, End, Interceptor, InterceptorLayer, Next},
-    server::{ResponseFuture, ServerHandle, Service},
+    server::ServerHandle,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -29,25 +25,6 @@ pub(crate) const KINDS: [&Method; 4] = [&RUN, &LIST, &RECORD, &CHAT];
 pub(crate) struct Services {
     pub(crate) lab: Lab,
     pub(crate) streams: Streams,
-}
-
-/// All of them as one service, for a channel within the process.
-impl Service<http::Request<Body>> for Services {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
-        if request.uri().path() == RUN.path() {
-            Service::call(&mut self.lab, request)
-        } else {
-            Service::call(&mut self.streams, request)
-        }
-    }
 }
 
 pub(crate) fn trailing(value: &'static str) -> HeaderMap {
@@ -153,12 +130,16 @@ pub(crate) async fn link<I: Interceptor>(
     services: Services,
     layer: InterceptorLayer<I>,
 ) -> Link {
+    let Services { lab, streams } = services;
+    let server = Server::builder()
+        .add_service(layer.layer(lab))
+        .add_service(layer.layer(streams));
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let endpoint: Endpoint = match way {
         Way::SharedMemory => directory.path().join("lab.sock").into(),
         Way::InProcess => {
             return Link {
-                channel: Channel::in_process(layer.layer(services)),
+                channel: Channel::in_process(server.into_service()),
                 server: None,
                 _directory: directory,
             };
@@ -166,10 +147,6 @@ pub(crate) async fn link<I: Interceptor>(
         #[cfg(feature = "grpc")]
         Way::Http2 => "http://127.0.0.1:0".into(),
     };
-    let Services { lab, streams } = services;
-    let server = Server::builder()
-        .add_service(layer.layer(lab))
-        .add_service(layer.layer(streams));
     let server = server.start(endpoint).await.expect("nobody listens there");
     let channel = Channel::connect(server.endpoints()[0].clone()).await;
     Link {
