@@ -18,8 +18,10 @@
 //! # What handlers see
 //!
 //! A tonic handler finds the calling process, as the kernel knows it, in the extensions of its request, as a
-//! [`Peer`](crate::Peer); over TCP the [address](crate::server::RemoteAddr) of the caller (feature `grpc`). tonic's own
-//! `UdsConnectInfo` cannot be filled from outside of tokio. The time that is left until the deadline is in the metadata, as
+//! [`Peer`](crate::Peer); over TCP the [address](crate::server::RemoteAddr) of the caller (feature `grpc`). Over HTTP/2 there is also
+//! what tonic's own server has there: `TcpConnectInfo`, `TlsConnectInfo` and `UdsConnectInfo`, so that `remote_addr` and `peer_certs` of
+//! its `Request` answer. A session has none of these: no address of its own, and tonic's `UdsConnectInfo` cannot be filled without a
+//! socket of tokio. The time that is left until the deadline is in the metadata, as
 //! `grpc-timeout`; when it has passed, the handler's future is dropped, and calls that it makes over a `Channel` end with it.
 //!
 //! Messages are not compressed. tonic's limits on the size of messages hold as well as those of this crate.

@@ -35,7 +35,7 @@ pub(crate) fn self_signed() -> (String, String) {
 }
 
 /// An authority, and a certificate with its key for a client that it vouches for.
-fn client_of_an_authority() -> (String, String, String) {
+pub(crate) fn client_of_an_authority() -> (String, String, String) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use shmipc_rpc::{Channel, Code, Request, Response, Server, Status, server::MessageLimits};
+use shmipc_rpc::{
+    Channel, Code, Request, Response, Server, Status,
+    server::MessageLimits,
+    tls::{ClientTls, ServerTls},
+};
 use tests::in_time;
+use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -14,9 +19,9 @@ use crate::{
     Running, our_client, our_uid, probe, protos,
     protos::{
         ours::{Question, probe_client::ProbeClient},
-        theirs::probe_server::ProbeServer,
+        theirs::{self, probe_server::ProbeServer},
     },
-    their_client, their_server,
+    their_client, their_server, tls,
 };
 
 /// tonic's probe on a server of ours.
@@ -120,6 +125,118 @@ async fn our_limits_hold_for_a_service_of_tonic() {
         }
         running.ended().await;
     }
+}
+
+/// Tells what a handler of tonic's knows of its caller: a word for what there is of address, certificates and credentials.
+#[derive(Clone)]
+struct Knowing;
+
+impl Knowing {
+    fn of(request: &tonic::Request<theirs::Question>) -> String {
+        let uds = request.extensions().get::<UdsConnectInfo>();
+        let uid = uds.and_then(|info| info.peer_cred).map(|cred| cred.uid());
+        let tcp = request.extensions().get::<TcpConnectInfo>();
+        let local = tcp.and_then(TcpConnectInfo::local_addr);
+        format!(
+            "remote {} local {} certificates {} uid {}",
+            request
+                .remote_addr()
+                .is_some_and(|address| address.ip().is_loopback()),
+            local.map_or(0, |address| address.port()),
+            request
+                .peer_certs()
+                .map_or(0, |certificates| certificates.len()),
+            uid.is_some_and(|uid| uid == our_uid()),
+        )
+    }
+}
+
+type Answers = tokio_stream::Empty<Result<theirs::Answer, tonic::Status>>;
+
+#[tonic::async_trait]
+impl theirs::probe_server::Probe for Knowing {
+    type DownloadStream = Answers;
+    type ChatStream = Answers;
+
+    async fn unary(
+        &self,
+        request: tonic::Request<theirs::Question>,
+    ) -> Result<tonic::Response<theirs::Answer>, tonic::Status> {
+        Ok(tonic::Response::new(theirs::Answer {
+            text: Self::of(&request),
+            ..theirs::Answer::default()
+        }))
+    }
+
+    async fn download(
+        &self,
+        _: tonic::Request<theirs::Question>,
+    ) -> Result<tonic::Response<Answers>, tonic::Status> {
+        Ok(tonic::Response::new(tokio_stream::empty()))
+    }
+
+    async fn upload(
+        &self,
+        _: tonic::Request<tonic::Streaming<theirs::Question>>,
+    ) -> Result<tonic::Response<theirs::Answer>, tonic::Status> {
+        Ok(tonic::Response::new(theirs::Answer::default()))
+    }
+
+    async fn chat(
+        &self,
+        _: tonic::Request<tonic::Streaming<theirs::Question>>,
+    ) -> Result<tonic::Response<Answers>, tonic::Status> {
+        Ok(tonic::Response::new(tokio_stream::empty()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_of_tonic_knows_its_caller_as_on_its_own_server() {
+    let directory = tempfile::tempdir().expect("a directory for the sockets");
+    let (certificate, key) = tls::self_signed();
+    let (authority, client_certificate, client_key) = tls::client_of_an_authority();
+    let server_tls = ServerTls::new(&certificate, &key).expect("they belong together");
+    let server_tls = server_tls
+        .client_ca(&authority)
+        .expect("it is an authority");
+    let client_tls = ClientTls::new().ca_certificate(&certificate);
+    let client_tls = client_tls.expect("it is a certificate");
+    let client_tls = client_tls.identity(&client_certificate, &client_key);
+    let client_tls = client_tls.expect("they belong together");
+
+    let server = Server::builder().add_tonic_service(ProbeServer::new(Knowing));
+    let server = server.tls(server_tls).bind("http://127.0.0.1:0").await;
+    let server = server
+        .expect("a port is free")
+        .bind("https://localhost:0")
+        .await;
+    let unix = crate::unix(&directory.path().join("grpc.sock"));
+    let server = server.expect("a port is free").bind(unix).await;
+    let server = server
+        .expect("the path is free")
+        .bind(directory.path().join("shm.sock"))
+        .await;
+    let server = server.expect("the path is free");
+    let running = Running::start(server, protos::Hanging::default());
+    let plain = running.endpoints[0].to_string();
+    let port = plain.rsplit(':').next().expect("it has a port");
+    let expected = [
+        format!("remote true local {port} certificates 0 uid false"),
+        "remote true local 0 certificates 1 uid false".to_owned(),
+        "remote false local 0 certificates 0 uid true".to_owned(),
+        "remote false local 0 certificates 0 uid false".to_owned(),
+    ];
+    for (endpoint, expected) in running.endpoints.iter().zip(expected) {
+        let channel = Channel::builder(endpoint.clone()).tls(client_tls.clone());
+        let client = ProbeClient::new(channel.connect_lazy());
+        let answer = in_time("the answer", client.unary(Question::default())).await;
+        assert_eq!(
+            answer.expect("it answers").into_inner().text,
+            expected,
+            "{endpoint}"
+        );
+    }
+    running.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,8 @@ use http::Extensions;
 use shmipc_transport::{BindError, plain::PlainListener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer};
+#[cfg(feature = "tonic")]
+use tonic::transport::server::Connected as _; // What tonic's handlers ask for.
 
 use super::preface::Prefaced;
 use crate::{
@@ -149,6 +151,8 @@ impl Http2Listener {
             Listening::Unix(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 client.insert(peer);
+                #[cfg(feature = "tonic")]
+                client.insert(stream.connect_info());
                 Accepting::Plain(Box::new(stream))
             }
             Listening::Tcp(listener) => {
@@ -157,7 +161,11 @@ impl Http2Listener {
                 // Responses are written whole; there is nothing to wait for. Should it fail, the connection is broken anyway.
                 let _ = stream.set_nodelay(true);
                 match &self.tls {
-                    None => Accepting::Plain(Box::new(stream)),
+                    None => {
+                        #[cfg(feature = "tonic")]
+                        client.insert(stream.connect_info());
+                        Accepting::Plain(Box::new(stream))
+                    }
                     Some(tls) => Accepting::Tls(Box::new((stream, tls.clone()))),
                 }
             }
@@ -190,6 +198,8 @@ impl Accepted {
                 .map(|certificate| certificate.clone().into_owned());
             client.insert(ClientCertificates(certificates.collect()));
         }
+        #[cfg(feature = "tonic")]
+        client.insert(stream.connect_info());
         Ok((Prefaced::read(Box::new(stream)).await?, client))
     }
 }
