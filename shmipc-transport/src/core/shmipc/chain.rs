@@ -71,15 +71,16 @@ impl<M: Memory> Pool<M> {
         first
     }
 
-    /// Takes over the chain that begins at `first`. Slices without data are put back on the way.
+    /// Takes over the chain that begins at `first`. Slices without data are put back at its end.
     ///
-    /// The walk is bounded: each slice is claimed, and none can be claimed twice.
+    /// The walk is bounded: each slice is claimed until then, also one without data, and none can be claimed twice.
     ///
     /// # Errors
     ///
     /// Returns [`InvalidShmipc`] if anything in it is not what it should be. The session ends, and with it the region.
     pub(crate) fn follow(&self, first: u32) -> Result<Chain, InvalidShmipc> {
         let mut chain = Chain::default();
+        let mut empty = Vec::new();
         let mut next = Some(first);
         while let Some(at) = next {
             let slice = self.adopt(at)?;
@@ -101,7 +102,7 @@ impl<M: Memory> Pool<M> {
                 });
             }
             if size == 0 {
-                self.put(slice)?;
+                empty.push(slice);
                 continue;
             }
             chain.pieces.push(Piece {
@@ -110,6 +111,7 @@ impl<M: Memory> Pool<M> {
                 len: size,
             });
         }
+        empty.into_iter().try_for_each(|slice| self.put(slice))?;
         Ok(chain)
     }
 

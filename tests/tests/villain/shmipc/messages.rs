@@ -84,6 +84,12 @@ fn hazard_h22_chains_that_do_not_end_or_cross() {
             "a slice that follows itself": |v| { let [a] = slices(v); linked(v, &[a], a) } => Shmipc(SliceHeld { .. }),
             "two that follow each other": |v| { let [a, b] = slices(v); linked(v, &[a, b], a) } => Shmipc(SliceHeld { .. }),
             "a long way round": |v| { let all: [u32; 4] = slices(v); linked(v, &all, all[2]) } => Shmipc(SliceHeld { .. }),
+            "hazard V6: a slice of nothing that follows itself": |v| { let a = v.buffers.write(b""); linked(v, &[a], a) }
+                => Shmipc(SliceHeld { .. }),
+            "hazard V6: two of nothing that follow each other": |v| {
+                let [a, b] = std::array::from_fn(|_| v.buffers.write(b""));
+                linked(v, &[a, b], a);
+            } => Shmipc(SliceHeld { .. }),
             "the same message twice": |v| { let [a] = slices(v); at(v, a); at(v, a) } => Shmipc(SliceHeld { .. }),
             "a chain into a message that is held": |v| { let [a, b] = slices(v); at(v, a); linked(v, &[b], a) }
                 => Shmipc(SliceHeld { .. }),

@@ -257,6 +257,21 @@ fn hazard_h22_chains_that_lead_back_or_cross_end_the_session() {
 }
 
 #[test]
+fn hazard_v6_slices_of_nothing_are_met_once_as_well() {
+    let (memory, creator, mapper) = pools(296, SMALL);
+    let slices = [0, 0].map(|list| (creator.take(list).unwrap().unwrap(), 0));
+    let offset = creator.link(slices.into_iter().collect());
+    // The second leads back to the first, and so on without end, if it were put back before the end.
+    memory.set(FIRST + STRIDE + NEXT, offset);
+    memory.set(FIRST + STRIDE + FLAGS, 3);
+    assert_eq!(
+        mapper.follow(offset).unwrap_err(),
+        InvalidShmipc::SliceHeld { offset }
+    );
+    assert_eq!(mapper.available(0), 0, "nothing was put back on the way");
+}
+
+#[test]
 fn hazard_v7_a_peer_cannot_send_us_what_we_hold() {
     let (_, creator, mapper) = pools(296, SMALL);
     let writing = mapper.take(0).unwrap().unwrap();
