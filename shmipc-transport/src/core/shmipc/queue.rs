@@ -166,6 +166,8 @@ pub(crate) struct Ends<M> {
     base: u32,
     cap: u32,
     layout: QueueLayout,
+    /// Elements consumed and produced before the region was made or taken over.
+    begun: [u64; 2],
 }
 
 impl<M: Memory + Clone> Queues<M> {
@@ -185,6 +187,7 @@ impl<M: Memory + Clone> Queues<M> {
             base,
             cap: plan.cap,
             layout,
+            begun: [0; 2],
         };
         Self {
             to_server: ends(0),
@@ -192,11 +195,11 @@ impl<M: Memory + Clone> Queues<M> {
         }
     }
 
-    /// Takes over a region that the peer has laid out. The only look at the capacities.
+    /// Takes over a region that the peer has laid out. The only look at the capacities, and at those counters that are ours from now on.
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidShmipc`] if they do not fit (H20, V1).
+    /// Returns [`InvalidShmipc`] if the capacities do not fit (H20, V1), or nobody can have counted to the counters (V2).
     pub(crate) fn open(memory: M, layout: QueueLayout) -> Result<Self, InvalidShmipc> {
         let len = memory.len();
         if len < 2 * HEADER_LEN || !len.is_multiple_of(8) {
@@ -211,12 +214,15 @@ impl<M: Memory + Clone> Queues<M> {
             if cap == 0 || u64::from(room) < needed {
                 return Err(InvalidShmipc::QueueCapacity { cap, room });
             }
-            Ok(Ends {
+            let mut ends = Ends {
                 memory: memory.clone(),
                 base,
                 cap,
                 layout,
-            })
+                begun: [0; 2],
+            };
+            ends.begun = ends.counters()?;
+            Ok(ends)
         };
         Ok(Self {
             to_server: ends(0)?,
@@ -286,23 +292,33 @@ impl<M: Memory> Ends<M> {
         Ok(distance)
     }
 
-    /// A counter of our own, as the region has it when we begin.
-    fn begin(&self, at: u32) -> u64 {
-        u64::from(self.load(at)) | u64::from(self.load(at + 4)) << 32
+    /// The counters of consumer and producer, all 64 bits of them. A peer may be producing already (H42).
+    ///
+    /// Others take them for signed. So nobody has counted to more than half of all numbers, nor ever counts to the end.
+    fn counters(&self) -> Result<[u64; 2], InvalidShmipc> {
+        let whole = |at| u64::from(self.load(at)) | u64::from(self.load(at + 4)) << 32;
+        let (head, tail) = (whole(self.layout.head()), whole(self.layout.tail()));
+        let waiting = tail.checked_sub(head);
+        if i64::try_from(tail).is_err()
+            || waiting.is_none_or(|waiting| u64::from(self.cap) < waiting)
+        {
+            return Err(InvalidShmipc::QueueCounters { head, tail });
+        }
+        Ok([head, tail])
     }
 
     /// Becomes the side that produces.
     pub(crate) fn into_producer(self) -> Producer<M> {
         Producer {
-            tail: self.begin(self.layout.tail()),
-            head: self.load(self.layout.head()),
+            tail: self.begun[1],
+            head: halves(self.begun[0])[0],
             ends: self,
         }
     }
 
     /// Becomes the side that consumes.
     pub(crate) fn into_consumer(self) -> Consumer<M> {
-        let head = self.begin(self.layout.head());
+        let head = self.begun[0];
         Consumer {
             head,
             announced: head,

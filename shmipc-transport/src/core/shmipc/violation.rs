@@ -28,6 +28,14 @@ pub enum InvalidShmipc {
         /// The number of elements.
         cap: u32,
     },
+    /// The counters of a queue, as it is handed over, are none that anybody has counted to, or further apart than it is long.
+    #[error("a queue that begins with {head} elements consumed and {tail} produced")]
+    QueueCounters {
+        /// The consumer's counter.
+        head: u64,
+        /// The producer's counter.
+        tail: u64,
+    },
     /// The buffer region is too short for what its header claims, or longer than offsets can say.
     #[error(
         "a buffer region of {len} bytes, of which {used} are claimed to be used by {lists} lists"

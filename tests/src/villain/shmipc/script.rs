@@ -6,7 +6,9 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
 };
 
-use super::{Buffers, Dialect, Memory, Message, Role, ShmipcVillain, frame, kind, raw, region};
+use super::{
+    Buffers, Dialect, Memory, Message, Queue, Role, ShmipcVillain, frame, kind, raw, region,
+};
 use crate::{LONG, villain::script};
 
 /// An honest handshake, to be altered before it is played.
@@ -79,6 +81,12 @@ impl ShmipcScript {
             buffers,
             messages: [first].into_iter().chain(rest).collect(),
         }
+    }
+
+    /// The queue to the server, and the queue to the client, of a villain that connects.
+    #[must_use]
+    pub fn both_queues(&self) -> [Queue; 2] {
+        region::queues(&self.queues, self.dialect)
     }
 
     /// Plays the script over a socket that is connected to a victim.

@@ -39,6 +39,16 @@ fn in_list(script: &ShmipcScript, number: usize, field: u32, value: u32) {
     script.buffers.memory.store(at + field, value);
 }
 
+/// Has all counters say the same: a word that is their lower and their upper half.
+fn counted(script: &ShmipcScript, half: u32) {
+    for queue in script.both_queues() {
+        for counter in [queue.head, queue.tail] {
+            script.queues.store(counter, half);
+            script.queues.store(counter + 4, half);
+        }
+    }
+}
+
 /// Memory that both sides write, of zeros.
 fn zeros(len: u32) -> Memory {
     Memory::create(len, SealFlag::F_SEAL_SHRINK)
@@ -55,6 +65,10 @@ fn hazard_h20_queues_that_cannot_be() {
         ("hazard V1: less than two heads", |s| queues(s, zeros(40))),
         ("halves that are not aligned", |s| queues(s, zeros(404))),
         ("no head at all", |s| queues(s, zeros(432))),
+        ("hazard V2: counters that overflow next", |s| {
+            counted(s, u32::MAX)
+        }),
+        ("hazard V2: negative counters", |s| counted(s, 1 << 31)),
     ]));
 }
 

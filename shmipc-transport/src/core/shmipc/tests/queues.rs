@@ -100,7 +100,7 @@ fn a_consumer_that_looks_is_not_woken() {
 #[cfg(not(shmipc_loom))]
 fn hazard_h6_counters_of_64_bits_are_carried_over() {
     for layout in LAYOUTS {
-        let (memory, client, server) = queues(16, layout);
+        let (memory, ..) = queues(16, layout);
         // A queue that has been used for long: both counters are just below 2³².
         let (head, tail) = match layout {
             QueueLayout::Legacy => (4, 12),
@@ -109,6 +109,7 @@ fn hazard_h6_counters_of_64_bits_are_carried_over() {
         for at in [head, tail] {
             memory.set(at, u32::MAX - 2);
         }
+        let [client, server] = [(); 2].map(|()| Queues::open(memory.clone(), layout).unwrap());
         let mut producer = client.to_server.into_producer();
         let mut consumer = server.to_server.into_consumer();
         for stream in 0..6 {
@@ -180,6 +181,47 @@ fn hazard_h20_cursors_that_cannot_be_end_the_session() {
             producer.refresh().is_err(),
             "nothing was there to be consumed"
         );
+    }
+}
+
+#[test]
+#[cfg(not(shmipc_loom))]
+fn hazard_v2_counters_to_which_nobody_has_counted_are_refused() {
+    const CAP: u64 = 16;
+    for layout in LAYOUTS {
+        let opened = |base: u32, [head, tail]: [u64; 2]| {
+            let (memory, ..) = queues(16, layout);
+            let (head_at, tail_at) = match layout {
+                QueueLayout::Legacy => (4, 12),
+                QueueLayout::Aligned => (8, 16),
+            };
+            for (at, counter) in [(head_at, head), (tail_at, tail)] {
+                memory.set(base + at, counter as u32);
+                memory.set(base + at + 4, (counter >> 32) as u32);
+            }
+            Queues::open(memory, layout)
+        };
+        let half = QueuePlan::new(16).len() / 2;
+        for base in [0, half] {
+            for counters in [
+                [u64::MAX; 2],
+                [1 << 63; 2],
+                [u64::MAX - 1, u64::MAX],
+                [u64::MAX, 0],
+                [1, 0],
+                [0, CAP + 1],
+                [0, 1 << 32],
+            ] {
+                let [head, tail] = counters;
+                assert_eq!(
+                    opened(base, counters).unwrap_err(),
+                    InvalidShmipc::QueueCounters { head, tail }
+                );
+            }
+            for counters in [[0, CAP], [1 << 32, (1 << 32) + CAP]] {
+                opened(base, counters).unwrap();
+            }
+        }
     }
 }
 
