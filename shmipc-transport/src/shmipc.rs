@@ -1,6 +1,7 @@
 //! Settings of shmipc's own link.
 
 use std::{
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,6 +10,9 @@ use crate::{
     config::InvalidConfig,
     core::shmipc::{Geometry, QueuePlan, terms::Wakes},
 };
+
+/// The longest path of a directory, in bytes: those of the files in it are at most 4 KiB long.
+const DIRECTORY_MAX: usize = 4000;
 
 /// A way in which two processes can exchange messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,6 +135,8 @@ impl Shmipc {
 
     /// Where files of regions are made, and where those of clients must lie. Default: `/dev/shm`; a file system in memory.
     ///
+    /// An absolute path of at most 4,000 bytes: it is told to the peer, also where memory files are passed.
+    ///
     /// Files of clients must lie directly in it, belong to the client's user, and be no links. Over [TCP](crate::Address::Tcp) they must
     /// belong to our own, and no other may be able to write to them; a directory that nobody else may enter serves best.
     #[must_use]
@@ -140,6 +146,7 @@ impl Shmipc {
     }
 
     pub(crate) fn validate(&self) -> Result<(), InvalidConfig> {
+        let path = self.directory.as_os_str().as_bytes();
         InvalidConfig::check([
             (
                 "shmipc.buffer_len",
@@ -165,6 +172,11 @@ impl Shmipc {
                     ShmipcWakes::EventFd | ShmipcWakes::Socket => true,
                 },
                 "polling from 1 µs to 1 s",
+            ),
+            (
+                "shmipc.directory",
+                self.directory.is_absolute() && !path.contains(&0) && path.len() <= DIRECTORY_MAX,
+                "an absolute path of at most 4,000 bytes",
             ),
         ])
     }
@@ -197,6 +209,35 @@ impl Shmipc {
                 Wakes::EventFd
             }
             ShmipcWakes::EventFd | ShmipcWakes::Socket => Wakes::Socket,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    #[test]
+    fn directories_of_which_no_peer_could_be_told_are_refused() {
+        let built = |directory: &str| {
+            let shmipc = Shmipc::default().directory(directory);
+            Config::builder().shmipc(shmipc).build()
+        };
+        let long = |len: usize| format!("/{}", "d/".repeat(len / 2))[..len].to_owned();
+        for directory in [
+            "",
+            "files",
+            "./files",
+            "/dev/\0shm",
+            &long(4001),
+            &long(70_000),
+        ] {
+            let refused = built(directory).unwrap_err();
+            assert_eq!(refused.setting, "shmipc.directory", "{directory:.20}");
+        }
+        for directory in ["/", "/dev/shm", "/dev/shm/", "/dev/shm/ours", &long(4000)] {
+            built(directory).unwrap_or_else(|error| panic!("{directory:.20}: {error}"));
         }
     }
 }
