@@ -60,7 +60,8 @@ pub enum ShmipcWakes {
 
 /// Settings of shmipc's own link, for [`ConfigBuilder::shmipc`](crate::ConfigBuilder::shmipc).
 ///
-/// The client makes the memory of a session; but for [`directory`](Self::directory), a server's settings are not used.
+/// The client makes the memory of a session. Of a server's settings, only [`directory`](Self::directory), [`message_max`](Self::message_max)
+/// and [`region_max`](Self::region_max) are used.
 ///
 /// ```
 /// use shmipc_transport::{Config, LinkKind, Shmipc};
@@ -77,6 +78,8 @@ pub struct Shmipc {
     mapping: ShmipcMapping,
     wakes: ShmipcWakes,
     directory: PathBuf,
+    message_max: u32,
+    region_max: u32,
 }
 
 impl Default for Shmipc {
@@ -88,6 +91,8 @@ impl Default for Shmipc {
             mapping: ShmipcMapping::default(),
             wakes: ShmipcWakes::default(),
             directory: PathBuf::from("/dev/shm"),
+            message_max: 128 << 20,
+            region_max: 1 << 30,
         }
     }
 }
@@ -145,6 +150,27 @@ impl Shmipc {
         self
     }
 
+    /// The longest message, in bytes. Default: 128 MiB; from 1 KiB.
+    ///
+    /// A longer one is not sent, and a peer that sends one ends its session: what is copied as it is received takes that much private
+    /// memory. In any case nothing over 32 MiB is sent, the most that others take where a message has to go over the socket. A message may
+    /// lie in as many slices as this has KiB, and 64 more.
+    #[must_use]
+    pub const fn message_max(mut self, bytes: u32) -> Self {
+        self.message_max = bytes;
+        self
+    }
+
+    /// The longest region that is taken from a client, in bytes. Default: 1 GiB; from 64 KiB.
+    ///
+    /// Clients with longer ones are refused, except that one as long as [`buffer_len`](Self::buffer_len) is taken always. The space of a file is
+    /// set aside as it is mapped, which may count for the server.
+    #[must_use]
+    pub const fn region_max(mut self, bytes: u32) -> Self {
+        self.region_max = bytes;
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<(), InvalidConfig> {
         let path = self.directory.as_os_str().as_bytes();
         InvalidConfig::check([
@@ -174,6 +200,16 @@ impl Shmipc {
                 "polling from 1 µs to 1 s",
             ),
             (
+                "shmipc.message_max",
+                1 << 10 <= self.message_max,
+                "at least 1 KiB",
+            ),
+            (
+                "shmipc.region_max",
+                64 << 10 <= self.region_max,
+                "at least 64 KiB",
+            ),
+            (
                 "shmipc.directory",
                 self.directory.is_absolute() && !path.contains(&0) && path.len() <= DIRECTORY_MAX,
                 "an absolute path of at most 4,000 bytes",
@@ -197,6 +233,14 @@ impl Shmipc {
         self.mapping
     }
 
+    pub(crate) const fn longest_message(&self) -> u32 {
+        self.message_max
+    }
+
+    pub(crate) fn longest_region(&self) -> u32 {
+        self.region_max.max(self.buffer_len)
+    }
+
     pub(crate) fn where_files_lie(&self) -> &Path {
         &self.directory
     }
@@ -217,6 +261,25 @@ impl Shmipc {
 mod tests {
     use super::*;
     use crate::Config;
+
+    #[test]
+    fn limits_that_would_let_nothing_through_are_refused() {
+        let built = |shmipc| Config::builder().shmipc(shmipc).build();
+        for (shmipc, setting) in [
+            (Shmipc::default().message_max(1023), "shmipc.message_max"),
+            (Shmipc::default().region_max(65_535), "shmipc.region_max"),
+        ] {
+            assert_eq!(built(shmipc).unwrap_err().setting, setting);
+        }
+        let least = Shmipc::default().message_max(1024).region_max(65_536);
+        let config = built(least).unwrap();
+        assert_eq!(config.shmipc().longest_message(), 1024);
+        assert_eq!(
+            config.shmipc().longest_region(),
+            32 << 20,
+            "as long as our own"
+        );
+    }
 
     #[test]
     fn directories_of_which_no_peer_could_be_told_are_refused() {

@@ -73,6 +73,16 @@ pub enum PeerMisbehaved {
         /// Bytes of the file.
         actual: u64,
     },
+    /// A region of shmipc's own link is longer than [`Shmipc::region_max`](crate::Shmipc::region_max) allows for.
+    #[error(
+        "a region of {len} bytes is longer than the {max} that `Shmipc::region_max` allows for"
+    )]
+    RegionTooLong {
+        /// Its length in bytes.
+        len: u64,
+        /// The most bytes of a region.
+        max: u32,
+    },
     /// Its memory cannot be mapped.
     #[error("its memory cannot be mapped (errno {errno})")]
     Unmappable {
@@ -194,12 +204,15 @@ pub enum SendError {
     /// The peer gave the stream up and reads no further.
     #[error("the peer reset the stream with code {0}")]
     Reset(u32),
-    /// The message could never be sent: it exceeds the configured memory.
-    #[error("a message of {len} bytes exceeds the {max} bytes that `memory_max` allows")]
+    /// The message could never be sent: it exceeds the configured memory; over shmipc's own link, 32 MiB or
+    /// [`Shmipc::message_max`](crate::Shmipc::message_max).
+    #[error(
+        "a message of {len} bytes exceeds the {max} bytes that `memory_max`, or shmipc's own link, allows"
+    )]
     TooLarge {
         /// Its length in bytes.
         len: usize,
-        /// The most that the configuration allows.
+        /// The most that the configuration, or the link, allows.
         max: usize,
     },
     /// The operating system refused to provide memory. The same message may succeed later.
@@ -241,12 +254,13 @@ pub enum RecvError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AllocError {
-    /// The block could never exist: it exceeds the configured memory.
-    #[error("{len} bytes exceed the {max} bytes that `memory_max` allows")]
+    /// The block could never be sent: it exceeds the configured memory; over shmipc's own link, 32 MiB or
+    /// [`Shmipc::message_max`](crate::Shmipc::message_max).
+    #[error("{len} bytes exceed the {max} bytes that `memory_max`, or shmipc's own link, allows")]
     TooLarge {
         /// The wanted length in bytes.
         len: usize,
-        /// The most that the configuration allows.
+        /// The most that the configuration, or the link, allows.
         max: usize,
     },
     /// The operating system refused to provide memory.

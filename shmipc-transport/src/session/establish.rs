@@ -298,8 +298,8 @@ impl Parts {
         } = joined;
         let socket = Arc::new(socket);
         let windows = parts.terms.windows.unwrap_or(Windows::UNLIMITED);
-        let payloads = config.payloads();
-        let (link, rx) = ShmipcLink::new(parts, Arc::clone(&socket), payloads, &peer);
+        let (payloads, message_max) = (config.payloads(), config.shmipc().longest_message());
+        let (link, rx) = ShmipcLink::new(parts, Arc::clone(&socket), payloads, message_max, &peer);
         Self {
             link: Link::Shmipc(Arc::new(link)),
             rx,

@@ -107,18 +107,22 @@ pub(crate) fn create_file(
     Ok((map(&fd, len, fstat(&fd)?.st_uid)?, file))
 }
 
-/// Maps a memory file that the peer has passed, over a Unix socket.
+/// Maps a memory file of at most `len_max` bytes that the peer has passed, over a Unix socket.
 ///
 /// # Errors
 ///
-/// Returns [`PeerMisbehaved`] if it is none, or could shrink and the peer is none that we would let.
-pub(crate) fn open_memfd(fd: &OwnedFd, peer: &Peer) -> Result<Mapped, PeerMisbehaved> {
+/// Returns [`PeerMisbehaved`] if it is none, or longer, or could shrink and the peer is none that we would let.
+pub(crate) fn open_memfd(
+    fd: &OwnedFd,
+    peer: &Peer,
+    len_max: u32,
+) -> Result<Mapped, PeerMisbehaved> {
     let stat = verify(fd, peer)?;
-    map(fd, length(&stat)?, stat.st_uid).map_err(|error| unmappable(&error))
+    map(fd, length(&stat, len_max)?, stat.st_uid).map_err(|error| unmappable(&error))
 }
 
-/// Maps a file that the peer has named (H29, V9): a regular one directly in `directory`, of its own user, in memory (H32). Its space
-/// is set aside, so that no access can fail for want of it (H35).
+/// Maps a file that the peer has named (H29, V9): a regular one of at most `len_max` bytes directly in `directory`, of its own user, in
+/// memory (H32). Its space is set aside, so that no access can fail for want of it (H35).
 ///
 /// # Errors
 ///
@@ -127,6 +131,7 @@ pub(crate) fn open_file(
     directory: &Path,
     path: &[u8],
     peer: &Peer,
+    len_max: u32,
 ) -> Result<Mapped, PeerMisbehaved> {
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
     let outside = || PeerMisbehaved::Path {
@@ -145,7 +150,8 @@ pub(crate) fn open_file(
     if !may_name(peer, &stat, &parent) {
         return Err(outside());
     }
-    let len = length(&stat)?;
+    // Before any space is set aside, which may count for us.
+    let len = length(&stat, len_max)?;
     fallocate(&fd, FallocateFlags::empty(), 0, i64::from(len))
         .map_err(|errno| unmappable(&errno.into()))?;
     map(&fd, len, stat.st_uid).map_err(|error| unmappable(&error))
@@ -193,15 +199,16 @@ fn could_end_us(peer: &Peer) -> bool {
     peer.uid() == Some(0) || is_own_user(peer) || peer.is_unknown()
 }
 
-fn length(stat: &FileStat) -> Result<u32, PeerMisbehaved> {
+fn length(stat: &FileStat, max: u32) -> Result<u32, PeerMisbehaved> {
     let actual = u64::try_from(stat.st_size).unwrap_or(0);
-    u32::try_from(actual)
-        .ok()
-        .filter(|&len| len != 0)
-        .ok_or(PeerMisbehaved::RegionLength {
+    match u32::try_from(actual) {
+        Ok(0) => Err(PeerMisbehaved::RegionLength {
             claimed: actual,
             actual,
-        })
+        }),
+        Ok(len) if len <= max => Ok(len),
+        _ => Err(PeerMisbehaved::RegionTooLong { len: actual, max }),
+    }
 }
 
 fn map(fd: &impl AsFd, len: u32, owner: u32) -> io::Result<Mapped> {
@@ -245,6 +252,8 @@ mod tests {
     use super::*;
     use crate::core::sync::Ordering;
 
+    const LEN_MAX: u32 = 1 << 20;
+
     fn peer(uid: u32) -> Peer {
         Peer::new(1, uid, uid)
     }
@@ -265,7 +274,7 @@ mod tests {
     #[test]
     fn what_we_make_both_sides_write_and_nobody_shortens() {
         let (ours, fd) = create_memfd("test", 8192).unwrap();
-        let theirs = open_memfd(&fd, &peer(12345)).unwrap();
+        let theirs = open_memfd(&fd, &peer(12345), LEN_MAX).unwrap();
         ours.region.word(100).store(1, Ordering::Release);
         assert_eq!(theirs.region.word(100).load(Ordering::Acquire), 1);
         theirs.region.word(200).store(2, Ordering::Release);
@@ -277,12 +286,12 @@ mod tests {
     fn hazard_h31_what_could_shrink_is_taken_only_from_those_who_could_kill_us() {
         let fd = memfd_create(c"unsealed", MFdFlags::MFD_CLOEXEC).unwrap();
         ftruncate(&fd, 8192).unwrap();
-        open_memfd(&fd, &ourselves()).unwrap();
-        open_memfd(&fd, &peer(0)).unwrap();
+        open_memfd(&fd, &ourselves(), LEN_MAX).unwrap();
+        open_memfd(&fd, &peer(0), LEN_MAX).unwrap();
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        let foreign = open_memfd(&fd, &peer(12345));
+        let foreign = open_memfd(&fd, &peer(12345), LEN_MAX);
         assert!(matches!(foreign, Err(PeerMisbehaved::Unsealed { .. })));
     }
 
@@ -291,11 +300,11 @@ mod tests {
         let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let (reader, _writer) = std::io::pipe().unwrap();
         for fd in [null, reader.into()] {
-            assert!(open_memfd(&fd, &ourselves()).is_err());
+            assert!(open_memfd(&fd, &ourselves(), LEN_MAX).is_err());
         }
         let empty = memfd_create(c"empty", MFdFlags::MFD_CLOEXEC).unwrap();
         assert!(matches!(
-            open_memfd(&empty, &ourselves()),
+            open_memfd(&empty, &ourselves(), LEN_MAX),
             Err(PeerMisbehaved::RegionLength { .. })
         ));
     }
@@ -311,7 +320,7 @@ mod tests {
             create_file(directory.path(), "region", 4096).is_err(),
             "it exists"
         );
-        open_file(directory.path(), &named(&path), &ourselves()).unwrap();
+        open_file(directory.path(), &named(&path), &ourselves(), LEN_MAX).unwrap();
         drop(file);
         assert!(!path.exists());
     }
@@ -326,12 +335,38 @@ mod tests {
             .unwrap()
             .set_len(LEN.into())
             .unwrap();
-        open_file(directory.path(), &named(&theirs), &ourselves()).unwrap();
+        open_file(directory.path(), &named(&theirs), &ourselves(), LEN_MAX).unwrap();
         for path in [ours.path(), &theirs] {
             use std::os::unix::fs::MetadataExt;
             let blocks = std::fs::metadata(path).unwrap().blocks();
             assert!(u64::from(LEN) <= 512 * blocks, "{blocks} blocks");
         }
+    }
+
+    #[test]
+    fn hazard_h46_regions_that_are_too_long_are_refused_and_take_no_space() {
+        use std::os::unix::fs::MetadataExt;
+        const LONG: u64 = LEN_MAX as u64 + 1;
+        let directory = directory();
+        let path = directory.path().join("long");
+        let file = std::fs::File::create_new(&path).unwrap();
+        for len in [LONG, u64::from(u32::MAX), 1 << 32, 1 << 40] {
+            file.set_len(len).unwrap();
+            let memfd = memfd_create(c"long", MFdFlags::MFD_CLOEXEC).unwrap();
+            ftruncate(&memfd, len.cast_signed()).unwrap();
+            for refused in [
+                open_file(directory.path(), &named(&path), &ourselves(), LEN_MAX),
+                open_memfd(&memfd, &ourselves(), LEN_MAX),
+            ] {
+                assert!(matches!(
+                    refused,
+                    Err(PeerMisbehaved::RegionTooLong { len: found, max: LEN_MAX }) if found == len
+                ));
+            }
+        }
+        assert_eq!(file.metadata().unwrap().blocks(), 0);
+        file.set_len(LEN_MAX.into()).unwrap();
+        open_file(directory.path(), &named(&path), &ourselves(), LEN_MAX).unwrap();
     }
 
     #[test]
@@ -369,7 +404,7 @@ mod tests {
             PathBuf::from("/etc/passwd"),
             PathBuf::from("region"),
         ] {
-            let refused = open_file(allowed.path(), &named(&path), &ourselves());
+            let refused = open_file(allowed.path(), &named(&path), &ourselves(), LEN_MAX);
             assert!(refused.is_err(), "{}", path.display());
         }
         assert_eq!(std::fs::read(target).unwrap(), [0; 4096], "untouched");
@@ -384,7 +419,7 @@ mod tests {
         let path = directory.path().join("region");
         std::fs::write(&path, [0; 4096]).unwrap();
         std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
-        let refused = open_file(directory.path(), &named(&path), &ourselves());
+        let refused = open_file(directory.path(), &named(&path), &ourselves(), LEN_MAX);
         assert!(matches!(refused, Err(PeerMisbehaved::Path { .. })));
     }
 
@@ -403,7 +438,7 @@ mod tests {
         };
         let open = |mode| {
             permit(&path, mode);
-            open_file(directory.path(), &named(&path), &Peer::UNKNOWN)
+            open_file(directory.path(), &named(&path), &Peer::UNKNOWN, LEN_MAX)
         };
         permit(directory.path(), 0o711);
         for mode in [0o600, 0o644, 0o755] {

@@ -6,7 +6,7 @@ use super::{
     InvalidShmipc, Memory, Pool, Slice, Slices,
     buffers::{HAS_NEXT, IN_USE, field},
 };
-use crate::core::sync::Ordering;
+use crate::core::{num::index, sync::Ordering};
 
 /// A part of a message that has arrived: a slice, and the range of its data that counts.
 #[derive(Debug)]
@@ -17,6 +17,39 @@ pub(crate) struct Piece {
     pub(crate) len: u32,
 }
 
+/// A slice that a message may take for so many bytes of the longest one.
+const BYTES_PER_SLICE: u32 = 1 << 10;
+
+/// The slices that any message may take.
+const SLICES_MIN: u32 = 64;
+
+/// How long a message may be, and in how many slices it may lie (H46).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ChainLimits {
+    pub(super) bytes: u32,
+    pub(super) slices: u32,
+}
+
+impl ChainLimits {
+    /// Those of a session whose messages have at most so many bytes.
+    pub(crate) const fn of(message_max: u32) -> Self {
+        Self {
+            bytes: message_max,
+            slices: SLICES_MIN + message_max / BYTES_PER_SLICE,
+        }
+    }
+
+    /// The longest message, in bytes.
+    pub(crate) const fn bytes(self) -> u32 {
+        self.bytes
+    }
+
+    /// Whether a message may lie in so many slices.
+    pub(crate) fn allow(self, slices: usize) -> bool {
+        slices <= index(self.slices)
+    }
+}
+
 /// A message that has arrived. All of its slices are held by this side.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
@@ -25,8 +58,9 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// Its length in bytes.
-    pub(crate) fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| u64::from(piece.len)).sum()
+    pub(crate) fn len(&self) -> u32 {
+        // No more than its limits say.
+        self.pieces.iter().map(|piece| piece.len).sum()
     }
 }
 
@@ -77,12 +111,16 @@ impl<M: Memory> Pool<M> {
     ///
     /// # Errors
     ///
-    /// Returns [`InvalidShmipc`] if anything in it is not what it should be. The session ends, and with it the region.
-    pub(crate) fn follow(&self, first: u32) -> Result<Chain, InvalidShmipc> {
+    /// Returns [`InvalidShmipc`] if anything in it is not what it should be, or it exceeds the limits. The session ends.
+    pub(crate) fn follow(&self, first: u32, limits: ChainLimits) -> Result<Chain, InvalidShmipc> {
         let mut chain = Chain::default();
         let mut empty = Vec::new();
+        let mut left = limits.bytes;
         let mut next = Some(first);
         while let Some(at) = next {
+            if !limits.allow(chain.pieces.len() + empty.len() + 1) {
+                return Err(InvalidShmipc::MessageSlices { max: limits.slices });
+            }
             let slice = self.adopt(at)?;
             // Each word once. Relaxed: ordered by the acquire with which the element was found.
             let word = |field: u32| self.memory().word(at + field).load(Ordering::Relaxed);
@@ -101,6 +139,9 @@ impl<M: Memory> Pool<M> {
                     start,
                 });
             }
+            left = left
+                .checked_sub(size)
+                .ok_or(InvalidShmipc::MessageLength { max: limits.bytes })?;
             if size == 0 {
                 empty.push(slice);
                 continue;

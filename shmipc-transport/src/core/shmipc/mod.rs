@@ -49,7 +49,7 @@ mod violation;
 pub(crate) use buffers::Geometry;
 #[cfg(test)]
 pub(crate) use buffers::InvalidPlan;
-pub(crate) use chain::Piece;
+pub(crate) use chain::{ChainLimits, Piece};
 pub(crate) use pool::{Pool, Slice, Slices};
 pub(crate) use queue::{
     Consumer, ELEMENT_LEN, Element, Ends, Producer, QueueLayout, QueuePlan, Queues, state,

@@ -1,6 +1,7 @@
 //! What can be wrong with memory that shmipc's protocol shares.
 
-/// How a peer's shared memory contradicts shmipc's protocol. Whoever wrote it, the session with that peer ends.
+/// How what a peer shares contradicts shmipc's protocol, or exceeds what is taken by it. Whoever wrote it, the session with that peer
+/// ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidShmipc {
@@ -97,6 +98,18 @@ pub enum InvalidShmipc {
     SliceHeld {
         /// The offset in the buffer region.
         offset: u32,
+    },
+    /// A message is longer than [`Shmipc::message_max`](crate::Shmipc::message_max) allows for.
+    #[error("a message of more than the {max} bytes that `Shmipc::message_max` allows for")]
+    MessageLength {
+        /// The most bytes of a message.
+        max: u32,
+    },
+    /// A message lies in more slices than [`Shmipc::message_max`](crate::Shmipc::message_max) allows for.
+    #[error("a message in more than the {max} slices that `Shmipc::message_max` allows for")]
+    MessageSlices {
+        /// The most slices of a message.
+        max: u32,
     },
     /// An element of a queue has a status that the protocol does not have.
     #[error("element of status {status:#x}")]

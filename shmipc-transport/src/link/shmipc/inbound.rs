@@ -3,14 +3,14 @@
 //! What came over the socket is delivered behind everything that was in the queue when it was read, so that neither a message nor a
 //! close overtakes what its sender said before (H49, C1).
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, io, mem, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{Record, ShmipcLink, record::offset_in};
 use crate::{
     core::{
-        mem::SharedRegion,
+        mem::{SharedRegion, Trust},
         num::{StreamId, index},
         shmipc::{
             Consumer, Element, InvalidShmipc, Piece,
@@ -219,12 +219,25 @@ impl ShmipcLink {
 
     /// Takes the message that begins at `offset`. One of no bytes is none.
     fn message(self: &Arc<Self>, stream: StreamId, offset: u32) -> Result<Arrival, PeerMisbehaved> {
-        let chain = self.pool.follow(offset)?;
+        let chain = self.pool.follow(offset, self.limits)?;
         let len = chain.len();
         let mut message = RecvBuf::default();
-        for piece in chain.pieces {
-            message.push(self.receive_piece(piece)?);
+        // What is copied lies together: in buffers of their own, short pieces would take many times their bytes.
+        let mut copy = Vec::new();
+        if self.trust.is_none() {
+            copy.reserve_exact(index(len));
         }
+        for piece in chain.pieces {
+            if let Some(trust) = self.trust.filter(|_| LEND_MIN <= piece.len) {
+                self.push_copy(&mut message, mem::take(&mut copy));
+                message.push(self.lend(piece, trust));
+            } else {
+                let Piece { slice, start, len } = piece;
+                self.pool.append_to(&slice, start, len, &mut copy);
+                self.pool.recycle(slice)?;
+            }
+        }
+        self.push_copy(&mut message, copy);
         if message.is_empty() {
             return Ok(Arrival::Message {
                 stream,
@@ -233,7 +246,7 @@ impl ShmipcLink {
             });
         }
         self.counters.messages_received.add(1);
-        self.counters.bytes_received.add(len);
+        self.counters.bytes_received.add(u64::from(len));
         Ok(Arrival::Message {
             stream,
             message: Some(message),
@@ -241,28 +254,24 @@ impl ShmipcLink {
         })
     }
 
-    /// Lends or copies a part of a message.
-    fn receive_piece(self: &Arc<Self>, piece: Piece) -> Result<Bytes, InvalidShmipc> {
-        match self.trust.filter(|_| LEND_MIN <= piece.len) {
-            Some(trust) => {
-                self.counters.bytes_lent.add(u64::from(piece.len));
-                let link = Arc::downgrade(self);
-                let release = move |slice| {
-                    // If the session is over, so is its region.
-                    if let Some(link) = link.upgrade() {
-                        link.put_slice(slice);
-                    }
-                };
-                Ok(self.pool.lend(piece, release, trust))
-            }
-            None => {
-                let Piece { slice, start, len } = piece;
-                let mut copy = Vec::with_capacity(index(len));
-                self.pool.append_to(&slice, start, len, &mut copy);
-                self.pool.recycle(slice)?;
-                Ok(self.budget.charge(copy))
-            }
+    /// Appends what was copied of a message, if that is anything.
+    fn push_copy(&self, message: &mut RecvBuf, copy: Vec<u8>) {
+        if !copy.is_empty() {
+            message.push(self.budget.charge(copy));
         }
+    }
+
+    /// Lends a part of a message.
+    fn lend(self: &Arc<Self>, piece: Piece, trust: Trust) -> Bytes {
+        self.counters.bytes_lent.add(u64::from(piece.len));
+        let link = Arc::downgrade(self);
+        let release = move |slice| {
+            // If the session is over, so is its region.
+            if let Some(link) = link.upgrade() {
+                link.put_slice(slice);
+            }
+        };
+        self.pool.lend(piece, release, trust)
     }
 
     fn said(self: &Arc<Self>, said: Said) -> Result<Arrival, PeerMisbehaved> {
@@ -365,6 +374,10 @@ impl ShmipcLink {
                 return Ok(());
             }
             Frame::Close { stream } => Said::Close { stream },
+            Frame::Fallback { payload, .. } if index(self.limits.bytes()) < payload.len() => {
+                let max = self.limits.bytes();
+                return Err(InvalidShmipc::MessageLength { max }.into());
+            }
             Frame::Fallback {
                 stream,
                 status,

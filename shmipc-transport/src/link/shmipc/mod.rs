@@ -51,7 +51,7 @@ use crate::{
         num::{StreamId, index},
         outbox::Windows,
         shmipc::{
-            Ends, Pool, Queues,
+            ChainLimits, Ends, Pool, Queues,
             frames::FALLBACK_MAX,
             handshake::version_byte,
             terms::{Terms, Wakes},
@@ -105,6 +105,8 @@ pub(crate) struct ShmipcLink {
     has_files: AtomicBool,
     /// Set if what lies in the buffer region may be lent in place.
     trust: Option<Trust>,
+    /// What is taken for a message, and sent as one.
+    limits: ChainLimits,
     budget: Arc<Budget>,
     /// Who looks after the session, and must hear of what is to be done.
     keeper: Mutex<Option<Waker>>,
@@ -131,6 +133,7 @@ impl ShmipcLink {
         parts: ShmipcParts,
         socket: Arc<ControlSocket>,
         payloads: Payloads,
+        message_max: u32,
         peer: &Peer,
     ) -> (Self, Rx) {
         let Queues {
@@ -155,6 +158,7 @@ impl ShmipcLink {
             has_files: AtomicBool::new(!parts.files.is_empty()),
             files: Mutex::new(parts.files),
             trust: payloads.trust(peer, Some(parts.owner)),
+            limits: ChainLimits::of(message_max),
             budget: Arc::default(),
             keeper: Mutex::new(None),
             starving: AtomicBool::new(false),
@@ -177,13 +181,9 @@ impl ShmipcLink {
         !self.speaks_records
     }
 
-    /// The longest message there can be: one that could go over the socket if it had to.
-    #[expect(
-        clippy::unused_self,
-        reason = "the other link's depends on its settings"
-    )]
+    /// The longest message that is sent: one that could go over the socket if it had to, if settings allow for it.
     pub(crate) fn message_max(&self) -> usize {
-        FALLBACK_MAX
+        FALLBACK_MAX.min(index(self.limits.bytes()))
     }
 
     /// The most elements that the peer's queue can hold at once, and messages that the kernel may hold of the socket.

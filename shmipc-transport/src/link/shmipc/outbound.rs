@@ -237,9 +237,14 @@ impl ShmipcLink {
         lock(&self.tx)
     }
 
-    /// Takes slices for `len` bytes; `None` if they are not to be had, which includes a region that is broken.
+    /// Takes slices for `len` bytes; `None` if they are not to be had, which includes a region that is broken, and slices so short that
+    /// they would be more than the peer takes for a message.
     pub(super) fn take_slices(&self, len: u32) -> Option<Slices> {
         match self.pool.take_for(len) {
+            Ok(Some(slices)) if !self.limits.allow(slices.len()) => {
+                self.put_all([slices]);
+                None
+            }
             Ok(Some(slices)) => {
                 self.counters.blocks_taken.add(1);
                 Some(slices)
@@ -257,6 +262,11 @@ impl ShmipcLink {
         if let Err(invalid) = self.pool.recycle(slice) {
             self.blame(invalid.into());
         }
+    }
+
+    fn put_all(&self, slices: impl IntoIterator<Item = Slices>) {
+        let slices = slices.into_iter().flatten();
+        slices.for_each(|(slice, _)| self.put_slice(slice));
     }
 
     /// Whether the stream has fallen back to the socket, in either direction.
@@ -398,18 +408,30 @@ impl ShmipcLink {
     /// The slices of a message, if all of it has some. If not, the message is as it was.
     fn slices_of(&self, message: &mut Outgoing) -> Option<Slices> {
         let mut taken: VecDeque<Slices> = VecDeque::new();
+        let mut count = 0;
         for part in &message.parts {
-            if matches!(part, OutgoingPart::Run(_)) || part.len() == 0 {
-                continue;
-            }
-            match self.take_slices(u32_len(part.len())) {
-                Some(slices) => taken.push_back(slices),
+            let slices = match part {
+                OutgoingPart::Run(run) => {
+                    count += run.slices();
+                    continue;
+                }
+                part if part.len() == 0 => continue,
+                part => self.take_slices(u32_len(part.len())),
+            };
+            match slices {
+                Some(slices) => {
+                    count += slices.len();
+                    taken.push_back(slices);
+                }
                 None => {
-                    let taken = taken.into_iter().flatten();
-                    taken.for_each(|(slice, _)| self.put_slice(slice));
+                    self.put_all(taken);
                     return None;
                 }
             }
+        }
+        if !self.limits.allow(count) {
+            self.put_all(taken);
+            return None;
         }
         let mut inline = message.inline.as_slice();
         let mut slices = Slices::new();

@@ -39,6 +39,11 @@ impl Run {
         self.len
     }
 
+    /// The slices that it has.
+    pub(super) fn slices(&self) -> usize {
+        self.slices.len()
+    }
+
     /// Bytes that still fit.
     pub(crate) fn room(&self) -> usize {
         self.room

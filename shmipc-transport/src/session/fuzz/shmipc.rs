@@ -15,7 +15,8 @@ use crate::{
         num::{index, u32_len},
         outbox::Windows,
         shmipc::{
-            Consumer, Element, Geometry, Pool, Producer, QueueLayout, QueuePlan, Queues, Slice,
+            ChainLimits, Consumer, Element, Geometry, Pool, Producer, QueueLayout, QueuePlan,
+            Queues, Slice,
             frames::FALLBACK_HEADER_LEN,
             terms::{Terms, Wakes},
         },
@@ -26,6 +27,9 @@ use crate::{
 };
 
 const BUFFER_LEN: u32 = 64 << 10;
+
+/// Less than fits into the region.
+const MESSAGE_MAX: u32 = 8 << 10;
 
 /// Capacities of slices, and their shares in percent.
 const SLICES: &[(u32, u32)] = &[(64, 10), (1024, 40), (4096, 50)];
@@ -155,7 +159,7 @@ fn session(parts: ShmipcParts, is_guarded: bool, spins: bool) -> (Arc<Shared>, S
     let peer = Peer::new(1, user, user);
     let is_client = parts.is_client;
     let windows = parts.terms.windows.unwrap_or(Windows::UNLIMITED);
-    let (link, rx) = ShmipcLink::new(parts, Arc::new(ours), payloads, &peer);
+    let (link, rx) = ShmipcLink::new(parts, Arc::new(ours), payloads, MESSAGE_MAX, &peer);
     let link = Link::Shmipc(Arc::new(link));
     let shared = Shared::new(link, rx, config, peer, windows, is_client, None);
     (Arc::new(shared), socket)
@@ -329,7 +333,10 @@ impl Villain {
         let Ok(Some(element)) = self.from_us.take() else {
             return;
         };
-        let Ok(chain) = self.pool.follow(element.offset) else {
+        let Ok(chain) = self
+            .pool
+            .follow(element.offset, ChainLimits::of(MESSAGE_MAX))
+        else {
             return;
         };
         for piece in chain.pieces {

@@ -344,11 +344,12 @@ impl Theirs {
         peer: &Peer,
         layout: QueueLayout,
     ) -> Result<Self, PeerMisbehaved> {
+        let len_max = config.shmipc().longest_region();
         let (mut bell, mut doorbell) = (None, None);
         let (queue, buffer) = match regions {
             Regions::Files(paths) => {
                 let directory = config.shmipc().where_files_lie();
-                let open = |path: &[u8]| regions::open_file(directory, path, peer);
+                let open = |path: &[u8]| regions::open_file(directory, path, peer, len_max);
                 (open(&paths.queue)?, open(&paths.buffer)?)
             }
             Regions::Memfds {
@@ -363,7 +364,7 @@ impl Theirs {
                     doorbell = Some(Doorbell::of_eventfd(to_server)?);
                     bell = Some(PeerDoorbell::of_eventfd(to_client)?);
                 }
-                let open = |fd| regions::open_memfd(fd, peer);
+                let open = |fd| regions::open_memfd(fd, peer, len_max);
                 (open(&queue)?, open(&buffer)?)
             }
         };

@@ -15,7 +15,7 @@ use tests::{
     },
 };
 
-use super::config;
+use super::{config, config_with};
 use crate::stage::Stage;
 
 /// A lie told by a client, which learns nothing but that it was hung up on.
@@ -104,6 +104,24 @@ fn hazard_h23_lists_that_cannot_be() {
             s.messages[2].fds[0] = queues;
         }),
     ]));
+}
+
+#[test]
+fn hazard_h46_regions_that_are_too_long() {
+    // That of slices lies in between.
+    const MAX: u32 = 64 << 10;
+    alone(async {
+        for dialect in Dialect::ALL {
+            for (region_max, is_taken) in [(MAX, false), (2 * MAX, true)] {
+                let config = config_with(dialect, |shmipc| shmipc.region_max(region_max));
+                let mut stage = Stage::with(config).await;
+                let script = ShmipcScript::new(Role::Client, dialect);
+                let (ending, _) = stage.play(Role::Client, |socket| script.play(socket)).await;
+                assert_eq!(matches!(ending, ShmipcEnding::Session(_)), is_taken);
+                stage.bystander_is_well("a region").await;
+            }
+        }
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Lies in elements, and in the chains that they lead to.
 
 use shmipc_transport::{
-    InvalidShmipc::{ListCursor, SliceHeader, SliceHeld, SliceOffset},
+    InvalidShmipc::{ListCursor, MessageLength, SliceHeader, SliceHeld, SliceOffset},
     PeerMisbehaved::Shmipc,
 };
 use tests::{
@@ -9,7 +9,7 @@ use tests::{
     villain::shmipc::{Dialect, Element, ShmipcVillain, record, slice},
 };
 
-use super::{borne, shmipc_lies, told, told_in};
+use super::{borne, config_with, shmipc_lies, told, told_in, told_to};
 
 /// Sends a message that lies at `offset`, on a stream whose messages are kept.
 fn at(villain: &mut ShmipcVillain, offset: u32) {
@@ -95,6 +95,21 @@ fn hazard_h22_chains_that_do_not_end_or_cross() {
                 => Shmipc(SliceHeld { .. }),
         })
         .await;
+    });
+}
+
+#[test]
+fn hazard_h46_messages_that_are_too_long() {
+    alone(async {
+        for dialect in Dialect::ALL {
+            // As long as those of the victim.
+            let config = config_with(dialect, |shmipc| shmipc.message_max(8192));
+            let lies = shmipc_lies! {
+                "three slices": |v| { let [a, b, c] = slices(v); linked(v, &[a, b], c) } => Shmipc(MessageLength { max: 8192 }),
+                "over the socket": |v| { let stream = v.stream(); v.fall_back(stream, 0, &[1; 8193]) } => Shmipc(MessageLength { max: 8192 }),
+            };
+            told_to(config, dialect, lies).await;
+        }
     });
 }
 

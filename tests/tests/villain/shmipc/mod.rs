@@ -43,6 +43,11 @@ const VICTIMS_STREAMS: usize = 3;
 
 /// What victims of a villain that speaks `dialect` are configured for.
 fn config(dialect: Dialect) -> Config {
+    config_with(dialect, |shmipc| shmipc)
+}
+
+/// The same with further settings.
+fn config_with(dialect: Dialect, further: impl FnOnce(Shmipc) -> Shmipc) -> Config {
     // Queues and lists so short that all of them is used, and no slices are kept to be used again.
     let shmipc = Shmipc::default()
         .buffer_len(64 << 10)
@@ -52,7 +57,7 @@ fn config(dialect: Dialect) -> Config {
         Dialect::V3 => LinkKind::ShmipcV3,
         Dialect::Records => LinkKind::ShmipcV4,
     };
-    let builder = Config::builder().links([link]).shmipc(shmipc);
+    let builder = Config::builder().links([link]).shmipc(further(shmipc));
     builder.streams_max(STREAMS_MAX).build().unwrap()
 }
 
@@ -72,7 +77,12 @@ async fn told(lies: &[Lie]) {
 }
 
 async fn told_in(dialect: Dialect, lies: &[Lie]) {
-    let mut stage = Stage::with(config(dialect)).await;
+    told_to(config(dialect), dialect, lies).await;
+}
+
+/// The same to victims of this configuration.
+async fn told_to(config: Config, dialect: Dialect, lies: &[Lie]) {
+    let mut stage = Stage::with(config).await;
     let before = process::Holdings::count();
     for lie in lies {
         for role in [Role::Client, Role::Server] {

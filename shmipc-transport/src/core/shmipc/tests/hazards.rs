@@ -203,7 +203,7 @@ fn hazard_h21_headers_that_reach_beyond_their_slice_end_the_session() {
             memory.set(offset + at, word);
         }
         assert_eq!(
-            mapper.follow(offset).unwrap_err(),
+            mapper.follow(offset, LIMITS).unwrap_err(),
             InvalidShmipc::SliceHeader {
                 offset,
                 capacity,
@@ -230,7 +230,7 @@ fn hazard_h21_offsets_at_which_no_slice_lies_end_the_session() {
         u32::MAX - 19,
         u32::MAX,
     ] {
-        let refused = mapper.follow(offset).unwrap_err();
+        let refused = mapper.follow(offset, LIMITS).unwrap_err();
         assert_eq!(refused, InvalidShmipc::SliceOffset { offset });
     }
 }
@@ -243,14 +243,14 @@ fn hazard_h22_chains_that_lead_back_or_cross_end_the_session() {
     memory.set(FIRST + NEXT, offset);
     memory.set(FIRST + FLAGS, 3);
     assert_eq!(
-        mapper.follow(offset).unwrap_err(),
+        mapper.follow(offset, LIMITS).unwrap_err(),
         InvalidShmipc::SliceHeld { offset }
     );
     let (_, creator, mapper) = pools(296, SMALL);
     let offset = send(&creator, b"once").unwrap();
-    let chain = mapper.follow(offset).unwrap();
+    let chain = mapper.follow(offset, LIMITS).unwrap();
     assert_eq!(
-        mapper.follow(offset).unwrap_err(),
+        mapper.follow(offset, LIMITS).unwrap_err(),
         InvalidShmipc::SliceHeld { offset }
     );
     assert_eq!(chain.len(), 4);
@@ -265,7 +265,7 @@ fn hazard_v6_slices_of_nothing_are_met_once_as_well() {
     memory.set(FIRST + STRIDE + NEXT, offset);
     memory.set(FIRST + STRIDE + FLAGS, 3);
     assert_eq!(
-        mapper.follow(offset).unwrap_err(),
+        mapper.follow(offset, LIMITS).unwrap_err(),
         InvalidShmipc::SliceHeld { offset }
     );
     assert_eq!(mapper.available(0), 0, "nothing was put back on the way");
@@ -277,7 +277,7 @@ fn hazard_v7_a_peer_cannot_send_us_what_we_hold() {
     let writing = mapper.take(0).unwrap().unwrap();
     let offset = writing.at();
     assert_eq!(
-        mapper.follow(offset).unwrap_err(),
+        mapper.follow(offset, LIMITS).unwrap_err(),
         InvalidShmipc::SliceHeld { offset }
     );
     assert_eq!(creator.held(), 0);
@@ -369,6 +369,35 @@ fn hazard_h77_a_message_that_does_not_fit_takes_nothing() {
         creator.take_for(64).unwrap().is_some(),
         "as much as there is"
     );
+}
+
+#[test]
+fn hazard_h46_messages_that_are_too_long_are_not_taken() {
+    let followed = |bytes, slices| {
+        let (_, creator, mapper) = pools(296, SMALL);
+        let offset = send(&creator, &[1; 40]).unwrap();
+        let chain = mapper.follow(offset, ChainLimits { bytes, slices })?;
+        Ok((chain.len(), chain.pieces.len()))
+    };
+    assert_eq!(followed(40, 2), Ok((40, 2)));
+    let refused = Err(InvalidShmipc::MessageLength { max: 39 });
+    assert_eq!(followed(39, 2), refused);
+    let refused = Err(InvalidShmipc::MessageSlices { max: 1 });
+    assert_eq!(followed(40, 1), refused);
+}
+
+#[test]
+fn hazard_h46_slices_of_nothing_count_as_well() {
+    let (_, creator, mapper) = pools(296, SMALL);
+    let slices = [0, 0, 1].map(|list| (creator.take(list).unwrap().unwrap(), 0));
+    let offset = creator.link(slices.into_iter().collect());
+    let limits = |slices| ChainLimits { bytes: 0, slices };
+    assert_eq!(
+        mapper.follow(offset, limits(2)).unwrap_err(),
+        InvalidShmipc::MessageSlices { max: 2 }
+    );
+    let mapper = Pool::open(mapper.memory().clone()).unwrap();
+    assert!(mapper.follow(offset, limits(3)).unwrap().pieces.is_empty());
 }
 
 /// Takes `bytes` for a message.

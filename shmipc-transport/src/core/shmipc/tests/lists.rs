@@ -186,7 +186,7 @@ fn hazard_h21_a_slice_that_is_kept_cannot_arrive() {
     let slice = one.take(0).unwrap().unwrap();
     let at = slice.at();
     one.recycle(slice).unwrap();
-    let forged = one.follow(at).unwrap_err();
+    let forged = one.follow(at, LIMITS).unwrap_err();
     assert_eq!(forged, InvalidShmipc::SliceHeld { offset: at });
     assert_eq!(other.held(), 0);
 }

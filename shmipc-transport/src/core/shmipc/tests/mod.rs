@@ -12,7 +12,7 @@ mod vectors;
 
 use std::sync::Arc;
 
-use super::{Geometry, Memory, Pool, QueueLayout, QueuePlan, Queues};
+use super::{ChainLimits, Geometry, Memory, Pool, QueueLayout, QueuePlan, Queues};
 use crate::core::{
     num::index,
     sync::{AtomicU32, Ordering},
@@ -65,6 +65,9 @@ impl Memory for TestMemory {
     }
 }
 
+/// More than any message here has.
+pub(super) const LIMITS: ChainLimits = ChainLimits::of(1 << 20);
+
 /// Two lists, of 3 slices of 16 bytes and 2 of 32: the reference's example.
 pub(super) const SMALL: &[(u32, u32)] = &[(16, 50), (32, 50)];
 
@@ -108,7 +111,7 @@ pub(super) fn send(pool: &Pool<TestMemory>, message: &[u8]) -> Option<u32> {
 
 /// Receives the message at `offset`, and gives its slices back.
 pub(super) fn receive(pool: &Pool<TestMemory>, offset: u32) -> Vec<u8> {
-    let chain = pool.follow(offset).unwrap();
+    let chain = pool.follow(offset, LIMITS).unwrap();
     let mut message = Vec::new();
     for piece in &chain.pieces {
         let offset = piece.slice.data() + piece.start;
