@@ -54,6 +54,8 @@ impl ChainLimits {
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     pub(crate) pieces: SmallVec<[Piece; 1]>,
+    /// In how many slices it came, with those without data.
+    pub(crate) slices: u32,
 }
 
 impl Chain {
@@ -118,9 +120,10 @@ impl<M: Memory> Pool<M> {
         let mut left = limits.bytes;
         let mut next = Some(first);
         while let Some(at) = next {
-            if !limits.allow(chain.pieces.len() + empty.len() + 1) {
+            if chain.slices == limits.slices {
                 return Err(InvalidShmipc::MessageSlices { max: limits.slices });
             }
+            chain.slices += 1;
             let slice = self.adopt(at)?;
             // Each word once. Relaxed: ordered by the acquire with which the element was found.
             let word = |field: u32| self.memory().word(at + field).load(Ordering::Relaxed);
@@ -157,7 +160,10 @@ impl<M: Memory> Pool<M> {
     }
 
     /// Puts all slices of a chain back.
-    #[cfg(test)]
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Self::put).
     pub(crate) fn put_chain(&self, chain: Chain) -> Result<(), InvalidShmipc> {
         let mut pieces = chain.pieces.into_iter();
         pieces.try_for_each(|piece| self.put(piece.slice))

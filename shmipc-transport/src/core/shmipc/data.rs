@@ -8,7 +8,7 @@
 //! with others who only read. Whoever else opens the region counts as the peer, also if it were within this process.
 //!
 //! A slice names its pool, and others refuse it. They could mistake only one that has outlived its pool; whoever holds slices has
-//! nothing but their own link, or a weak handle of it, to use them with.
+//! nothing but their own link, or its pool, to use them with.
 //!
 //! [`Geometry`]: super::Geometry
 #![expect(

@@ -262,6 +262,16 @@ impl<M: Memory> Pool<M> {
         }
     }
 
+    /// Puts back what is kept for the next messages: there are none. From now on nothing is kept (H17).
+    pub(crate) fn retire(&self) {
+        // Whether the lists are in order is for those to find out who go on using them.
+        let _ = self
+            .spares
+            .close()
+            .into_iter()
+            .try_for_each(|slice| self.put(slice));
+    }
+
     /// Links the slice at `at` behind the last of its list.
     fn link_last(&self, number: usize, at: u32) -> Result<(), InvalidShmipc> {
         let list = &self.geometry.lists()[number];

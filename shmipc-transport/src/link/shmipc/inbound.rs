@@ -13,7 +13,7 @@ use crate::{
         mem::{SharedRegion, Trust},
         num::{StreamId, index},
         shmipc::{
-            Consumer, Element, InvalidShmipc, Piece,
+            ChainLimits, Consumer, Element, InvalidShmipc, Piece, Pool,
             frames::{Deframer, Frame},
             state,
         },
@@ -34,6 +34,9 @@ const FRAMES_PER_CALL_MAX: usize = 64;
 /// Messages of the socket that may wait until the queue has been taken. More are left in the socket.
 const BACKLOG_MAX: usize = 256;
 
+/// Elements and slices that are put back at the end of a session. An honest peer has fewer under way.
+const UNREAD_MAX: u32 = 1 << 17;
+
 /// Ranges at least this long are lent where they may be; shorter ones are cheaper to copy.
 const LEND_MIN: u32 = 2048;
 
@@ -47,6 +50,15 @@ pub(crate) struct ShmipcRx {
     buffer: Vec<u8>,
     /// Whether the last look at the socket found anything.
     has_read: bool,
+    unread: Unread,
+}
+
+/// What becomes of messages that nobody will receive.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) pool: Arc<Pool<SharedRegion>>,
+    pub(super) limits: ChainLimits,
+    pub(super) speaks_records: bool,
 }
 
 /// What has come over the socket.
@@ -69,13 +81,14 @@ enum Said {
 }
 
 impl ShmipcRx {
-    pub(super) fn new(consumer: Consumer<SharedRegion>) -> Self {
+    pub(super) fn new(consumer: Consumer<SharedRegion>, unread: Unread) -> Self {
         Self {
             consumer,
             deframer: Deframer::default(),
             backlog: VecDeque::new(),
             buffer: Vec::new(),
             has_read: false,
+            unread,
         }
     }
 
@@ -87,6 +100,40 @@ impl ShmipcRx {
     fn has_due(&self) -> bool {
         let due = |&(after, _): &(u64, Said)| after <= self.consumer.consumed();
         self.backlog.front().is_some_and(due)
+    }
+}
+
+impl Unread {
+    /// Puts the slices of a message back that nobody will receive. Returns how many elements and slices were looked at.
+    fn put_back(&self, element: &Element) -> Result<u32, InvalidShmipc> {
+        let offset = if self.speaks_records {
+            match Record::of(element)? {
+                Record::Message { offset, .. } => offset,
+                _ => None,
+            }
+        } else {
+            (element.status & 0xff == state::OPEN).then_some(element.offset)
+        };
+        let Some(offset) = offset else {
+            return Ok(1);
+        };
+        let chain = self.pool.follow(offset, self.limits)?;
+        let slices = chain.slices;
+        self.pool.put_chain(chain)?;
+        Ok(1 + slices)
+    }
+}
+
+/// A peer may share the region among several sessions, and go on using it: what was in the queue of this one would be lost to them (H16).
+impl Drop for ShmipcRx {
+    fn drop(&mut self) {
+        let mut left = UNREAD_MAX;
+        while left != 0
+            && let Ok(Some(element)) = self.consumer.take()
+            && let Ok(count) = self.unread.put_back(&element)
+        {
+            left = left.saturating_sub(count);
+        }
     }
 }
 
@@ -264,12 +311,11 @@ impl ShmipcLink {
     /// Lends a part of a message.
     fn lend(self: &Arc<Self>, piece: Piece, trust: Trust) -> Bytes {
         self.counters.bytes_lent.add(u64::from(piece.len));
-        let link = Arc::downgrade(self);
-        let release = move |slice| {
-            // If the session is over, so is its region.
-            if let Some(link) = link.upgrade() {
-                link.put_slice(slice);
-            }
+        let (link, pool) = (Arc::downgrade(self), Arc::clone(&self.pool));
+        let release = move |slice| match link.upgrade() {
+            Some(link) => link.put_slice(slice),
+            // The peer may have other sessions over the region, which find out whether its lists are in order (H17).
+            None => drop(pool.put(slice)),
         };
         self.pool.lend(piece, release, trust)
     }

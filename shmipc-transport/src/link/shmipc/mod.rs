@@ -38,6 +38,7 @@ use std::{
 
 use budget::Budget;
 pub(super) use inbound::ShmipcRx;
+use inbound::Unread;
 use outbound::ShmipcTx;
 pub(super) use outbound::{ShmipcGuard, ShmipcReservation};
 use record::Record;
@@ -88,7 +89,8 @@ pub(crate) struct ShmipcParts {
 /// The link of a session that speaks shmipc's own protocol.
 #[derive(Debug)]
 pub(crate) struct ShmipcLink {
-    pool: Pool<SharedRegion>,
+    /// Those who hold what was lent keep it beyond the end of the session.
+    pool: Arc<Pool<SharedRegion>>,
     tx: Mutex<ShmipcTx>,
     socket: Arc<ControlSocket>,
     /// The peer's eventfd, until the session ends.
@@ -145,8 +147,9 @@ impl ShmipcLink {
         } else {
             (to_client, to_server)
         };
+        let (pool, limits) = (Arc::new(parts.pool), ChainLimits::of(message_max));
         let link = Self {
-            pool: parts.pool,
+            pool: Arc::clone(&pool),
             tx: Mutex::new(ShmipcTx::new(ours.clone().into_producer())),
             socket,
             bell: Mutex::new(parts.bell),
@@ -158,7 +161,7 @@ impl ShmipcLink {
             has_files: AtomicBool::new(!parts.files.is_empty()),
             files: Mutex::new(parts.files),
             trust: payloads.trust(peer, Some(parts.owner)),
-            limits: ChainLimits::of(message_max),
+            limits,
             budget: Arc::default(),
             keeper: Mutex::new(None),
             starving: AtomicBool::new(false),
@@ -171,7 +174,12 @@ impl ShmipcLink {
             theirs: theirs.clone(),
             counters: Counters::default(),
         };
-        let rx = ShmipcRx::new(theirs.into_consumer());
+        let unread = Unread {
+            pool,
+            limits,
+            speaks_records: link.speaks_records,
+        };
+        let rx = ShmipcRx::new(theirs.into_consumer(), unread);
         (link, Rx::Shmipc(Box::new(rx)))
     }
 
@@ -238,10 +246,11 @@ impl ShmipcLink {
         self.wake_keeper();
     }
 
-    /// Ends the link: nobody is woken any more but those who wait here.
+    /// Ends the link: nobody is woken any more but those who wait here, and no slices are kept.
     pub(crate) fn sever(&self) {
         self.forget_files();
         let waiters = lock(&self.tx).sever();
+        self.pool.retire();
         waiters.into_iter().for_each(Waker::wake);
     }
 

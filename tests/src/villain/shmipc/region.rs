@@ -85,8 +85,14 @@ impl Buffers {
     /// Lays one out as an honest peer would.
     #[must_use]
     pub fn create() -> Self {
+        Self::with(&LISTS)
+    }
+
+    /// The same with lists of such capacities and numbers of slices.
+    #[must_use]
+    pub fn with(lists_of: &[(u32, u32)]) -> Self {
         let mut lists: Vec<List> = Vec::new();
-        for (capacity, count) in LISTS {
+        for &(capacity, count) in lists_of {
             let at = lists.last().map_or(REGION_HEAD_LEN, List::end);
             lists.push(List {
                 at,
@@ -176,6 +182,13 @@ impl Buffers {
         self.memory.store(former + slice::FLAGS, slice::HAS_NEXT);
         let size = self.memory.word(list.at + list::SIZE);
         size.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many slices are free.
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        let free = |list: &List| self.memory.load(list.at + list::SIZE);
+        self.lists.iter().map(free).sum()
     }
 
     fn list_of(&self, at: u32) -> &List {

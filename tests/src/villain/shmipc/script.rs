@@ -83,6 +83,13 @@ impl ShmipcScript {
         }
     }
 
+    /// Has a villain that connects pass slices that another session of its may have as well.
+    pub fn share(&mut self, buffers: &Buffers) {
+        let passed = || buffers.memory.fd();
+        self.messages[2].fds[0] = passed();
+        self.buffers = Buffers::read(Memory::shared(passed()));
+    }
+
     /// The queue to the server, and the queue to the client, of a villain that connects.
     #[must_use]
     pub fn both_queues(&self) -> [Queue; 2] {

@@ -6,6 +6,7 @@ mod handshake;
 mod lists;
 mod messages;
 mod queues;
+mod siblings;
 mod socket;
 mod streams;
 

@@ -181,6 +181,24 @@ fn a_share_of_what_was_received_is_kept_for_the_next_messages() {
 
 #[cfg(not(shmipc_loom))]
 #[test]
+fn hazard_h17_what_is_kept_goes_back_when_there_are_no_more_messages() {
+    let (memory, one, other) = list_of(50);
+    let slices = [(); 4].map(|()| one.take(0).unwrap().unwrap());
+    let [held, kept @ ..] = slices;
+    kept.into_iter()
+        .for_each(|slice| one.recycle(slice).unwrap());
+    assert_eq!((memory.get(8), other.available(0)), (46, 45));
+    one.retire();
+    assert_eq!(memory.get(8), 49);
+    one.recycle(held).unwrap();
+    assert_eq!(memory.get(8), 50, "nothing is kept any more");
+    assert_eq!(free(&memory).len(), 50);
+    assert_eq!(one.held(), 0);
+    one.retire();
+}
+
+#[cfg(not(shmipc_loom))]
+#[test]
 fn hazard_h21_a_slice_that_is_kept_cannot_arrive() {
     let (_memory, one, other) = list_of(50);
     let slice = one.take(0).unwrap().unwrap();
