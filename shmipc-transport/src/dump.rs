@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{Peer, SessionLost, Stats};
+use crate::{LinkInfo, Peer, SessionLost, Stats};
 
 /// The most streams, leases and segments that are listed one by one.
 pub(crate) const LISTED_MAX: usize = 1024;
@@ -15,8 +15,8 @@ pub(crate) const LISTED_MAX: usize = 1024;
 pub struct SessionDump {
     /// The process on the other side.
     pub peer: Peer,
-    /// The memory that carries the messages: `outbox` or `shmipc`.
-    pub link: &'static str,
+    /// The memory that carries the messages.
+    pub link: LinkInfo,
     /// Why the session is over, if it is.
     pub lost: Option<SessionLost>,
     /// Whether we want no more streams, and whether the peer wants none.
@@ -154,7 +154,7 @@ pub struct DriverDump {
 impl fmt::Display for SessionDump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stats, driver, .. } = self;
-        write!(f, "session with {}, link {}", self.peer, self.link)?;
+        write!(f, "session with {}, link: {}", self.peer, self.link)?;
         match &self.lost {
             Some(lost) => write!(f, ", over: {lost}")?,
             None => f.write_str(", open")?,

@@ -83,6 +83,7 @@ pub use error::*;
 pub use handler::{
     LocalClose, RemoteClose, StreamHandler, serve, serve_session, serve_with_shutdown,
 };
+pub use link::LinkInfo;
 pub use listener::{HandOver, Leftover, Listener};
 pub use peer::Peer;
 pub use pool::{

@@ -177,7 +177,11 @@ async fn shmipcs_link_shows_its_queues_and_lists() {
     let mut stream = client.open_stream().unwrap();
     send(&mut stream, &pattern(10_000, 1), Flush::More).await;
     let (ours, theirs) = (client.debug_dump(), server.debug_dump());
-    assert_eq!((ours.link, theirs.link), ("shmipc", "shmipc"));
+    assert_eq!((ours.link, theirs.link), (client.link(), server.link()));
+    assert!(
+        ours.to_string().contains("link: shmipc version 4"),
+        "{ours}"
+    );
     assert_eq!(
         (ours.rings[0].records, theirs.rings[1].records),
         (Some(1), Some(1))

@@ -6,7 +6,7 @@ use std::{
 
 use super::{Signal, Stream};
 use crate::{
-    Address, Config, Lent, Peer, SessionDump, Stats,
+    Address, Config, Lent, LinkInfo, Peer, SessionDump, Stats,
     error::{AllocError, ConnectError, SessionLost},
     session::{Elapsed, FAREWELL, Shared},
 };
@@ -223,6 +223,12 @@ impl Session {
     #[must_use]
     pub fn peer(&self) -> &Peer {
         self.inner.peer()
+    }
+
+    /// The link that both sides have agreed on.
+    #[must_use]
+    pub fn link(&self) -> LinkInfo {
+        self.inner.link()
     }
 
     /// The settings of this session.

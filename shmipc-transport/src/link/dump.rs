@@ -12,7 +12,6 @@ pub(crate) const CONTROL_LISTED_MAX: usize = 16;
 /// The state of a link.
 #[derive(Debug, Default)]
 pub(crate) struct LinkDump {
-    pub(crate) name: &'static str,
     /// Ours and the peer's.
     pub(crate) rings: [RingDump; 2],
     pub(crate) control: Vec<String>,
@@ -36,10 +35,7 @@ impl Link {
 impl OutboxLink {
     fn dump(&self) -> LinkDump {
         let (own, peer) = (self.own_header(), self.peer_header());
-        let mut dump = LinkDump {
-            name: "outbox",
-            ..LinkDump::default()
-        };
+        let mut dump = LinkDump::default();
         {
             let mut tx = self.tx();
             dump.rings[0] = RingDump {

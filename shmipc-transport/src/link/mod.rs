@@ -18,6 +18,7 @@ mod either;
 mod figures;
 mod forward;
 mod inbound;
+mod info;
 mod lease;
 mod leases;
 mod outbound;
@@ -37,6 +38,7 @@ use forward::{FORWARDED_MAX, Forwards};
 pub(crate) use forward::{Forwarded, ForwardedPart};
 pub(crate) use inbound::Arrival;
 use inbound::OutboxRx;
+pub use info::LinkInfo;
 use lease::Back;
 pub(crate) use lease::Lease;
 pub(crate) use outbound::{AllocFailure, Control};
@@ -52,6 +54,7 @@ use crate::{
         num::index,
         outbox::{Bell, Geometry, Header, RecordHead, Windows},
         sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
+        wire::negotiation::DoorbellKind,
     },
     error::PeerMisbehaved,
     stats::Counters,
@@ -103,6 +106,8 @@ pub(crate) struct Standing {
     pub(crate) peer: Peer,
     /// Whether both sides have agreed that memory may be passed on (H17).
     pub(crate) forwards: bool,
+    /// What both sides are woken by.
+    pub(crate) doorbell: DoorbellKind,
 }
 
 /// Our own outbox, before there is a peer.

@@ -3,6 +3,7 @@
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use nix::poll::PollFd;
+use tracing::debug;
 
 use super::{
     Session,
@@ -51,6 +52,8 @@ struct Own {
 struct Joined {
     own: Outbox,
     own_doorbell: Doorbell,
+    /// The kind of both doorbells.
+    kind: DoorbellKind,
     peer: PeerOutbox,
     peer_doorbell: PeerDoorbell,
 }
@@ -107,6 +110,7 @@ impl Attach for Join {
         Ok(Joined {
             own,
             own_doorbell,
+            kind,
             peer,
             peer_doorbell,
         })
@@ -197,6 +201,7 @@ fn start(outcome: Outcome<Joined>, config: Config, connecting: bool) -> io::Resu
     } = Parts::of(outcome, &config);
     let shared = Shared::new(link, rx, config, peer, windows, connecting, None);
     let shared = Arc::new(shared);
+    log_established(&shared);
     let driver = Driver::new(Arc::clone(&shared), socket, doorbell, process)?;
     tokio::spawn(driver);
     Ok(Session::new(shared))
@@ -224,9 +229,14 @@ fn start_blocking(
         link.watch_growth(&lead.waker());
     }
     let shared = Shared::new(link, rx, config, peer, windows, connecting, Some(lead));
+    log_established(&shared);
     #[cfg(feature = "metrics")]
     shared.report();
     Ok(Session::new(Arc::new(shared)))
+}
+
+fn log_established(shared: &Shared) {
+    debug!(peer = %shared.peer, link = %shared.link.info(), "a session is established");
 }
 
 /// What a session is made of.
@@ -260,6 +270,7 @@ impl Parts {
         let Joined {
             own,
             own_doorbell,
+            kind,
             peer: outbox,
             peer_doorbell,
         } = attached;
@@ -268,6 +279,7 @@ impl Parts {
             payloads: config.payloads(),
             peer,
             forwards,
+            doorbell: kind,
         };
         let (link, rx) = OutboxLink::new(
             own,

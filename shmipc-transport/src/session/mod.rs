@@ -33,7 +33,7 @@ pub(crate) use observe::Lack;
 pub(crate) use shared::{Shared, Waiter};
 
 use crate::{
-    Address, Config, Peer,
+    Address, Config, LinkInfo, Peer,
     core::{mem::Block, num::u32_len},
     error::{AllocError, ConnectError, HandshakeError, SessionLost},
     link::AllocFailure,
@@ -279,6 +279,12 @@ impl Session {
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.shared().peer
+    }
+
+    /// The link that both sides have agreed on.
+    #[must_use]
+    pub fn link(&self) -> LinkInfo {
+        self.shared().link.info()
     }
 
     /// The settings of this session.

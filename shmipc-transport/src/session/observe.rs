@@ -74,7 +74,7 @@ impl Shared {
         let link = self.link.dump();
         SessionDump {
             peer: self.peer,
-            link: link.name,
+            link: self.link.info(),
             lost: self.lost().cloned(),
             going_away: (self.presence.goes_away(), self.peer_goes_away()),
             stats: self.stats(),

@@ -26,6 +26,20 @@ impl Mode {
         builder.wait(wait).build().unwrap()
     }
 
+    /// What both sides agree on.
+    pub(crate) fn agreed(&self) -> (LinkKind, Option<ShmipcMapping>, ShmipcWakes) {
+        match self.is_tcp {
+            true => {
+                let wakes = match self.wakes {
+                    ShmipcWakes::EventFd => ShmipcWakes::Socket,
+                    wakes => wakes,
+                };
+                (self.link, Some(ShmipcMapping::File), wakes)
+            }
+            false => (self.link, Some(self.mapping), self.wakes),
+        }
+    }
+
     /// Where to listen.
     pub(crate) fn address(&self, sockets: &Path) -> Address {
         if self.is_tcp {

@@ -55,7 +55,6 @@ impl ShmipcLink {
         let tx = self.tx();
         let control = tx.control.iter().take(CONTROL_LISTED_MAX);
         LinkDump {
-            name: "shmipc",
             rings,
             control: control.map(|control| format!("{control:?}")).collect(),
             control_waiting: tx.control.len(),

@@ -46,7 +46,7 @@ pub(crate) use run::Run;
 
 use super::Rx;
 use crate::{
-    Payloads, Peer,
+    Payloads, Peer, ShmipcMapping,
     core::{
         mem::{SharedRegion, Trust},
         num::{StreamId, index},
@@ -76,6 +76,8 @@ pub(crate) struct ShmipcParts {
     pub(crate) version: u8,
     pub(crate) is_client: bool,
     pub(crate) terms: Terms,
+    /// How the regions have reached the server.
+    pub(crate) mapping: ShmipcMapping,
     pub(crate) pool: Pool<SharedRegion>,
     /// The user who made the buffer region.
     pub(crate) owner: u32,
@@ -95,7 +97,10 @@ pub(crate) struct ShmipcLink {
     socket: Arc<ControlSocket>,
     /// The peer's eventfd, until the session ends.
     bell: Mutex<Option<PeerDoorbell>>,
-    wakes: Wakes,
+    pub(super) wakes: Wakes,
+    /// Settled in the handshake, as `wakes` is.
+    pub(super) version: u8,
+    pub(super) mapping: ShmipcMapping,
     version_byte: u8,
     /// Whether the peer knows our records.
     speaks_records: bool,
@@ -154,6 +159,8 @@ impl ShmipcLink {
             socket,
             bell: Mutex::new(parts.bell),
             wakes: parts.terms.wakes,
+            version: parts.version,
+            mapping: parts.mapping,
             version_byte: version_byte(parts.version),
             speaks_records: parts.terms.windows.is_some(),
             is_client: parts.is_client,

@@ -188,6 +188,7 @@ impl Play {
                 payloads: config.payloads(),
                 peer,
                 forwards: true,
+                doorbell: DoorbellKind::EventFd,
             },
         );
         let connecting = choice & 2 == 0;

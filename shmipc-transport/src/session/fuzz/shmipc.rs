@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::{Ours, RUNTIME, STEPS_MAX, Script, Shared, WINDOWS};
 use crate::{
-    Config, Payloads, Peer, Wait,
+    Config, Payloads, Peer, ShmipcMapping, Wait,
     core::{
         mem::SharedRegion,
         num::{index, u32_len},
@@ -118,6 +118,7 @@ fn begin(script: &mut Script<'_>) -> Option<(Ours, Villain)> {
             wakes: Wakes::Socket,
             windows: (!is_native).then_some(WINDOWS),
         },
+        mapping: ShmipcMapping::Memfd,
         pool,
         owner,
         queues: parts_queues,

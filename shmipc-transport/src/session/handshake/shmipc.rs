@@ -316,6 +316,11 @@ impl Made {
             version,
             is_client: true,
             terms,
+            mapping: if self.files.is_empty() {
+                ShmipcMapping::Memfd
+            } else {
+                ShmipcMapping::File
+            },
             pool: self.pool,
             owner: self.owner,
             queues: self.queues,
@@ -333,6 +338,7 @@ struct Theirs {
     pool: Pool<SharedRegion>,
     owner: u32,
     queues: Queues<SharedRegion>,
+    mapping: ShmipcMapping,
     bell: Option<PeerDoorbell>,
     doorbell: Option<Doorbell>,
 }
@@ -346,11 +352,12 @@ impl Theirs {
     ) -> Result<Self, PeerMisbehaved> {
         let len_max = config.shmipc().longest_region();
         let (mut bell, mut doorbell) = (None, None);
-        let (queue, buffer) = match regions {
+        let (mapping, queue, buffer) = match regions {
             Regions::Files(paths) => {
                 let directory = config.shmipc().where_files_lie();
                 let open = |path: &[u8]| regions::open_file(directory, path, peer, len_max);
-                (open(&paths.queue)?, open(&paths.buffer)?)
+                let (queue, buffer) = (open(&paths.queue)?, open(&paths.buffer)?);
+                (ShmipcMapping::File, queue, buffer)
             }
             Regions::Memfds {
                 buffer,
@@ -365,13 +372,14 @@ impl Theirs {
                     bell = Some(PeerDoorbell::of_eventfd(to_client)?);
                 }
                 let open = |fd| regions::open_memfd(fd, peer, len_max);
-                (open(&queue)?, open(&buffer)?)
+                (ShmipcMapping::Memfd, open(&queue)?, open(&buffer)?)
             }
         };
         Ok(Self {
             queues: Queues::open(queue.region, layout)?,
             owner: buffer.owner,
             pool: Pool::open(buffer.region)?,
+            mapping,
             bell,
             doorbell,
         })
@@ -384,6 +392,7 @@ impl Theirs {
             version,
             is_client: false,
             terms,
+            mapping: self.mapping,
             pool: self.pool,
             owner: self.owner,
             queues: self.queues,
