@@ -411,7 +411,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// How long connecting to, or being connected by, a peer may take in all. Default: 5 s; from 1 ms to 1 h.
+    /// How long connecting to, or being connected by, a peer may take in all, whatever is attempted. Default: 5 s; from 1 ms to 1 h.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self
@@ -449,7 +449,8 @@ impl ConfigBuilder {
     /// The links to use: for a client all that it tries, for a server all that it accepts. Default: [`LinkKind::Outbox`] alone.
     ///
     /// Whatever the order, a client asks for our own link first, for version 4 of shmipc's in the same breath, and for the older
-    /// versions if the server knows neither. One link alone pins it.
+    /// versions if the server knows neither. One link alone pins it. With version 2 alone, connecting succeeds although the server may
+    /// never have spoken: that version has no answer.
     ///
     /// At an [`Address::Tcp`](crate::Address::Tcp) our own is left out, as it cannot be had there.
     ///

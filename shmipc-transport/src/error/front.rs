@@ -46,12 +46,12 @@ pub enum ConnectError {
     /// The server answered, and said no.
     #[error("the server refused the session: {0}")]
     Refused(Refusal),
-    /// The server speaks shmipc, but not over memory that each side owns.
+    /// The server speaks shmipc's protocol, and none of the configured [links](crate::ConfigBuilder::links). Configure more of them.
     #[error(
-        "the server speaks version {protocol} of the shmipc protocol without the feature outbox_v1"
+        "the server speaks version {protocol} of shmipc's protocol, and none of the configured links"
     )]
     NotSupported {
-        /// The protocol version that the server selected.
+        /// The version that the server has selected, or its newest.
         protocol: u8,
     },
     /// The process behind the address is not one that [`authorize`](crate::ConfigBuilder::authorize) admits.

@@ -8,7 +8,7 @@ use tracing::debug;
 use super::{
     Session,
     driver::Driver,
-    handshake::{self, Attach, AttachError, Established, Outcome, Plan, Shaking},
+    handshake::{self, Attach, AttachError, Clock, Established, Outcome, Plan, Shaking},
     lead::Lead,
     shared::Shared,
 };
@@ -117,12 +117,12 @@ impl Attach for Join {
     }
 }
 
-/// Connects over the best link that both sides know, and starts the session.
+/// Connects over the best link that both sides know, and starts the session. All attempts have the configured time together.
 pub(super) async fn connect(address: &Address, config: Config) -> Result<Session, ConnectError> {
-    let mut plan = Plan::new(&config, address)?;
+    let (mut plan, clock) = (Plan::new(&config, address)?, Clock::start());
     loop {
         let join = Join::new(&config);
-        match handshake::connect(address, &config, plan.next(), join).await {
+        match handshake::connect(address, &config, clock, plan.next(), join).await {
             Ok(outcome) => return start(outcome, config, true).map_err(unwatched),
             Err(error) => plan.failed(error)?,
         }
@@ -131,10 +131,10 @@ pub(super) async fn connect(address: &Address, config: Config) -> Result<Session
 
 /// Connects as [`connect`] does, and starts a session without a task. Waits in the kernel.
 pub(super) fn connect_blocking(address: &Address, config: Config) -> Result<Session, ConnectError> {
-    let mut plan = Plan::new(&config, address)?;
+    let (mut plan, clock) = (Plan::new(&config, address)?, Clock::start());
     loop {
         let join = Join::new(&config);
-        match handshake::blocking::connect(address, &config, plan.next(), join) {
+        match handshake::blocking::connect(address, &config, clock, plan.next(), join) {
             Ok(outcome) => return start_blocking(outcome, config, true).map_err(unwatched),
             Err(error) => plan.failed(error)?,
         }
@@ -346,7 +346,7 @@ mod tests {
             ..Join::new(&config)
         });
         let (client, server) = tokio::join!(
-            handshake::connect(&address, &config, NEGOTIATE, client),
+            handshake::connect(&address, &config, Clock::start(), NEGOTIATE, client),
             handshake::accept(theirs, &config, server)
         );
         (

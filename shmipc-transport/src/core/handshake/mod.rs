@@ -26,6 +26,7 @@ use crate::{
     core::outbox::Windows,
     core::shmipc::{
         frames::Frame,
+        handshake::{NEGOTIATED, Speaks},
         terms::{Terms as ShmipcTerms, Wakes},
     },
     core::wire::{
@@ -50,6 +51,8 @@ pub(crate) struct Handshake<Fd> {
     forwards: bool,
     timeout: Duration,
     deadline: Duration,
+    /// Until when the server may begin to answer, if that is less.
+    answer_by: Duration,
     transmits: VecDeque<Transmit<Fd>>,
     events: VecDeque<Event<Fd>>,
 }
@@ -63,6 +66,22 @@ pub(crate) struct ServerTerms {
     pub(crate) shmipc: Option<ShmipcGrant>,
     /// Whether clients may begin with version 2, and with version 3.
     pub(crate) versions: [bool; 2],
+}
+
+impl ServerTerms {
+    /// What to say to clients that ask which version we speak.
+    fn speaks(&self) -> Speaks {
+        let [_, has_3] = self.versions;
+        let negotiates = self.outbox.is_some() || self.shmipc.is_some();
+        Speaks {
+            newest: match (negotiates, has_3) {
+                (true, _) => NEGOTIATED,
+                (false, true) => 3,
+                (false, false) => 2,
+            },
+            goes_on: has_3 || !negotiates,
+        }
+    }
 }
 
 #[cfg(any(test, fuzzing))]
@@ -92,7 +111,7 @@ pub(crate) enum Shmipc {
     /// In version 4, on the terms of the peer (its windows) and those that were agreed on.
     Negotiated(ShmipcTerms),
     /// In version 2 or 3: a client begins with this.
-    Legacy(Frame),
+    Legacy(Frame, Speaks),
 }
 
 /// What the caller has to do, or to know.
@@ -126,8 +145,8 @@ pub(crate) enum Failure {
     /// We, the server, said no.
     #[error("refused: {0}")]
     Declined(Refusal),
-    /// The server speaks protocol version 4, but selected none of our links.
-    #[error("the server selected protocol {protocol} without the feature outbox_v1")]
+    /// The server speaks this version of the protocol, and none of the links that we ask for, or go on with.
+    #[error("the server speaks protocol {protocol}, and none of the links that were asked for")]
     NotSupported { protocol: u8 },
     #[error("the peer misbehaved")]
     Misbehaved(#[source] PeerMisbehaved),
@@ -183,6 +202,11 @@ impl<Fd> Handshake<Fd> {
         handshake
     }
 
+    /// Gives up at `time` if the server has not answered by then. From then on, it has all the time that there is.
+    pub(crate) fn answer_by(&mut self, time: Duration) {
+        self.answer_by = time;
+    }
+
     /// Begins as the side that accepted.
     pub(crate) fn server(now: Duration, timeout: Duration, terms: ServerTerms) -> Self {
         let mut handshake = Self::new(Role::Server, State::AwaitingRequest, now, timeout);
@@ -208,6 +232,7 @@ impl<Fd> Handshake<Fd> {
             forwards: false,
             timeout,
             deadline: now.saturating_add(timeout),
+            answer_by: Duration::MAX,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -221,10 +246,11 @@ impl<Fd> Handshake<Fd> {
         match (self.state, message) {
             (State::Established | State::Failed, _) => {}
             (State::AwaitingRequest, Message::Negotiation(json)) => self.handle_request(&json),
+            // Whoever asks for our version is told. Paths come from clients of version 2.
             (State::AwaitingRequest, Message::Legacy(first))
-                if self.terms.versions[usize::from(matches!(first, Frame::Version(_)))] =>
+                if self.terms.versions[0] || matches!(first, Frame::Version(_)) =>
             {
-                self.switch(Shmipc::Legacy(first));
+                self.switch(Shmipc::Legacy(first, self.terms.speaks()));
             }
             (State::AwaitingResponse, Message::Negotiation(json)) => self.handle_response(&json),
             (
@@ -379,7 +405,11 @@ impl<Fd> Handshake<Fd> {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do; `None` once the handshake is over.
     #[must_use]
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        self.is_under_way().then_some(self.deadline)
+        let deadline = match self.state {
+            State::AwaitingResponse => self.deadline.min(self.answer_by),
+            _ => self.deadline,
+        };
+        self.is_under_way().then_some(deadline)
     }
 
     fn handle_request(&mut self, json: &[u8]) {

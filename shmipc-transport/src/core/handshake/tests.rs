@@ -332,6 +332,74 @@ fn a_server_without_memory_is_busy() {
 }
 
 #[test]
+fn a_server_that_has_begun_to_answer_has_all_the_time_that_there_is() {
+    let mut pair = Pair::new();
+    let (begin, patience) = (pair.now, Duration::from_secs(1));
+    pair.client.handshake.answer_by(begin + patience);
+    assert_eq!(pair.client.handshake.poll_timeout(), Some(begin + patience));
+    pair.now += patience - Duration::from_nanos(1);
+    pair.deliver(true);
+    pair.deliver(false);
+    pair.now = begin + TIMEOUT - Duration::from_nanos(1);
+    pair.run();
+    assert!(matches!(pair.client.outcome, Some(Ok(()))));
+    let mut pair = Pair::new();
+    pair.settle();
+    pair.client.handshake.answer_by(pair.now + patience);
+    pair.client.handshake.handle_timeout(pair.now + patience);
+    pair.settle();
+    assert!(matches!(
+        pair.client.failure(),
+        Failure::TimedOut {
+            step: HandshakeStep::Negotiation,
+            timeout: TIMEOUT
+        }
+    ));
+}
+
+#[test]
+fn whoever_asks_for_our_version_is_told_of_the_newest_whatever_we_accept() {
+    let terms = ServerTerms::outbox(DoorbellKind::EventFd);
+    for (terms, newest, goes_on) in [
+        (terms, 4, false),
+        (
+            ServerTerms {
+                versions: [true, true],
+                ..terms
+            },
+            4,
+            true,
+        ),
+        (
+            ServerTerms {
+                outbox: None,
+                versions: [true, true],
+                ..terms
+            },
+            3,
+            true,
+        ),
+        (
+            ServerTerms {
+                outbox: None,
+                versions: [true, false],
+                ..terms
+            },
+            2,
+            true,
+        ),
+    ] {
+        let mut server = Handshake::<u32>::server(Duration::ZERO, TIMEOUT, terms);
+        let question = Message::Legacy(Frame::Version(3));
+        server.handle_message(Duration::ZERO, question);
+        let Some(Event::Shmipc(Shmipc::Legacy(_, speaks))) = server.poll_event() else {
+            panic!("{terms:?}: it is not answered")
+        };
+        assert_eq!(speaks, Speaks { newest, goes_on }, "{terms:?}");
+    }
+}
+
+#[test]
 fn requests_that_we_cannot_serve_are_refused() {
     let foreign = r#"{"supports_protocols":[4],"sdk_name":"shmipc-rs","sdk_version":"0.2.1"}"#;
     let old = r#"{"supports_protocols":[2,3],"sdk_name":"x","sdk_version":"1","supports_features":["outbox_v1"]}"#;

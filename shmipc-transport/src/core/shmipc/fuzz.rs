@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::{
     frames::{Deframer, Paths},
-    handshake::{Event, Handshake, Mapping, Wants},
+    handshake::{Event, Handshake, Mapping, Speaks, Wants},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,7 +70,13 @@ fn begin(choice: u8, deframer: &mut Deframer, data: &mut &[u8]) -> Option<Handsh
             let (bytes, rest) = data.split_at(deframer.wanted().min(data.len()));
             *data = rest;
             match deframer.push(bytes) {
-                Ok(Some(first)) => break Handshake::server(TIMEOUT, TIMEOUT, first),
+                Ok(Some(first)) => {
+                    let speaks = Speaks {
+                        newest: 2 + (choice >> 4) % 3,
+                        goes_on: choice & 8 == 0,
+                    };
+                    break Handshake::server(TIMEOUT, TIMEOUT, first, speaks);
+                }
                 Ok(None) if !bytes.is_empty() => {}
                 Ok(None) | Err(_) => return None,
             }

@@ -5,7 +5,7 @@
 //!   | version 2:  paths of files ----------------> |  map; no answer
 //!
 //!   | version 3:  version -----------------------> |
-//!   | <----------------------------------- version |
+//!   | <----------------------------------- version |  the server's newest; whoever knows no newer one takes any for 3
 //!   | version 4:  negotiation -------------------> |  by `core::handshake`; this begins after it
 //!   | <------------------------------- negotiation |
 //!   | paths of files ----------------------------> |  map
@@ -27,6 +27,18 @@ use crate::{
     core::{handshake::Failure, wire::InvalidMessage},
     error::{HandshakeStep, PeerMisbehaved},
 };
+
+/// The version since which there is a negotiation.
+pub(crate) const NEGOTIATED: u8 = 4;
+
+/// What a server says to a client that asks which version it speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Speaks {
+    /// Its newest version.
+    pub(crate) newest: u8,
+    /// Whether the client may go on with that, or with version 3 if that is older.
+    pub(crate) goes_on: bool,
+}
 
 /// How a client's regions reach the server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,7 +109,11 @@ enum State {
 pub(crate) struct Handshake<Fd> {
     state: State,
     version: u8,
+    /// The newest version of a server that the client goes on with, in version 3.
+    newest: u8,
     mapping: Mapping,
+    /// Whether the server takes regions of its client.
+    takes_regions: bool,
     /// The client's paths or names.
     paths: Option<Paths>,
     /// Whether eventfds come with the regions.
@@ -143,15 +159,27 @@ impl<Fd> Handshake<Fd> {
         handshake
     }
 
+    /// Goes on with version 3 only if the server knows no version beyond `newest`.
+    pub(crate) fn with_none_beyond(mut self, newest: u8) -> Self {
+        self.newest = newest;
+        self
+    }
+
     /// Begins as the server of a client whose first message was `first`: paths, or a version.
-    pub(crate) fn server(deadline: Duration, timeout: Duration, first: Frame) -> Self {
+    pub(crate) fn server(
+        deadline: Duration,
+        timeout: Duration,
+        first: Frame,
+        speaks: Speaks,
+    ) -> Self {
         let mut handshake = Self::new(2, deadline, timeout);
         match first {
             Frame::FilePaths(paths) => handshake.map(Regions::Files(paths), false),
             Frame::Version(version) if 3 <= version => {
-                handshake.version = 3;
+                handshake.version = speaks.newest.min(3);
+                handshake.takes_regions = speaks.goes_on;
                 handshake.state = State::AwaitingRegions;
-                handshake.transmit(&Frame::Version(3));
+                handshake.transmit(&Frame::Version(speaks.newest));
             }
             other => handshake.out_of_turn(&other),
         }
@@ -174,7 +202,9 @@ impl<Fd> Handshake<Fd> {
         Self {
             state: State::Failed,
             version,
+            newest: u8::MAX,
             mapping: Mapping::File,
+            takes_regions: true,
             paths: None,
             has_eventfds: false,
             timeout,
@@ -213,10 +243,14 @@ impl<Fd> Handshake<Fd> {
                 self.events.push_back(Event::PassDescriptors);
             }
             (State::AwaitingMapped, Frame::Mapped) => self.establish(),
-            (State::AwaitingRegions, Frame::FilePaths(paths)) if !self.has_eventfds => {
-                self.map(Regions::Files(paths), true);
+            (State::AwaitingRegions, Frame::FilePaths(paths))
+                if self.takes_regions && !self.has_eventfds =>
+            {
+                self.map(Regions::Files(paths), self.version != 2);
             }
-            (State::AwaitingRegions, Frame::MemfdNames(_)) => {
+            (State::AwaitingRegions, Frame::MemfdNames(_))
+                if self.takes_regions && self.version != 2 =>
+            {
                 self.transmit(&Frame::ReadyForDescriptors);
                 self.state = State::AwaitingDescriptors(if self.has_eventfds { 4 } else { 2 });
             }
@@ -321,13 +355,11 @@ impl<Fd> Handshake<Fd> {
     }
 
     fn handle_version(&mut self, version: u8) {
-        match (version, self.mapping) {
-            (3.., _) => {}
-            // It knows no newer one, which has files only.
-            (2, Mapping::File) => self.version = 2,
-            _ => return self.fail(Failure::NotSupported { protocol: version }),
+        if (3..=self.newest).contains(&version) {
+            self.send_paths();
+        } else {
+            self.fail(Failure::NotSupported { protocol: version });
         }
-        self.send_paths();
     }
 
     fn send_paths(&mut self) {

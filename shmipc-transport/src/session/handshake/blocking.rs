@@ -17,14 +17,14 @@ use crate::{
     sys::{endpoint::Connection, socket::ControlSocket, watch::millis},
 };
 
-/// Connects to a server and shakes hands, within the configured time.
+/// Connects to a server and shakes hands, within the configured time since `clock` was started.
 pub(crate) fn connect<A: Attach>(
     address: &Address,
     config: &Config,
+    clock: Clock,
     attempt: Attempt,
     attach: A,
 ) -> Result<Outcome<A::Attached>, ConnectError> {
-    let clock = Clock::start();
     let connection = dial_blocking(address, &clock, config.handshake_timeout())?;
     let socket = ControlSocket::bare(connection);
     let mut shaking = Shaking::client(socket, clock, config, attempt, attach)?;

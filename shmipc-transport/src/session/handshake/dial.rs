@@ -93,10 +93,14 @@ pub(super) fn dial_blocking(
     timeout: Duration,
 ) -> Result<Connection, ConnectError> {
     if let Some(tcp) = address.to_tcp()? {
+        // Zero would be refused.
+        let left = timeout.saturating_sub(clock.now());
         let connection =
-            endpoint::connect_tcp(tcp, timeout).map_err(|source| match source.kind() {
-                io::ErrorKind::TimedOut => timed_out(timeout),
-                _ => cannot_connect(address, source),
+            endpoint::connect_tcp(tcp, left.max(Duration::from_millis(1))).map_err(|source| {
+                match source.kind() {
+                    io::ErrorKind::TimedOut => timed_out(timeout),
+                    _ => cannot_connect(address, source),
+                }
             })?;
         connection.prepare().map_err(|source| ConnectError::Io {
             action: "prepare the socket",

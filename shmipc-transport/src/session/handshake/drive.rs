@@ -155,10 +155,10 @@ impl<T> Drive<T> {
     ) -> Self {
         let offer = offer(config, &line, attach.doorbell(&line.peer));
         let timeout = config.handshake_timeout();
-        let handshake = match patience {
-            Some(patience) => Handshake::client(line.clock.now(), patience.min(timeout / 2), offer),
-            None => Handshake::client(Duration::ZERO, timeout, offer),
-        };
+        let mut handshake = Handshake::client(Duration::ZERO, timeout, offer);
+        if let Some(patience) = patience {
+            handshake.answer_by(line.clock.now() + patience.min(timeout / 2));
+        }
         Self::new(handshake, line)
     }
 
@@ -346,7 +346,7 @@ impl Sending {
 }
 
 /// A monotonic clock that starts at zero.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
 impl Clock {

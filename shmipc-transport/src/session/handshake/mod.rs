@@ -15,12 +15,13 @@ use tokio::time::timeout_at;
 
 pub(crate) use self::{
     dial::{dial_plain, dial_plain_blocking},
+    drive::Clock,
     plan::{Attempt, Plan},
     shaking::{Outcome, Shaking},
     shmipc::Joined,
 };
 use self::{
-    drive::{Advance, Clock, Drive, Wants},
+    drive::{Advance, Drive, Wants},
     shmipc::Conversation,
 };
 use crate::{
@@ -98,7 +99,7 @@ impl<T> Established<T> {
     }
 }
 
-/// Connects to a server and shakes hands, within the configured time.
+/// Connects to a server and shakes hands, within the configured time since `clock` was started.
 ///
 /// # Cancel safety
 ///
@@ -106,10 +107,10 @@ impl<T> Established<T> {
 pub(crate) async fn connect<A: Attach>(
     address: &Address,
     config: &Config,
+    clock: Clock,
     attempt: Attempt,
     attach: A,
 ) -> Result<Outcome<A::Attached>, ConnectError> {
-    let clock = Clock::start();
     let stream = dial::dial(address, &clock, config.handshake_timeout()).await?;
     let socket = ControlSocket::new(stream);
     let shaking = Shaking::client(socket, clock, config, attempt, attach)?;

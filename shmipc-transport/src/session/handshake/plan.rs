@@ -2,19 +2,25 @@
 //!
 //! ```text
 //! our own link, and version 4 ──▶ version 3 ──▶ version 2
+//!                            ◀──
 //! ```
 //!
-//! The first two are asked for in one breath. A server that knows of neither hangs up, refuses, says something else or nothing: then
-//! the client connects again.
+//! The first two are asked for in one breath. A server that knows of neither hangs up, refuses, or says nothing: then the client connects
+//! again, and asks which version the server speaks. Everybody who speaks version 2 or 3 answers that at once, so whoever does not is
+//! waited for as long as there is time. Who answers that it knows of the negotiation was late, or in the middle of a restart, and is
+//! asked for the best link once more. Version 2 has no answer of its own: it is for servers that have spoken before, unless it is
+//! all that is configured.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use crate::{
     Address, Config, LinkKind,
-    error::{ConnectError, HandshakeStep, PeerMisbehaved, RefusalCode},
+    core::shmipc::handshake::NEGOTIATED,
+    error::{ConnectError, HandshakeStep, RefusalCode},
 };
 
-/// How long a server may take to answer a negotiation that it may not know: some do not hang up on what they do not understand (H41).
+/// How long a server may take to answer a negotiation that it may not know: shmipc-go keeps the connection of a client that it does not
+/// understand, and says nothing (H41).
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One connection, and what the client begins with over it.
@@ -25,14 +31,28 @@ pub(crate) enum Attempt {
         /// How long the server has for its answer, if less than for all.
         patience: Option<Duration>,
     },
-    /// Begins with version 2 or 3 of shmipc's protocol.
-    Legacy(u8),
+    /// Asks which version of shmipc's protocol the server speaks, and goes on with version 3, if the server speaks that and none beyond
+    /// this.
+    Ask(u8),
+    /// Begins with version 2 of shmipc's protocol.
+    Version2,
 }
+
+/// The versions to go on with once a server has answered: none; the third, if it is the server's newest; and the third in any case.
+const NONE: u8 = 2;
+const ONLY: u8 = 3;
+const ANY: u8 = u8::MAX;
 
 /// What a client will attempt, in order.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    attempts: VecDeque<Attempt>,
+    next: Attempt,
+    /// Whether versions 3 and 2 may be had.
+    has: [bool; 2],
+    /// An inherited connection can be used once.
+    may_redial: bool,
+    /// Whether the server has said that it knows of the negotiation.
+    has_asked_again: bool,
 }
 
 impl Plan {
@@ -42,32 +62,33 @@ impl Plan {
     ///
     /// Returns [`ConnectError::NoLink`] if none of the configured links can be had there.
     pub(crate) fn new(config: &Config, address: &Address) -> Result<Self, ConnectError> {
-        let mut attempts: VecDeque<_> = [(LinkKind::ShmipcV3, 3), (LinkKind::ShmipcV2, 2)]
-            .into_iter()
-            .filter(|(link, _)| config.has_link(*link))
-            .map(|(_, version)| Attempt::Legacy(version))
-            .collect();
-        // An inherited connection can be used once.
+        let has = [LinkKind::ShmipcV3, LinkKind::ShmipcV2].map(|link| config.has_link(link));
         let may_redial = !matches!(address, Address::Fd(_));
         let has_outbox = config.has_link(LinkKind::Outbox) && address.passes_descriptors();
-        if has_outbox || config.has_link(LinkKind::ShmipcV4) {
-            let may_fall_back = may_redial && !attempts.is_empty();
-            attempts.push_front(Attempt::Negotiate {
-                patience: may_fall_back.then_some(PATIENCE),
-            });
-        }
-        attempts.truncate(if may_redial { attempts.len() } else { 1 });
-        if attempts.is_empty() {
-            return Err(ConnectError::NoLink {
-                address: address.clone(),
-            });
-        }
-        Ok(Self { attempts })
+        let negotiates = has_outbox || config.has_link(LinkKind::ShmipcV4);
+        let next = match has {
+            _ if negotiates => Attempt::Negotiate {
+                patience: (may_redial && has.contains(&true)).then_some(PATIENCE),
+            },
+            [true, _] => Attempt::Ask(ANY),
+            [false, true] => Attempt::Version2,
+            [false, false] => {
+                return Err(ConnectError::NoLink {
+                    address: address.clone(),
+                });
+            }
+        };
+        Ok(Self {
+            next,
+            has,
+            may_redial,
+            has_asked_again: false,
+        })
     }
 
     /// What to attempt first, or after what has [failed](Self::failed).
     pub(crate) fn next(&self) -> Attempt {
-        *self.attempts.front().expect("a plan has a next attempt")
+        self.next
     }
 
     /// Goes on after an attempt that has failed.
@@ -76,28 +97,60 @@ impl Plan {
     ///
     /// Returns the error again if there is nothing else to attempt, or no point in it.
     pub(crate) fn failed(&mut self, error: ConnectError) -> Result<(), ConnectError> {
-        if self.attempts.len() <= 1 || !knows_no_such_thing(&error) {
-            return Err(error);
+        let next = match self.next {
+            Attempt::Negotiate { .. } => self.after_negotiation(&error),
+            Attempt::Ask(newest) => self.after_question(newest, &error),
+            Attempt::Version2 => None,
+        };
+        match next {
+            Some(next) if self.may_redial => {
+                self.has_asked_again |= matches!(next, Attempt::Negotiate { .. });
+                self.next = next;
+                Ok(())
+            }
+            _ => Err(error),
         }
-        self.attempts.pop_front();
-        Ok(())
     }
-}
 
-/// Whether the server does not seem to know what it was asked for: it hung up, said something else, or nothing, or that it does not.
-fn knows_no_such_thing(error: &ConnectError) -> bool {
-    match error {
-        ConnectError::Refused(refusal) => matches!(
-            refusal.code(),
-            RefusalCode::FeatureNotSupported | RefusalCode::VersionNotSupported
-        ),
-        ConnectError::Closed { step } | ConnectError::TimedOut { step, .. } => {
-            *step == HandshakeStep::Negotiation
+    fn after_negotiation(&self, error: &ConnectError) -> Option<Attempt> {
+        let [has_3, has_2] = self.has;
+        let newest = match error {
+            ConnectError::Refused(refusal) => match refusal.code() {
+                RefusalCode::FeatureNotSupported | RefusalCode::VersionNotSupported => ANY,
+                _ => return None,
+            },
+            ConnectError::NotSupported { .. } => ANY,
+            ConnectError::Closed { step } | ConnectError::TimedOut { step, .. }
+                if *step == HandshakeStep::Negotiation && !self.has_asked_again =>
+            {
+                ONLY
+            }
+            _ => return None,
+        };
+        match (has_3, newest) {
+            (true, newest) => Some(Attempt::Ask(newest)),
+            // It has said that there is nothing else.
+            (false, ANY) => has_2.then_some(Attempt::Version2),
+            (false, _) => has_2.then_some(Attempt::Ask(NONE)),
         }
-        ConnectError::PeerMisbehaved(misbehaved) => {
-            matches!(misbehaved, PeerMisbehaved::Socket(_))
+    }
+
+    fn after_question(&self, newest: u8, error: &ConnectError) -> Option<Attempt> {
+        let [_, has_2] = self.has;
+        match error {
+            // It has not said yet that there is nothing that it would agree to.
+            ConnectError::NotSupported { protocol } if NEGOTIATED <= *protocol && newest != ANY => {
+                Some(Attempt::Negotiate { patience: None })
+            }
+            ConnectError::NotSupported { protocol } => {
+                (has_2 && 2 <= *protocol).then_some(Attempt::Version2)
+            }
+            // It has answered, and does not go on with version 3.
+            ConnectError::Closed { step } if newest == ANY && *step == HandshakeStep::Mapped => {
+                has_2.then_some(Attempt::Version2)
+            }
+            _ => None,
         }
-        _ => false,
     }
 }
 
@@ -105,76 +158,173 @@ fn knows_no_such_thing(error: &ConnectError) -> bool {
 mod tests {
     use std::os::fd::OwnedFd;
 
-    use super::*;
-    use crate::error::Refusal;
+    use LinkKind::{Outbox, ShmipcV2, ShmipcV3, ShmipcV4};
 
-    const CLOSED: ConnectError = ConnectError::Closed {
-        step: HandshakeStep::Negotiation,
-    };
+    use super::*;
+    use crate::error::{PeerMisbehaved, Refusal};
+
     const PATIENT: Attempt = Attempt::Negotiate { patience: None };
     const IMPATIENT: Attempt = Attempt::Negotiate {
         patience: Some(PATIENCE),
     };
+
+    fn closed() -> ConnectError {
+        ConnectError::Closed {
+            step: HandshakeStep::Negotiation,
+        }
+    }
+
+    fn silent() -> ConnectError {
+        ConnectError::TimedOut {
+            step: HandshakeStep::Negotiation,
+            timeout: PATIENCE,
+        }
+    }
+
+    fn refused(code: RefusalCode) -> ConnectError {
+        ConnectError::Refused(Refusal::new(code, ""))
+    }
+
+    fn declined() -> ConnectError {
+        refused(RefusalCode::FeatureNotSupported)
+    }
+
+    const fn answered(protocol: u8) -> ConnectError {
+        ConnectError::NotSupported { protocol }
+    }
 
     fn plan(links: &[LinkKind], address: &Address) -> Result<Plan, ConnectError> {
         let config = Config::builder().links(links.iter().copied());
         Plan::new(&config.build().unwrap(), address)
     }
 
-    /// All attempts, if the server knows of nothing.
-    fn attempts(links: &[LinkKind], address: &Address) -> Vec<Attempt> {
+    /// All attempts, as they fail one after the other; nothing is attempted after the last.
+    fn attempts(
+        links: &[LinkKind],
+        address: &Address,
+        errors: impl IntoIterator<Item = ConnectError>,
+    ) -> Vec<Attempt> {
         let mut plan = plan(links, address).unwrap();
         let mut attempts = vec![plan.next()];
-        while plan.failed(CLOSED).is_ok() {
-            attempts.push(plan.next());
+        for error in errors {
+            match plan.failed(error) {
+                Ok(()) => attempts.push(plan.next()),
+                Err(_) => return attempts,
+            }
         }
-        attempts
+        panic!("there is no end to {attempts:?}")
+    }
+
+    fn path() -> Address {
+        Address::from("/run/a.sock")
     }
 
     #[test]
-    fn the_newest_link_comes_first_and_a_server_that_might_not_know_it_has_less_time() {
-        use LinkKind::{Outbox, ShmipcV2, ShmipcV3, ShmipcV4};
-        let (two, three) = (Attempt::Legacy(2), Attempt::Legacy(3));
-        let path = Address::from("/run/a.sock");
-        assert_eq!(attempts(&LinkKind::ALL, &path), [IMPATIENT, three, two]);
-        assert_eq!(attempts(&[ShmipcV2, Outbox], &path), [IMPATIENT, two]);
-        assert_eq!(attempts(&[Outbox, ShmipcV4], &path), [PATIENT]);
-        assert_eq!(attempts(&[ShmipcV2, ShmipcV3], &path), [three, two]);
+    fn who_hangs_up_or_says_nothing_is_asked_for_its_version_and_waited_for() {
+        for error in [closed, silent] {
+            let attempts = |links: &[LinkKind]| attempts(links, &path(), [error(), error()]);
+            let asked = [IMPATIENT, Attempt::Ask(ONLY)];
+            assert_eq!(attempts(&LinkKind::ALL), asked);
+            assert_eq!(attempts(&[Outbox, ShmipcV3]), asked);
+            assert_eq!(
+                attempts(&[ShmipcV2, Outbox]),
+                [IMPATIENT, Attempt::Ask(NONE)]
+            );
+            assert_eq!(attempts(&[Outbox, ShmipcV4]), [PATIENT]);
+            assert_eq!(attempts(&[ShmipcV2, ShmipcV3]), [Attempt::Ask(ANY)]);
+            assert_eq!(attempts(&[ShmipcV2]), [Attempt::Version2]);
+        }
+    }
+
+    #[test]
+    fn who_is_late_and_knows_the_negotiation_is_asked_for_the_best_again() {
+        let late = |then: [ConnectError; 3]| {
+            let errors = [silent(), answered(4)].into_iter().chain(then);
+            attempts(&LinkKind::ALL, &path(), errors)
+        };
+        let again = [IMPATIENT, Attempt::Ask(ONLY), PATIENT];
+        assert_eq!(late([silent(), closed(), closed()]), again);
+        assert_eq!(late([closed(), closed(), closed()]), again);
+        let rest = [Attempt::Ask(ANY), Attempt::Version2];
+        assert_eq!(
+            late([declined(), answered(2), closed()]),
+            [&again[..], &rest].concat()
+        );
+        let late = [silent(), answered(4), declined(), closed()];
+        assert_eq!(
+            attempts(&[Outbox, ShmipcV2], &path(), late),
+            [IMPATIENT, Attempt::Ask(NONE), PATIENT, Attempt::Version2]
+        );
+    }
+
+    #[test]
+    fn version_2_is_for_those_who_have_answered() {
+        let asked = [IMPATIENT, Attempt::Ask(ONLY), Attempt::Version2];
+        let errors = [closed(), answered(2), closed()];
+        assert_eq!(attempts(&LinkKind::ALL, &path(), errors), asked);
+        let asked = [IMPATIENT, Attempt::Ask(NONE), Attempt::Version2];
+        let errors = [silent(), answered(3), closed()];
+        assert_eq!(attempts(&[ShmipcV4, ShmipcV2], &path(), errors), asked);
+        let asked = [Attempt::Ask(ANY), Attempt::Version2];
+        let left = ConnectError::Closed {
+            step: HandshakeStep::Mapped,
+        };
+        let links = [ShmipcV3, ShmipcV2];
+        assert_eq!(attempts(&links, &path(), [left, closed()]), asked);
+        let errors = [answered(1)];
+        assert_eq!(attempts(&links, &path(), errors), asked[..1]);
+    }
+
+    #[test]
+    fn who_declines_is_not_asked_for_the_best_again() {
+        for no in [declined(), answered(4)] {
+            let asked = [IMPATIENT, Attempt::Ask(ANY)];
+            assert_eq!(
+                attempts(&[Outbox, ShmipcV3], &path(), [no, answered(2)]),
+                asked
+            );
+        }
+        let asked = [IMPATIENT, Attempt::Version2];
+        let errors = [declined(), closed()];
+        assert_eq!(attempts(&[Outbox, ShmipcV2], &path(), errors), asked);
     }
 
     #[test]
     fn an_inherited_connection_is_used_once() {
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let inherited = Address::from(OwnedFd::from(socket));
-        assert_eq!(attempts(&LinkKind::ALL, &inherited), [PATIENT]);
-        let older = [LinkKind::ShmipcV2, LinkKind::ShmipcV3];
-        assert_eq!(attempts(&older, &inherited), [Attempt::Legacy(3)]);
+        assert_eq!(attempts(&LinkKind::ALL, &inherited, [closed()]), [PATIENT]);
+        let older = [ShmipcV2, ShmipcV3];
+        assert_eq!(
+            attempts(&older, &inherited, [answered(2)]),
+            [Attempt::Ask(ANY)]
+        );
     }
 
     #[test]
     fn our_own_link_is_not_attempted_where_no_descriptors_can_be_passed() {
         let tcp = Address::from("tcp://127.0.0.1:1");
-        let refused = plan(&[LinkKind::Outbox], &tcp).unwrap_err();
+        let refused = plan(&[Outbox], &tcp).unwrap_err();
         assert!(matches!(refused, ConnectError::NoLink { .. }));
-        let both = [LinkKind::Outbox, LinkKind::ShmipcV3];
-        assert_eq!(attempts(&both, &tcp), [Attempt::Legacy(3)]);
+        let both = [Outbox, ShmipcV3];
+        assert_eq!(attempts(&both, &tcp, [closed()]), [Attempt::Ask(ANY)]);
     }
 
     #[test]
     fn only_who_knows_no_better_is_asked_for_less() {
-        let path = Address::from("/run/a.sock");
-        let goes_on = |error| plan(&LinkKind::ALL, &path).unwrap().failed(error).is_ok();
-        let refused = |code| ConnectError::Refused(Refusal::new(code, ""));
-        assert!(goes_on(CLOSED));
-        assert!(goes_on(refused(RefusalCode::FeatureNotSupported)));
-        assert!(goes_on(ConnectError::TimedOut {
-            step: HandshakeStep::Negotiation,
-            timeout: PATIENCE
-        }));
+        let goes_on = |error| plan(&LinkKind::ALL, &path()).unwrap().failed(error).is_ok();
+        assert!(goes_on(closed()));
+        assert!(goes_on(silent()));
+        assert!(goes_on(declined()));
         assert!(!goes_on(refused(RefusalCode::Busy)));
         assert!(!goes_on(refused(RefusalCode::Unauthorized)));
-        assert!(!goes_on(ConnectError::Closed {
-            step: HandshakeStep::Mapped
-        }));
+        assert!(!goes_on(ConnectError::PeerMisbehaved(
+            PeerMisbehaved::Doorbell
+        )));
+        for step in [HandshakeStep::Outbox, HandshakeStep::Mapped] {
+            assert!(!goes_on(ConnectError::Closed { step }));
+            let timeout = PATIENCE;
+            assert!(!goes_on(ConnectError::TimedOut { step, timeout }));
+        }
     }
 }

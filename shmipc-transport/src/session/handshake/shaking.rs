@@ -56,8 +56,11 @@ impl<A: Attach> Shaking<A> {
             Attempt::Negotiate { patience } => {
                 Stage::Common(Box::new(Drive::client(line, config, &attach, patience)))
             }
-            Attempt::Legacy(version) => {
-                Stage::Shmipc(Box::new(Conversation::client(line, config, version, None)?))
+            Attempt::Ask(newest) => {
+                Stage::Shmipc(Box::new(Conversation::asking(line, config, newest)?))
+            }
+            Attempt::Version2 => {
+                Stage::Shmipc(Box::new(Conversation::client(line, config, 2, None)?))
             }
         };
         Ok(Self::new(stage, attach, config, true))

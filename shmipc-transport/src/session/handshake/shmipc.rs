@@ -110,6 +110,13 @@ impl Conversation {
         Ok(Self::new(line, handshake, terms, Side::Client(made)))
     }
 
+    /// Goes on as the client of a server that is asked for its version: with version 3, if it knows none beyond `newest`.
+    pub(super) fn asking(line: Line, config: &Config, newest: u8) -> Result<Self, HandshakeError> {
+        let mut asking = Self::client(line, config, 3, None)?;
+        asking.handshake = asking.handshake.with_none_beyond(newest);
+        Ok(asking)
+    }
+
     /// Goes on as the server.
     pub(super) fn server(line: Line, config: &Config, shmipc: Shmipc) -> Self {
         let timeout = config.handshake_timeout();
@@ -119,7 +126,10 @@ impl Conversation {
                 let handshake = Handshake::negotiated_server(timeout, timeout, has_eventfds);
                 (handshake, terms)
             }
-            Shmipc::Legacy(first) => (Handshake::server(timeout, timeout, first), LEGACY),
+            Shmipc::Legacy(first, speaks) => {
+                let handshake = Handshake::server(timeout, timeout, first, speaks);
+                (handshake, LEGACY)
+            }
         };
         Self::new(line, handshake, terms, Side::Server(None))
     }

@@ -66,7 +66,7 @@ async fn shake(
     let (ours, theirs) = UnixStream::pair().unwrap();
     let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
     let (client, server) = tokio::join!(
-        connect(&address, &config[0], NEGOTIATE, client),
+        connect(&address, &config[0], Clock::start(), NEGOTIATE, client),
         accept(theirs, &config[1], server)
     );
     (
@@ -201,17 +201,39 @@ async fn nobody_there_is_told_apart() {
     let config = Config::default();
     let path = directory.path().join("socket");
     let address = Address::from(path.clone());
-    let absent = connect(&address, &config, NEGOTIATE, &mut Files::default()).await;
+    let absent = connect(
+        &address,
+        &config,
+        Clock::start(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await;
     assert!(matches!(absent, Err(ConnectError::NoServer { .. })));
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let gone = connect(&address, &config, NEGOTIATE, &mut Files::default()).await;
+    let gone = connect(
+        &address,
+        &config,
+        Clock::start(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await;
     assert!(matches!(gone, Err(ConnectError::NoServer { .. })));
     let loopy = Address::from(directory.path().join("socket/below"));
-    let loopy = connect(&loopy, &config, NEGOTIATE, &mut Files::default()).await;
+    let loopy = connect(
+        &loopy,
+        &config,
+        Clock::start(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await;
     assert!(matches!(loopy, Err(ConnectError::Unreachable { .. })));
     let long = connect(
         &Address::from("x".repeat(200)),
         &config,
+        Clock::start(),
         NEGOTIATE,
         &mut Files::default(),
     )
@@ -257,7 +279,15 @@ async fn a_connection_that_says_nothing_is_closed() {
 /// Connects, and returns where that has come to when its time is over.
 async fn times_out(address: &Address) -> HandshakeStep {
     let config = Config::default();
-    match connect(address, &config, NEGOTIATE, &mut Files::default()).await {
+    match connect(
+        address,
+        &config,
+        Clock::start(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await
+    {
         Err(ConnectError::TimedOut { step, .. }) => step,
         other => panic!("{other:?}"),
     }
@@ -300,7 +330,14 @@ async fn a_refusal_is_read_although_the_request_could_not_be_sent() {
     let address = Address::from(OwnedFd::from(ours));
     // The closed end has no credentials any more on some kernels; admit whoever it was.
     let config = Config::builder().authorize(|_| true).build().unwrap();
-    let client = connect(&address, &config, NEGOTIATE, &mut Files::default()).await;
+    let client = connect(
+        &address,
+        &config,
+        Clock::start(),
+        NEGOTIATE,
+        &mut Files::default(),
+    )
+    .await;
     assert!(matches!(client, Err(ConnectError::Refused(theirs)) if theirs == refusal));
 }
 
@@ -315,7 +352,13 @@ async fn dropping_the_future_hangs_up() {
                 async move { accept(theirs, &Config::default(), &mut Files::default()).await },
             );
         {
-            let mut client = std::pin::pin!(connect(&address, &config, NEGOTIATE, &mut files));
+            let mut client = std::pin::pin!(connect(
+                &address,
+                &config,
+                Clock::start(),
+                NEGOTIATE,
+                &mut files
+            ));
             for _ in 0..polls {
                 let ready =
                     std::future::poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx).is_ready()))

@@ -6,12 +6,18 @@ use proptest::prelude::*;
 
 use super::super::{
     frames::{Deframer, Frame, Paths, fuzz_frames},
-    handshake::{Event, Handshake, Mapping, Regions, Wants},
+    handshake::{Event, Handshake, Mapping, Regions, Speaks, Wants},
 };
 use crate::{core::handshake::Failure, error::HandshakeStep};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const NOW: Duration = Duration::from_secs(1);
+
+/// A server of version 3.
+const SPEAKS: Speaks = Speaks {
+    newest: 3,
+    goes_on: true,
+};
 
 fn paths() -> Paths {
     Paths {
@@ -58,7 +64,7 @@ fn run(
             said += &format!("{} ({}), ", frame.name(), bytes[6]);
             match &mut server {
                 Some(server) => server.handle_frame(NOW, frame),
-                none => *none = Some(Handshake::server(TIMEOUT, TIMEOUT, frame)),
+                none => *none = Some(Handshake::server(TIMEOUT, TIMEOUT, frame, SPEAKS)),
             }
         }
         let server = server.as_mut().expect("the client begins");
@@ -151,19 +157,48 @@ fn a_server_that_knows_more_versions_is_spoken_to_in_the_third() {
 }
 
 #[test]
-fn a_server_of_version_2_is_given_paths_but_no_names() {
-    let answer = Frame::Version(2).encode(2);
-    let mut files = client(3, Mapping::File, false);
-    sent(&mut files);
-    deliver(&mut files, &answer);
-    assert_eq!(sent(&mut files), Frame::FilePaths(paths()).encode(2));
-    assert!(matches!(files.poll_event(), Some(Event::Established)));
-    let mut names = client(3, Mapping::Memfd, false);
-    deliver(&mut names, &answer);
-    assert!(matches!(
-        failure(&mut names),
-        Failure::NotSupported { protocol: 2 }
-    ));
+fn a_client_goes_on_with_a_server_that_knows_what_it_may_know() {
+    for (beyond, version, goes_on) in [
+        (3, 3, true),
+        (3, 4, false),
+        (3, 255, false),
+        (255, 255, true),
+        (255, 2, false),
+        (2, 3, false),
+        (2, 2, false),
+    ] {
+        let mut client = client(3, Mapping::File, false).with_none_beyond(beyond);
+        sent(&mut client);
+        deliver(&mut client, &Frame::Version(version).encode(3));
+        if goes_on {
+            assert_eq!(sent(&mut client), Frame::FilePaths(paths()).encode(3));
+            continue;
+        }
+        let Failure::NotSupported { protocol } = failure(&mut client) else {
+            panic!("it knows {version}")
+        };
+        assert_eq!(protocol, version);
+    }
+}
+
+#[test]
+fn a_server_says_what_it_knows_and_takes_regions_of_no_other_version() {
+    let [files, names] = [Frame::FilePaths(paths()), Frame::MemfdNames(paths())];
+    for (newest, goes_on, takes) in [
+        (2, true, [true, false]),
+        (3, true, [true, true]),
+        (4, true, [true, true]),
+        (4, false, [false, false]),
+    ] {
+        for (frame, is_taken) in [&files, &names].into_iter().zip(takes) {
+            let speaks = Speaks { newest, goes_on };
+            let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, Frame::Version(3), speaks);
+            assert_eq!(sent(&mut server), Frame::Version(newest).encode(newest));
+            server.handle_frame(NOW, frame.clone());
+            let is_refused = matches!(server.poll_event(), Some(Event::Failed(_)));
+            assert_eq!(!is_refused, is_taken, "{speaks:?}, {frame:?}");
+        }
+    }
 }
 
 #[test]
@@ -176,9 +211,9 @@ fn whatever_comes_out_of_turn_ends_it() {
         Frame::Negotiation(b"{}".to_vec()),
     ];
     for frame in frames {
-        let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, frame.clone());
+        let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, frame.clone(), SPEAKS);
         assert!(matches!(failure(&mut server), Failure::Misbehaved(_)));
-        let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, Frame::Version(3));
+        let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, Frame::Version(3), SPEAKS);
         server.handle_frame(NOW, frame.clone());
         assert!(matches!(failure(&mut server), Failure::Misbehaved(_)));
         let mut client = client(3, Mapping::Memfd, false);
@@ -191,7 +226,7 @@ fn whatever_comes_out_of_turn_ends_it() {
         matches!(failure(&mut server), Failure::Misbehaved(_)),
         "eventfds cannot come with paths"
     );
-    let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, Frame::Version(2));
+    let mut server = Handshake::<u32>::server(TIMEOUT, TIMEOUT, Frame::Version(2), SPEAKS);
     assert!(matches!(failure(&mut server), Failure::Misbehaved(_)));
 }
 
