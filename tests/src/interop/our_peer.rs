@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, path::Path};
 
 use shmipc_transport::{
-    Address, Clients, Config, Flush, LinkKind, Listener, PoolConfig, PooledStream, SendError,
-    Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
+    Address, Clients, Config, Flush, LinkInfo, LinkKind, Listener, PoolConfig, PooledStream,
+    SendError, Session, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -33,7 +33,7 @@ impl Implementation for OurPeer {
         let listener = listener.map_err(text)?;
         let (clients, port) = (listener.clients().clone(), port(listener.local_address()));
         let (sender, streams) = unbounded_channel();
-        let accepting = tokio::spawn(accept_all(listener, sender));
+        let accepting = tokio::spawn(accept_all(listener, setting.clone(), sender));
         Ok(OurServer {
             streams,
             clients,
@@ -49,9 +49,11 @@ impl Implementation for OurPeer {
             .build()
             .map_err(text)?;
         let pool = SessionPool::connect_with(setting.address(), config).await;
-        Ok(OurClient {
-            pool: pool.map_err(chain)?,
-        })
+        let pool = pool.map_err(chain)?;
+        for session in pool.sessions() {
+            check(session.link(), setting)?;
+        }
+        Ok(OurClient { pool })
     }
 }
 
@@ -95,8 +97,8 @@ pub(super) fn server_config(setting: &Setting) -> Result<Config, String> {
     config.handshake_timeout(LONG).build().map_err(text)
 }
 
-/// The mode is demanded: there is no other link that a client would fall back to.
-pub(super) fn client_config(setting: &Setting) -> Result<Config, String> {
+/// The link that the mode stands for, how regions are passed, and what wakes both sides.
+fn link(setting: &Setting) -> (LinkKind, ShmipcMapping, ShmipcWakes) {
     let link = match setting.mode {
         Mode::V2 => LinkKind::ShmipcV2,
         Mode::V3 | Mode::V3File => LinkKind::ShmipcV3,
@@ -111,6 +113,25 @@ pub(super) fn client_config(setting: &Setting) -> Result<Config, String> {
         Mode::V4Polling => ShmipcWakes::Polling(INTERVAL),
         Mode::V2 | Mode::V3 | Mode::V3File | Mode::V4 | Mode::V4File => ShmipcWakes::Socket,
     };
+    match setting.address() {
+        Address::Tcp(_) => (link, ShmipcMapping::File, wakes),
+        _ => (link, mapping, wakes),
+    }
+}
+
+/// Whether the sides have agreed on what the mode stands for.
+pub(super) fn check(agreed: LinkInfo, setting: &Setting) -> Result<(), String> {
+    let (kind, mapping, wakes) = link(setting);
+    if (agreed.kind, agreed.mapping, agreed.wakes) == (kind, Some(mapping), wakes) {
+        Ok(())
+    } else {
+        Err(format!("{} is not {agreed}", setting.mode))
+    }
+}
+
+/// The mode is demanded: there is no other link that a client would fall back to.
+pub(super) fn client_config(setting: &Setting) -> Result<Config, String> {
+    let (link, mapping, wakes) = link(setting);
     let shmipc = Shmipc::default()
         .buffer_len(setting.cap)
         .queue_len(setting.queue)
@@ -122,13 +143,23 @@ pub(super) fn client_config(setting: &Setting) -> Result<Config, String> {
     config.handshake_timeout(LONG).build().map_err(text)
 }
 
-async fn accept_all(listener: Listener, streams: UnboundedSender<OurStream>) {
+/// A stream, or what is wrong with the session of its client.
+type Accepted<S> = Result<S, String>;
+
+async fn accept_all(
+    listener: Listener,
+    setting: Setting,
+    streams: UnboundedSender<Accepted<OurStream>>,
+) {
     while let Ok(session) = listener.accept().await {
         let streams = streams.clone();
+        // If nobody takes it, the server is closed.
+        if let Err(problem) = check(session.link(), &setting) {
+            let _ = streams.send(Err(problem));
+        }
         tokio::spawn(async move {
             while let Ok(stream) = session.accept_stream().await {
-                // If nobody takes it, the server is closed.
-                let _ = streams.send(OurStream::new(Source::Accepted(stream)));
+                let _ = streams.send(Ok(OurStream::new(Source::Accepted(stream))));
             }
         });
     }
@@ -137,7 +168,7 @@ async fn accept_all(listener: Listener, streams: UnboundedSender<OurStream>) {
 /// A server, which serves every client.
 #[derive(Debug)]
 pub struct OurServer {
-    streams: UnboundedReceiver<OurStream>,
+    streams: UnboundedReceiver<Accepted<OurStream>>,
     clients: Clients,
     accepting: JoinHandle<()>,
     port: Option<SocketAddr>,
@@ -148,7 +179,7 @@ impl Server for OurServer {
 
     async fn accept(&mut self) -> Result<OurStream, String> {
         let stream = self.streams.recv().await;
-        stream.ok_or_else(|| "the listener is broken".to_owned())
+        stream.ok_or_else(|| "the listener is broken".to_owned())?
     }
 
     fn port(&self) -> Option<SocketAddr> {

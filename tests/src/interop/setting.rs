@@ -66,7 +66,7 @@ pub struct Setting {
     pub socket: PathBuf,
     /// What the names of shared memory begin with.
     pub prefix: PathBuf,
-    /// Of a client.
+    /// Of a client; and what a server of ours expects of its clients.
     pub mode: Mode,
     /// Bytes of the buffer region; of a client.
     pub cap: u32,

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     implementation::{Client, Ended, Implementation, Server, Stream},
     message::HEAD_LEN,
-    our_peer::{chain, client_config, closed, port, server_config, text},
+    our_peer::{chain, check, client_config, closed, port, server_config, text},
     our_streams::{Rest, fallbacks, finished, sent, write},
     setting::Setting,
 };
@@ -48,7 +48,8 @@ impl Implementation for ThreadsPeer {
             port: port(listener.local_address()),
         };
         let sessions = Arc::clone(&server.sessions);
-        thread::spawn(move || accept_all(&listener, &sender, &sessions));
+        let setting = setting.clone();
+        thread::spawn(move || accept_all(&listener, &setting, &sender, &sessions));
         Ok(server)
     }
 
@@ -59,9 +60,13 @@ impl Implementation for ThreadsPeer {
             let connect = || Session::connect_with(address.clone(), config.clone());
             (0..count).map(|_| connect().map_err(chain)).collect()
         };
-        let sessions: Result<_, String> = spawn_blocking(connect).await.map_err(text)?;
+        let sessions: Result<Vec<Session>, String> = spawn_blocking(connect).await.map_err(text)?;
+        let sessions = sessions?;
+        for session in &sessions {
+            check(session.link(), setting)?;
+        }
         Ok(ThreadsClient {
-            sessions: sessions?,
+            sessions,
             next: AtomicUsize::new(0),
             idle: Mutex::default(),
         })
@@ -70,16 +75,24 @@ impl Implementation for ThreadsPeer {
 
 type Sessions = Arc<Mutex<Vec<Session>>>;
 
-fn accept_all(listener: &Listener, streams: &UnboundedSender<ThreadStream>, sessions: &Sessions) {
+fn accept_all(
+    listener: &Listener,
+    setting: &Setting,
+    streams: &UnboundedSender<Result<ThreadStream, String>>,
+    sessions: &Sessions,
+) {
     while let Ok(session) = listener.accept() {
         let mut all = sessions.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(session.clone());
         drop(all);
         let streams = streams.clone();
+        // If nobody takes it, the server is closed.
+        if let Err(problem) = check(session.link(), setting) {
+            let _ = streams.send(Err(problem));
+        }
         thread::spawn(move || {
             while let Ok(stream) = session.accept_stream() {
-                // If nobody takes it, the server is closed.
-                let _ = streams.send(ThreadStream::new(stream));
+                let _ = streams.send(Ok(ThreadStream::new(stream)));
             }
         });
     }
@@ -95,7 +108,7 @@ async fn close_all(sessions: Vec<Session>) {
 /// A server, which serves every client.
 #[derive(Debug)]
 pub struct ThreadsServer {
-    streams: UnboundedReceiver<ThreadStream>,
+    streams: UnboundedReceiver<Result<ThreadStream, String>>,
     sessions: Sessions,
     stopper: Stopper,
     port: Option<SocketAddr>,
@@ -110,7 +123,7 @@ impl Server for ThreadsServer {
 
     async fn accept(&mut self) -> Result<ThreadStream, String> {
         let stream = self.streams.recv().await;
-        stream.ok_or_else(|| "the listener is broken".to_owned())
+        stream.ok_or_else(|| "the listener is broken".to_owned())?
     }
 
     fn restart(&mut self, _: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {

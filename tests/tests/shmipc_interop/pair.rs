@@ -29,7 +29,7 @@ pub(crate) enum Who {
 
 impl Who {
     /// Its program, or `None` if it cannot be had here.
-    fn program(self) -> Option<Program<'static>> {
+    pub(crate) fn program(self) -> Option<Program<'static>> {
         let implementation = match self {
             Self::Go => {
                 return Some(Program {
