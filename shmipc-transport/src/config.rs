@@ -90,21 +90,18 @@ impl Payloads {
 }
 
 /// Decides who may talk to us. See [`ConfigBuilder::authorize`].
-#[derive(Clone)]
-pub(crate) struct Authorize(Arc<dyn Fn(&Peer) -> bool + Send + Sync>);
+#[derive(Clone, Default)]
+pub(crate) struct Authorize(Option<Arc<Allows>>);
+
+type Allows = dyn Fn(&Peer) -> bool + Send + Sync;
 
 impl Authorize {
     pub(crate) fn allows(&self, peer: &Peer) -> bool {
-        (self.0)(peer)
-    }
-}
-
-impl Default for Authorize {
-    fn default() -> Self {
-        Self(Arc::new(|peer: &Peer| {
+        match &self.0 {
+            Some(allows) => allows(peer),
             // Over TCP everybody is unknown, and the files tell more.
-            is_own_user(peer) || peer.uid() == Some(0) || peer.is_unknown()
-        }))
+            None => is_own_user(peer) || peer.uid() == Some(0) || peer.is_unknown(),
+        }
     }
 }
 
@@ -207,7 +204,8 @@ pub struct Config {
     keepalive: Option<Keepalive>,
     #[cfg(feature = "metrics")]
     pub(crate) reports: crate::metrics::Reports,
-    links: Arc<[LinkKind]>,
+    /// `None` if nobody has named any.
+    links: Option<Arc<[LinkKind]>>,
     shmipc: Arc<Shmipc>,
 }
 
@@ -230,7 +228,7 @@ impl Default for Config {
             keepalive: None,
             #[cfg(feature = "metrics")]
             reports: crate::metrics::Reports::default(),
-            links: Arc::new([LinkKind::Outbox]),
+            links: None,
             shmipc: Arc::default(),
         }
     }
@@ -291,11 +289,18 @@ impl Config {
     /// See [`ConfigBuilder::links`].
     #[must_use]
     pub fn links(&self) -> &[LinkKind] {
-        &self.links
+        match &self.links {
+            Some(links) => links,
+            // Nobody is met who could not do worse.
+            None if self.authorize.0.is_none() => &LinkKind::ALL,
+            None => &[LinkKind::Outbox],
+        }
     }
 
-    pub(crate) fn has_link(&self, link: LinkKind) -> bool {
-        self.links.contains(&link)
+    /// Whether a link is used where descriptors can be passed, or where they cannot: over TCP, where anybody may be met.
+    pub(crate) fn has_link(&self, link: LinkKind, passes_descriptors: bool) -> bool {
+        let is_possible = passes_descriptors || link != LinkKind::Outbox && self.links.is_some();
+        is_possible && self.links().contains(&link)
     }
 
     pub(crate) fn shmipc(&self) -> &Shmipc {
@@ -433,7 +438,7 @@ impl ConfigBuilder {
     /// Over TCP the kernel vouches for nobody, so that the peer's credentials are `None`. Whoever is admitted all the same must name
     /// files of our own user, see [`Address::Tcp`](crate::Address::Tcp). Who asks for a certain user id admits nobody there.
     pub fn authorize(mut self, allow: impl Fn(&Peer) -> bool + Send + Sync + 'static) -> Self {
-        self.config.authorize = Authorize(Arc::new(allow));
+        self.config.authorize = Authorize(Some(Arc::new(allow)));
         self
     }
 
@@ -446,18 +451,18 @@ impl ConfigBuilder {
         self
     }
 
-    /// The links to use: for a client all that it tries, for a server all that it accepts. Default: [`LinkKind::Outbox`] alone.
+    /// The links to use: for a client all that it tries, for a server all that it accepts. Default: [all](LinkKind::ALL), so that the best one
+    /// that both sides know is had; but [`LinkKind::Outbox`] alone if [`authorize`](Self::authorize) is set, and none over TCP.
     ///
     /// Whatever the order, a client asks for our own link first, for version 4 of shmipc's in the same breath, and for the older
     /// versions if the server knows neither. One link alone pins it. With version 2 alone, connecting succeeds although the server may
     /// never have spoken: that version has no answer.
     ///
-    /// At an [`Address::Tcp`](crate::Address::Tcp) our own is left out, as it cannot be had there.
-    ///
     /// Over any but our own, the peer can write to the memory that carries messages. It can then break its own session, and nothing
-    /// else: see `SECURITY.md`.
+    /// else: see `SECURITY.md`. So those others are there by default among processes of one user, and root, who could do worse anyway. For
+    /// whomever else you admit, and at an [`Address::Tcp`](crate::Address::Tcp), where our own cannot be had, name what you want.
     pub fn links(mut self, links: impl IntoIterator<Item = LinkKind>) -> Self {
-        self.config.links = links.into_iter().collect();
+        self.config.links = Some(links.into_iter().collect());
         self
     }
 
@@ -480,7 +485,7 @@ impl ConfigBuilder {
         let memory_fits = (64 << 10 <= memory && memory.is_power_of_two())
             || (0 < memory && memory.is_multiple_of(SHARED_REGION));
         InvalidConfig::check([
-            ("links", !c.links.is_empty(), "at least one"),
+            ("links", !c.links().is_empty(), "at least one"),
             (
                 "spin_budget",
                 c.spin_budget <= Duration::from_millis(10),
@@ -537,6 +542,27 @@ mod tests {
     }
 
     #[test]
+    fn all_links_are_for_those_who_are_admitted_by_default() {
+        let [default, admitting, named] = [
+            Config::builder(),
+            Config::builder().authorize(|_| true),
+            Config::builder()
+                .authorize(|_| true)
+                .links([LinkKind::Outbox, LinkKind::ShmipcV3]),
+        ]
+        .map(|builder| builder.build().unwrap());
+        assert_eq!(default.links(), LinkKind::ALL);
+        assert_eq!(admitting.links(), [LinkKind::Outbox]);
+        assert_eq!(named.links(), [LinkKind::Outbox, LinkKind::ShmipcV3]);
+        for link in LinkKind::ALL {
+            assert!(default.has_link(link, true), "{link:?}");
+            assert!(!default.has_link(link, false), "{link:?} over TCP");
+            let is_named = link == LinkKind::ShmipcV3;
+            assert_eq!(named.has_link(link, false), is_named, "{link:?} over TCP");
+        }
+    }
+
+    #[test]
     fn nonsense_names_the_setting() {
         let nonsense = [
             (Config::builder().memory_max(0), "memory_max"),
@@ -550,6 +576,7 @@ mod tests {
                 "spin_budget",
             ),
             (Config::builder().memory_idle(Duration::ZERO), "memory_idle"),
+            (Config::builder().links([]), "links"),
             (Config::builder().streams_max(0), "streams_max"),
             (Config::builder().stream_window(0, 1), "stream_window"),
             (Config::builder().stream_window(1, 0), "stream_window"),

@@ -18,7 +18,7 @@ const DIRECTORY_MAX: usize = 4000;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum LinkKind {
-    /// Our own: each side writes only memory that it owns, and the other maps that read-only. The default.
+    /// Our own: each side writes only memory that it owns, and the other maps that read-only. What two of ours have.
     Outbox,
     /// Version 4 of shmipc's protocol: with the `shmipc` crate from 0.2, or with ourselves where read-only mappings are refused.
     ShmipcV4,

@@ -26,11 +26,15 @@ use LinkKind::{Outbox, ShmipcV2, ShmipcV3, ShmipcV4};
 /// Long enough for every handshake.
 const LONG: Duration = Duration::from_secs(60);
 
-fn config(place: &Place, links: &[LinkKind]) -> Config {
+fn small(place: &Place) -> Shmipc {
     let shmipc = Shmipc::default().buffer_len(1 << 20);
+    shmipc.directory(place.path())
+}
+
+fn config(place: &Place, links: &[LinkKind]) -> Config {
     let builder = Config::builder()
         .links(links.iter().copied())
-        .shmipc(shmipc.directory(place.path()));
+        .shmipc(small(place));
     builder.handshake_timeout(LONG).build().unwrap()
 }
 
@@ -80,7 +84,9 @@ async fn connect_both(path: &Path, config: &Config) -> [Result<(LinkInfo, Kept),
         "a task connects",
         Session::connect_with(path, config.clone()),
     );
-    let task = task.await.map(|session| (session.link(), Box::new(session) as Kept));
+    let task = task
+        .await
+        .map(|session| (session.link(), Box::new(session) as Kept));
     let (path, config) = (path.to_owned(), config.clone());
     let connect = move || blocking::Session::connect_with(path, config);
     let connecting = tokio::task::spawn_blocking(connect);
@@ -149,6 +155,46 @@ async fn an_older_link_is_had_if_a_server_knows_the_negotiation_and_none_of_ours
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     for connected in connect_both(&place.socket(), &config(&place, &[Outbox, ShmipcV3])).await {
         assert_is(connected.unwrap().0, ShmipcV3, "version 3");
+    }
+}
+
+#[tokio::test]
+async fn by_default_every_link_is_asked_for_and_accepted() {
+    for kind in LinkKind::ALL {
+        let place = Place::new();
+        let pinned = config(&place, &[kind]);
+        let shmipc = small(&place);
+        let default = Config::builder().shmipc(shmipc).build().unwrap();
+        for [server, client] in [[&pinned, &default], [&default, &pinned]] {
+            let listener = Listener::take_over_with(place.socket(), server.clone()).unwrap();
+            let connecting = Session::connect_with(place.socket(), client.clone());
+            let both = async { tokio::join!(connecting, listener.accept()) };
+            let (client, server) = in_time("they shake hands", both).await;
+            assert_is(client.unwrap().link(), kind, "the client's");
+            assert_is(server.unwrap().link(), kind, "the server's");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_admits_others_has_our_own_link_alone() {
+    let place = Place::new();
+    let admitting = Config::builder().authorize(|_| true).build().unwrap();
+    let listener = Listener::bind_with(place.socket(), admitting).unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    for kind in [ShmipcV4, ShmipcV3] {
+        for connected in connect_both(&place.socket(), &config(&place, &[kind])).await {
+            assert!(
+                matches!(
+                    connected,
+                    Err(ConnectError::Refused(_) | ConnectError::Closed { .. })
+                ),
+                "{kind:?}: {connected:?}"
+            );
+        }
+    }
+    for connected in connect_both(&place.socket(), &config(&place, &LinkKind::ALL)).await {
+        assert_is(connected.unwrap().0, Outbox, "our own");
     }
 }
 

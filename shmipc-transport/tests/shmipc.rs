@@ -588,7 +588,8 @@ async fn the_best_common_link_is_found_with_one_attempt() {
 async fn a_server_accepts_nothing_that_it_is_not_configured_for() {
     let files = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = files.path().join("socket");
-    let listener = Listener::bind(path.as_path()).unwrap();
+    let own = Config::builder().links([LinkKind::Outbox]).build().unwrap();
+    let listener = Listener::bind_with(path.as_path(), own).unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     for link in [LinkKind::ShmipcV4, LinkKind::ShmipcV3] {
         let shmipc = Shmipc::default().directory(files.path());

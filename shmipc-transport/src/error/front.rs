@@ -21,7 +21,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// None of the configured [links](crate::ConfigBuilder::links) can be had at this address: over TCP, only shmipc's own can, because
-    /// descriptors cannot be passed. Configure one of them.
+    /// descriptors cannot be passed, and only those that were named. Name one of them.
     #[error("none of the configured links can be had at {address}")]
     NoLink {
         /// Where there was to be a session.
@@ -90,7 +90,7 @@ pub enum BindError {
         address: Address,
     },
     /// None of the configured [links](crate::ConfigBuilder::links) can be had at this address: over TCP, only shmipc's own can, because
-    /// descriptors cannot be passed. Configure one of them.
+    /// descriptors cannot be passed, and only those that were named. Name one of them.
     #[error("none of the configured links can be had at {address}")]
     NoLink {
         /// The address in question.

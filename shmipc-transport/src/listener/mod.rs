@@ -324,8 +324,8 @@ pub(crate) enum Way {
 
 /// Whether any link can be had by clients that connect to `address`.
 fn check_links(address: &Address, config: &Config) -> Result<(), BindError> {
-    let is_possible = |link: &LinkKind| address.passes_descriptors() || *link != LinkKind::Outbox;
-    if config.links().iter().any(is_possible) {
+    let has_link = |link: &LinkKind| config.has_link(*link, address.passes_descriptors());
+    if config.links().iter().any(has_link) {
         return Ok(());
     }
     Err(BindError::NoLink {

@@ -3,7 +3,7 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use bytes::BufMut;
-use shmipc_transport::{Config, ConnectError, Flush, Listener, Session, Stream};
+use shmipc_transport::{Config, ConnectError, Flush, LinkKind, Listener, Session, Stream};
 use tests::{
     echo::{self, Pair, Place},
     in_time,
@@ -33,6 +33,7 @@ impl Stage {
 
     fn config() -> Config {
         let config = Config::builder()
+            .links([LinkKind::Outbox])
             .streams_max(Self::STREAMS_MAX)
             .memory_max(Self::MEMORY_MAX);
         config.build().unwrap()

@@ -106,9 +106,9 @@ pub(crate) enum Wants {
 
 /// What a client asks for, of the links that it is configured for.
 fn offer(config: &Config, line: &Line, doorbell: DoorbellKind) -> Offer {
-    let asks = |link| config.has_link(link);
+    let asks = |link| config.has_link(link, line.socket.passes_descriptors());
     Offer {
-        outbox: (asks(LinkKind::Outbox) && line.socket.passes_descriptors()).then_some(doorbell),
+        outbox: asks(LinkKind::Outbox).then_some(doorbell),
         shmipc: asks(LinkKind::ShmipcV4).then(|| Terms {
             wakes: config.shmipc().asked_wakes(is_own_user(&line.peer)),
             windows: Some(config.windows()),
@@ -118,9 +118,9 @@ fn offer(config: &Config, line: &Line, doorbell: DoorbellKind) -> Offer {
 
 /// What a server agrees to, of the links that it is configured for.
 fn server_terms(config: &Config, line: &Line, doorbell: DoorbellKind) -> ServerTerms {
-    let accepts = |link| config.has_link(link);
+    let accepts = |link| config.has_link(link, line.socket.passes_descriptors());
     ServerTerms {
-        outbox: (accepts(LinkKind::Outbox) && line.socket.passes_descriptors()).then_some(doorbell),
+        outbox: accepts(LinkKind::Outbox).then_some(doorbell),
         shmipc: accepts(LinkKind::ShmipcV4).then(|| ShmipcGrant {
             eventfd: is_own_user(&line.peer),
             windows: config.windows(),

@@ -62,10 +62,10 @@ impl Plan {
     ///
     /// Returns [`ConnectError::NoLink`] if none of the configured links can be had there.
     pub(crate) fn new(config: &Config, address: &Address) -> Result<Self, ConnectError> {
-        let has = [LinkKind::ShmipcV3, LinkKind::ShmipcV2].map(|link| config.has_link(link));
+        let has_link = |link| config.has_link(link, address.passes_descriptors());
+        let has = [LinkKind::ShmipcV3, LinkKind::ShmipcV2].map(has_link);
         let may_redial = !matches!(address, Address::Fd(_));
-        let has_outbox = config.has_link(LinkKind::Outbox) && address.passes_descriptors();
-        let negotiates = has_outbox || config.has_link(LinkKind::ShmipcV4);
+        let negotiates = has_link(LinkKind::Outbox) || has_link(LinkKind::ShmipcV4);
         let next = match has {
             _ if negotiates => Attempt::Negotiate {
                 patience: (may_redial && has.contains(&true)).then_some(PATIENCE),
