@@ -246,7 +246,7 @@ impl<Fd> Handshake<Fd> {
         match (self.state, message) {
             (State::Established | State::Failed, _) => {}
             (State::AwaitingRequest, Message::Negotiation(json)) => self.handle_request(&json),
-            // Whoever asks for our version is told. Paths come from clients of version 2.
+            // Whoever asks for our version is told (H18). Paths come from clients of version 2.
             (State::AwaitingRequest, Message::Legacy(first))
                 if self.terms.versions[0] || matches!(first, Frame::Version(_)) =>
             {
