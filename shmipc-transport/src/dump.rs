@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{LinkInfo, Peer, SessionLost, Stats};
+use crate::{LinkInfo, Peer, SessionLost, Stats, core::shmipc::ListEnd};
 
 /// The most streams, leases and segments that are listed one by one.
 pub(crate) const LISTED_MAX: usize = 1024;
@@ -37,8 +37,10 @@ pub struct SessionDump {
     pub unaccepted: usize,
     /// The streams, by id: the first 1,024 that were found.
     pub streams: Vec<StreamDump>,
-    /// The regions of our arena.
+    /// The regions of our arena. Over shmipc's own link: the lists of slices, as far as their counts are to be believed.
     pub regions: Vec<RegionDump>,
+    /// The free lists of shmipc's own link, each followed from its first slice on; none over our own link.
+    pub lists: Vec<ListDump>,
     /// The segments of the peer's that we hold, the oldest first: 1,024 of them.
     pub leases: Vec<LeaseDump>,
     /// The segments of ours that the peer holds: 1,024 of them.
@@ -105,11 +107,46 @@ pub struct RegionDump {
     pub free: Vec<(u32, u32)>,
 }
 
+/// A free list of shmipc's own link, which both sides change while it is looked at.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ListDump {
+    /// Its number.
+    pub id: u32,
+    /// Bytes that each of its slices can hold.
+    pub capacity: u32,
+    /// Its slices, whoever has them.
+    pub slices: u32,
+    /// How many it says are free.
+    pub says: i32,
+    /// Where the first and the last free one lie, in bytes from the first slice of the list.
+    pub head: u32,
+    /// See [`head`](Self::head).
+    pub tail: u32,
+    /// How many free ones were found, one after the other.
+    pub found: u32,
+    /// Where that has ended.
+    pub end: ListEnd,
+    /// Slices that this side holds: of messages, received or being written, and those that it keeps for the next ones.
+    pub held: u32,
+}
+
+impl ListDump {
+    /// Slices that are neither free nor held by this side: the peer holds them, they are under way, or they are lost. `None` if the list
+    /// could not be followed to its end. If nothing goes on in the session, and the peer
+    /// holds nothing, they are lost.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<u32> {
+        let here = self.found.saturating_add(self.held);
+        (self.end == ListEnd::Last).then(|| self.slices.saturating_sub(here))
+    }
+}
+
 /// A segment of the peer's that we hold.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LeaseDump {
-    /// The peer's number of the region.
+    /// The peer's number of the region. Over shmipc's own link, where all lie in one: the number of the list that the slice is of.
     pub region: u32,
     /// Where it begins in the region, in bytes.
     pub offset: u32,
@@ -185,6 +222,10 @@ impl fmt::Display for SessionDump {
             stats.arena_mapped, stats.arena_used, stats.arena_used_max, stats.arena_len_max
         )?;
         list(f, &self.regions, self.regions.len())?;
+        if !self.lists.is_empty() {
+            f.write_str("free lists:\n")?;
+            list(f, &self.lists, self.lists.len())?;
+        }
         writeln!(f, "leases: {} segments of the peer's", stats.leases_held)?;
         list(f, &self.leases, stats.leases_held)?;
         writeln!(f, "flights: {} segments of ours", stats.segments_under_way)?;
@@ -307,6 +348,31 @@ impl fmt::Display for RegionDump {
             )?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for ListDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "list {} of {} × {}: {} free as it says, {} found from {} on, last {}; {} held here",
+            self.id,
+            self.slices,
+            self.capacity,
+            self.says,
+            self.found,
+            self.head,
+            self.tail,
+            self.held
+        )?;
+        match (self.elsewhere(), self.end) {
+            (Some(0), _) => Ok(()),
+            (Some(elsewhere), _) => write!(f, "; {elsewhere} elsewhere: with the peer, or lost"),
+            (None, ListEnd::Cut) => f.write_str("; it is cut there"),
+            (None, ListEnd::Astray) => f.write_str("; it leads astray there"),
+            (None, ListEnd::Circle) => f.write_str("; it goes round in a circle"),
+            (None, _) => f.write_str("; and more"),
+        }
     }
 }
 

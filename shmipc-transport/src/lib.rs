@@ -75,10 +75,12 @@ pub use config::{Config, ConfigBuilder, InvalidConfig, Keepalive, Payloads, Wait
 pub use core::{
     mem::OutOfRegion,
     outbox::{HeadOverrun, InvalidGeometry, InvalidRecord, ReturnsOverrun},
-    shmipc::InvalidShmipc,
+    shmipc::{InvalidShmipc, ListEnd},
     wire::InvalidMessage,
 };
-pub use dump::{DriverDump, FlightDump, LeaseDump, RegionDump, RingDump, SessionDump, StreamDump};
+pub use dump::{
+    DriverDump, FlightDump, LeaseDump, ListDump, RegionDump, RingDump, SessionDump, StreamDump,
+};
 pub use error::*;
 pub use handler::{
     LocalClose, RemoteClose, StreamHandler, serve, serve_session, serve_with_shutdown,

@@ -224,7 +224,8 @@ pub struct Stats {
     /// of the session's own.
     pub ring_fill: u32,
     /// The most bytes of our ring that were found in use. It is looked at when statistics are taken, once around the ring, and
-    /// whenever it seems to be full: so a ring that was full shows, and a peak in between may not.
+    /// whenever it seems to be full: so a ring that was full shows, and a peak in between may not. Over shmipc's link, one of half of the
+    /// ring or more shows.
     pub ring_fill_max: u32,
     /// The length of our ring in bytes. A record takes 16 bytes and its content, rounded up, or what names it where it lies.
     pub ring_len: u32,
@@ -237,10 +238,9 @@ pub struct Stats {
     pub peer_ring_len: u32,
     /// Segments of ours that the peer holds.
     pub segments_under_way: u32,
-    /// Segments of the peer's that we hold. Over shmipc's link: slices, of messages that were received or are being written.
+    /// Segments of the peer's that we hold. Over shmipc's link: slices of messages that were received and are lent in place.
     pub leases_held: usize,
-    /// For how long we have been holding the oldest of those; `None` if we hold none, and over shmipc's link, where that is not
-    /// kept. Exact to 10 ms.
+    /// For how long we have been holding the oldest of those; `None` if we hold none. Exact to 10 ms.
     pub oldest_lease: Option<Duration>,
     /// Streams that are open.
     pub streams_open: usize,

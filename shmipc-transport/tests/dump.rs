@@ -10,7 +10,9 @@ use std::{
 };
 
 use bytes::BufMut;
-use shmipc_transport::{Config, ConfigBuilder, Flush, LinkKind, SendHalf, Wait, blocking};
+use shmipc_transport::{
+    Config, ConfigBuilder, Flush, LinkKind, ListEnd, SendHalf, SessionDump, Wait, blocking,
+};
 
 use crate::common::{Pair, pattern, send, send_back};
 
@@ -187,6 +189,45 @@ async fn shmipcs_link_shows_its_queues_and_lists() {
         (Some(1), Some(1))
     );
     assert!(ours.regions.iter().any(|list| list.used != 0), "{ours}");
+}
+
+#[tokio::test]
+async fn shmipcs_link_shows_what_is_held_and_where_its_free_lists_lead() {
+    let Pair {
+        client,
+        server,
+        _dir,
+    } = pair(|config| config.links([LinkKind::ShmipcV4])).await;
+    let dump = client.debug_dump();
+    assert!(!dump.lists.is_empty());
+    for list in &dump.lists {
+        assert_eq!((list.found, list.held), (list.slices, 0), "{dump}");
+        assert_eq!((list.end, list.elsewhere()), (ListEnd::Last, Some(0)));
+        assert_eq!(u32::try_from(list.says), Ok(list.slices), "{dump}");
+    }
+    let mut stream = client.open_stream().unwrap();
+    send(&mut stream, &pattern(10_000, 1), Flush::More).await;
+    let mut accepted = server.accept_stream().await.unwrap();
+    let received = accepted.recv().await.unwrap().unwrap();
+    let (ours, theirs) = (client.debug_dump(), server.debug_dump());
+    assert!(ours.leases.is_empty(), "{ours}");
+    let [lease] = &theirs.leases[..] else {
+        panic!("{theirs}");
+    };
+    assert_eq!((lease.len, lease.sent_back), (10_000, false), "{theirs}");
+    let list = |dump: &SessionDump| {
+        let list = dump.lists.iter().find(|list| list.id == lease.region);
+        *list.unwrap()
+    };
+    assert_eq!(
+        (list(&theirs).held, list(&theirs).elsewhere()),
+        (1, Some(0))
+    );
+    assert_eq!((list(&ours).held, list(&ours).elsewhere()), (0, Some(1)));
+    let line = "; 1 elsewhere: with the peer, or lost";
+    assert!(ours.to_string().contains(line), "{ours}");
+    drop(received);
+    assert!(server.debug_dump().leases.is_empty());
 }
 
 /// Who takes a picture must not be taken for one who leads, by a thread that then waits for ever.

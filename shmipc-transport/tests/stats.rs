@@ -317,16 +317,27 @@ async fn over_shmipcs_link_the_queue_and_the_region_show() {
     sending.await;
     let stats = client.stats();
     assert_eq!((stats.messages_sent, stats.ring_fill), (1, 12), "{stats:?}");
-    assert_eq!(server.stats().peer_ring_fill, 12);
     assert!(used + 10_000 <= stats.arena_used && stats.arena_used <= stats.arena_used_max);
     let mut accepted = server.accept_stream().await.unwrap();
     let received = accepted.recv().await.unwrap().unwrap();
-    assert_ne!(server.stats().leases_held, 0);
+    let stats = server.stats();
+    assert_eq!(stats.leases_held, 1);
+    let age = stats.oldest_lease.expect("there is one");
+    let older = |stats: &Stats| stats.oldest_lease.is_some_and(|now| age < now);
+    until(|| server.stats(), older).await;
     drop(received);
-    assert_eq!(server.stats().leases_held, 0);
+    let stats = server.stats();
+    assert_eq!((stats.leases_held, stats.oldest_lease), (0, None));
     assert_eq!(client.stats().ring_fill, 0);
+    // Nobody has looked at that queue while it was in use but who consumed it.
+    assert_eq!(stats.peer_ring_fill_max, 12);
     // The slice is kept by the server, for a message of its own.
     assert_eq!(client.stats().arena_used, used + 32_748);
     send(&mut accepted, &pattern(10_000, 2), Flush::More).await;
     assert_eq!(client.stats().arena_used, used + 32_748);
+    // What is being written is nothing of the peer's.
+    let mut writing = accepted.buffer(10_000);
+    drop(writing.reserve(5000).unwrap());
+    let stats = server.stats();
+    assert_eq!((stats.leases_held, stats.oldest_lease), (0, None));
 }

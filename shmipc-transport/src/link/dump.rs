@@ -3,7 +3,7 @@
 use super::{Link, OutboxLink};
 use crate::{
     core::{outbox::Flight, sync::Ordering},
-    dump::{FlightDump, LISTED_MAX, LeaseDump, RegionDump, RingDump},
+    dump::{FlightDump, LISTED_MAX, LeaseDump, ListDump, RegionDump, RingDump},
 };
 
 /// Control records that are told apart.
@@ -18,6 +18,8 @@ pub(crate) struct LinkDump {
     pub(crate) control_waiting: usize,
     pub(crate) senders_waiting: usize,
     pub(crate) regions: Vec<RegionDump>,
+    /// Only of shmipc's link.
+    pub(crate) lists: Vec<ListDump>,
     pub(crate) leases: Vec<LeaseDump>,
     pub(crate) flights: Vec<FlightDump>,
 }

@@ -45,6 +45,7 @@ pub(crate) mod terms;
 #[cfg(test)]
 mod tests;
 mod violation;
+mod walk;
 
 pub(crate) use buffers::Geometry;
 #[cfg(test)]
@@ -55,6 +56,7 @@ pub(crate) use queue::{
     Consumer, ELEMENT_LEN, Element, Ends, Producer, QueueLayout, QueuePlan, Queues, state,
 };
 pub use violation::InvalidShmipc;
+pub use walk::ListEnd;
 
 use super::{mem::SharedRegion, num::u32_len, sync::AtomicU32};
 

@@ -69,7 +69,8 @@ impl Slice {
         self.capacity
     }
 
-    fn list(&self) -> usize {
+    /// The number of its list.
+    pub(crate) fn list(&self) -> usize {
         index(self.list)
     }
 }
@@ -150,7 +151,17 @@ impl<M: Memory> Pool<M> {
             .cast_unsigned()
     }
 
+    /// Whether this side holds a slice of a list.
+    pub(super) fn holds(&self, list: usize, slice: u32) -> bool {
+        let first = self.geometry.lists()[list].slice(0);
+        first.is_some_and(|first| {
+            let (word, bit) = self.claim_of(first + slice);
+            word.load(Ordering::Relaxed) & bit != 0
+        })
+    }
+
     /// Slices that this side holds at the moment, but for those that it keeps to be used again.
+    #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         let count = |word: &AtomicU32| index(word.load(Ordering::Relaxed).count_ones());
         let held: usize = self.claims.iter().map(count).sum();

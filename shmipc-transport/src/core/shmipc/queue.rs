@@ -352,6 +352,12 @@ impl<M: Memory> Producer<M> {
         Ok(self.ends.cap - self.refresh()?)
     }
 
+    /// How many elements were not consumed when that was looked at last, if that is at least half of what fits.
+    pub(crate) fn crowd(&self) -> Option<u32> {
+        let used = halves(self.tail)[0].wrapping_sub(self.head);
+        (self.ends.cap / 2 <= used).then_some(used)
+    }
+
     /// Looks at how far the consumer is. Returns how many elements it has not consumed.
     ///
     /// # Errors

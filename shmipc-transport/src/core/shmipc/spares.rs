@@ -62,6 +62,7 @@ impl Spares {
     }
 
     /// How many are kept.
+    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         let count = |spare: &Spare| lock(&spare.slices).as_ref().map_or(0, Vec::len);
         self.0.iter().map(count).sum()

@@ -7,7 +7,7 @@ use crate::{
         shmipc::{ELEMENT_LEN, Ends},
         sync::Ordering,
     },
-    dump::{RegionDump, RingDump},
+    dump::{ListDump, RegionDump, RingDump},
     link::{CONTROL_LISTED_MAX, Fill, LinkDump, LinkFigures},
     stats::Peak,
 };
@@ -18,14 +18,15 @@ impl ShmipcLink {
     pub(crate) fn figures(&self) -> LinkFigures {
         let records_sent = self.tx().producer.published();
         let heap = self.region_figures();
+        let (leases_held, lease_age) = self.lent.figures();
         LinkFigures {
             ring: fill(&self.ours, &self.counters.ring_fill_max),
             peer_ring: fill(&self.theirs, &self.counters.peer_ring_fill_max),
             records_sent,
             // A message sent belongs to the peer, which puts its slices back where we need not see it.
             segments_under_way: 0,
-            leases_held: self.pool.held(),
-            lease_age: None,
+            leases_held,
+            lease_age,
             heap_max: heap.mapped,
             heap,
         }
@@ -59,13 +60,35 @@ impl ShmipcLink {
             control: control.map(|control| format!("{control:?}")).collect(),
             control_waiting: tx.control.len(),
             senders_waiting: tx.waiters.len(),
-            regions: self.dump_lists(),
+            regions: self.dump_regions(),
+            lists: self.dump_lists(),
+            leases: self.lent.dump(),
             ..LinkDump::default()
         }
     }
 
+    /// What the links of the free lists lead to.
+    fn dump_lists(&self) -> Vec<ListDump> {
+        let lists = self.pool.geometry().lists().iter().enumerate();
+        let dump = lists.map(|(i, list)| {
+            let walk = self.pool.walk(i);
+            ListDump {
+                id: u32::try_from(i).unwrap_or(u32::MAX),
+                capacity: list.capacity,
+                slices: list.count,
+                says: walk.says,
+                head: walk.head,
+                tail: walk.tail,
+                found: walk.found,
+                end: walk.end,
+                held: walk.held,
+            }
+        });
+        dump.collect()
+    }
+
     /// The lists of slices, as regions.
-    fn dump_lists(&self) -> Vec<RegionDump> {
+    fn dump_regions(&self) -> Vec<RegionDump> {
         let lists = self.pool.geometry().lists().iter().enumerate();
         let dump = lists.map(|(i, list)| {
             let free = self.pool.available(i).saturating_add(1).min(list.count);

@@ -13,7 +13,7 @@ use crate::{
         mem::{SharedRegion, Trust},
         num::{StreamId, index},
         shmipc::{
-            ChainLimits, Consumer, Element, InvalidShmipc, Piece, Pool,
+            ChainLimits, Consumer, ELEMENT_LEN, Element, InvalidShmipc, Piece, Pool,
             frames::{Deframer, Frame},
             state,
         },
@@ -180,6 +180,8 @@ impl ShmipcLink {
         {
             return self.said(said).map(Some);
         }
+        let waiting = rx.consumer.waiting()?.saturating_mul(ELEMENT_LEN);
+        self.counters.peer_ring_fill_max.raise(u64::from(waiting));
         let Some(element) = rx.consumer.take()? else {
             return Ok(self.answered_ping());
         };
@@ -311,9 +313,13 @@ impl ShmipcLink {
     /// Lends a part of a message.
     fn lend(self: &Arc<Self>, piece: Piece, trust: Trust) -> Bytes {
         self.counters.bytes_lent.add(u64::from(piece.len));
+        self.lent.begin(&piece.slice, piece.start, piece.len);
         let (link, pool) = (Arc::downgrade(self), Arc::clone(&self.pool));
         let release = move |slice| match link.upgrade() {
-            Some(link) => link.put_slice(slice),
+            Some(link) => {
+                link.lent.end(&slice);
+                link.put_slice(slice);
+            }
             // The peer may have other sessions over the region, which find out whether its lists are in order (H17).
             None => drop(pool.put(slice)),
         };

@@ -13,12 +13,13 @@
 //!
 //! # Locks
 //!
-//! The session's `inbound`, then `tx`; no other is taken inside of them.
+//! The session's `inbound`, then `tx`; no other is taken inside of them but that of [`Lent`], which is taken last.
 
 mod budget;
 mod fallen;
 mod figures;
 mod inbound;
+mod lent;
 mod outbound;
 mod progress;
 mod record;
@@ -39,6 +40,7 @@ use std::{
 use budget::Budget;
 pub(super) use inbound::ShmipcRx;
 use inbound::Unread;
+use lent::Lent;
 use outbound::ShmipcTx;
 pub(super) use outbound::{ShmipcGuard, ShmipcReservation};
 use record::Record;
@@ -115,6 +117,8 @@ pub(crate) struct ShmipcLink {
     /// What is taken for a message, and sent as one.
     limits: ChainLimits,
     budget: Arc<Budget>,
+    /// What the application has of the messages that came.
+    lent: Lent,
     /// Who looks after the session, and must hear of what is to be done.
     keeper: Mutex<Option<Waker>>,
     /// Whether anybody waits for progress of the peer's.
@@ -170,6 +174,7 @@ impl ShmipcLink {
             trust: payloads.trust(peer, Some(parts.owner)),
             limits,
             budget: Arc::default(),
+            lent: Lent::default(),
             keeper: Mutex::new(None),
             starving: AtomicBool::new(false),
             unwoken: AtomicBool::new(false),

@@ -34,7 +34,7 @@ use crate::{
         num::{StreamId, index, u32_len},
         outbox::flags,
         shmipc::{
-            Element, InvalidShmipc, Producer, Slice, Slices,
+            ELEMENT_LEN, Element, InvalidShmipc, Producer, Slice, Slices,
             frames::{Frame, fallback},
             state,
             terms::Wakes,
@@ -369,7 +369,12 @@ impl ShmipcLink {
         if tx.severed || !self.flush_control(tx)? {
             return Ok(false);
         }
-        Ok(tx.has_room()? && !tx.unsent.is_full())
+        let has_room = tx.has_room()?;
+        if let Some(crowd) = tx.producer.crowd() {
+            let fill = crowd.saturating_mul(ELEMENT_LEN);
+            self.counters.ring_fill_max.raise(u64::from(fill));
+        }
+        Ok(has_room && !tx.unsent.is_full())
     }
 
     /// How a message goes for which there are no slices: over the socket, if it would overtake nothing.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 #[cfg(not(shmipc_loom))]
-use crate::core::shmipc::{InvalidShmipc, Slice};
+use crate::core::shmipc::{InvalidShmipc, ListEnd, Slice};
 use crate::core::sync::{model, thread};
 
 /// What is free, from the first to the last, as the links say.
@@ -73,6 +73,57 @@ fn two_may_put_back_at_once() {
         assert_eq!(free(&memory).len(), 4);
         assert_eq!(memory.get(8), 4);
     });
+}
+
+#[test]
+#[cfg(not(shmipc_loom))]
+fn a_walk_finds_what_is_free_and_who_holds_the_rest() {
+    let (_memory, one, other) = list_of(5);
+    let whole = one.walk(0);
+    assert_eq!((whole.says, whole.found, whole.held), (5, 5, 0));
+    assert_eq!(
+        (whole.head, whole.tail, whole.end),
+        (0, 4 * 24, ListEnd::Last)
+    );
+    let taken = [one.take(0).unwrap().unwrap(), one.take(0).unwrap().unwrap()];
+    let theirs = other.take(0).unwrap().unwrap();
+    let (ours, other_walk) = (one.walk(0), other.walk(0));
+    assert_eq!((ours.says, ours.found, ours.held), (2, 2, 2));
+    assert_eq!((ours.head, ours.end), (3 * 24, ListEnd::Last));
+    assert_eq!((other_walk.found, other_walk.held), (2, 1));
+    for slice in taken {
+        one.put(slice).unwrap();
+    }
+    other.put(theirs).unwrap();
+    assert_eq!((one.walk(0).found, one.walk(0).end), (5, ListEnd::Last));
+}
+
+/// Whatever the peer writes to a list, a walk ends, and says why.
+#[test]
+#[cfg(not(shmipc_loom))]
+fn hazard_v4_a_walk_follows_nothing_that_is_no_slice_and_does_not_go_round() {
+    let (head, tail) = (16, 20);
+    let next = |slice: u32| 44 + 24 * slice + 12;
+    let flags = |slice: u32| 44 + 24 * slice + 16;
+    for (word, forged, found, end) in [
+        (head, 1, 0, ListEnd::Astray),
+        (head, u32::MAX, 0, ListEnd::Astray),
+        (next(1), 23, 2, ListEnd::Astray),
+        (next(1), 5 * 24, 2, ListEnd::Astray),
+        (next(2), 0, 5, ListEnd::Circle),
+        (next(0), 0, 5, ListEnd::Circle),
+        (flags(2), 0, 3, ListEnd::Cut),
+        (tail, 7, 5, ListEnd::Cut),
+    ] {
+        let (memory, one, _other) = list_of(5);
+        memory.set(word, forged);
+        let walk = one.walk(0);
+        assert_eq!((walk.found, walk.end), (found, end), "{word} is {forged}");
+    }
+    let count = 2 * 65_536;
+    let (_memory, one, _other) = list_of(count);
+    let walk = one.walk(0);
+    assert_eq!((walk.found, walk.end), (65_536, ListEnd::Beyond));
 }
 
 #[test]
