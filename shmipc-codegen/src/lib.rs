@@ -44,6 +44,9 @@
 //! | `greeter_server` | the trait `Greeter`, to be implemented with an `async fn say_hello(&self, …)`, and `GreeterServer`, which makes a tower service of that |
 //! | `greeter_methods` | `SAY_HELLO` and so on: descriptors of the methods, with name, kind, idempotency and messages |
 //!
+//! `GreeterClient` and `GreeterServer` have `max_request_size` and `max_response_size`, and `send_compressed` and `accept_compressed` for calls
+//! over HTTP/2; whatever they are told, nothing is compressed through shared memory.
+//!
 //! # Kinds of methods
 //!
 //! | in the `.proto` file | the client takes | and returns | the trait takes | and returns |
@@ -77,7 +80,7 @@
 //!
 //! Names follow prost: `SayHello` becomes `say_hello`, `Type` becomes `r#type`, and `Self`, which cannot be escaped,
 //! `self_`. A method that would hide a function of the client (`new`, `connect`, `clone`, `max_request_size`,
-//! `max_response_size`) gets a trailing underscore in client and trait. Names on the wire are those of the `.proto`
+//! `max_response_size`, `send_compressed`, `accept_compressed`) gets a trailing underscore in client and trait. Names on the wire are those of the `.proto`
 //! file, always.
 //!
 //! `google.protobuf` types are those of prost-types, with plain Rust types for the wrappers (`Bytes` for

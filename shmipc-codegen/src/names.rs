@@ -9,12 +9,14 @@ use heck::{ToSnakeCase, ToUpperCamelCase};
 ///
 /// A method of one of these names gets a trailing underscore, in the client and in the trait: one name per method is
 /// easier to remember than two. `clone` is among them because an inherent method hides that of [`Clone`].
-const USED_BY_CLIENT: [&str; 5] = [
+const USED_BY_CLIENT: [&str; 7] = [
+    "accept_compressed",
     "clone",
     "connect",
     "max_request_size",
     "max_response_size",
     "new",
+    "send_compressed",
 ];
 
 /// The items generated for one service.

@@ -31,6 +31,11 @@ pub fn grpc_body(data: &[u8]) {
     crate::body::grpc::fuzz(data);
 }
 
+/// Decompresses `data`, whose first byte says how, among the encodings that are enabled.
+pub fn compressed_message(data: &[u8]) {
+    crate::codec::compress::fuzz(data);
+}
+
 /// Reads `data` as the value of `grpc-timeout`.
 pub fn grpc_timeout(data: &[u8]) {
     let _ = crate::deadline::parse_grpc_timeout(data);
@@ -77,7 +82,8 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 5] = [
+    const TARGETS: [(&str, Target); 6] = [
+        ("rpc_compressed_message", compressed_message),
         ("rpc_grpc_body", grpc_body),
         ("rpc_grpc_timeout", grpc_timeout),
         ("rpc_headers", headers),
@@ -112,6 +118,7 @@ mod tests {
     #[test]
     fn the_corpus_begins_with_what_is_meant_to_be_said() {
         let seeds = [
+            compressed_message_seeds(),
             grpc_body_seeds(),
             vec![
                 ("seconds", b"5S".to_vec()),
@@ -138,6 +145,20 @@ mod tests {
     }
 
     type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+    /// A greeting by each of the encodings, and a frame that wants a large window.
+    fn compressed_message_seeds() -> Seeds {
+        let gzip: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcbH\xcd\xc9\xc9W\xc8@'\x01\xe3Q=\x8d\x17\x00\x00\x00";
+        let zlib: &[u8] = b"x\x9c\xcbH\xcd\xc9\xc9W\xc8@'\x01h\x03\x08\xb1";
+        let zstd: &[u8] = b"(\xb5/\xfd \x17\xb9\x00\x00hello hello hello hello";
+        let window = [0x28, 0xb5, 0x2f, 0xfd, 0, 0x88, 9, 0, 0, 7];
+        vec![
+            ("gzip", [&[0], gzip].concat()),
+            ("deflate", [&[1], zlib].concat()),
+            ("zstd", [&[2], zstd].concat()),
+            ("zstd_window", [&[2], &window[..]].concat()),
+        ]
+    }
 
     fn grpc_body_seeds() -> Seeds {
         let framed =

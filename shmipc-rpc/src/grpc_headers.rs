@@ -22,8 +22,7 @@ pub(crate) const STATUS_OK: HeaderValue = HeaderValue::from_static("0");
 #[cfg(feature = "grpc")]
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Not compressed, which is all that is understood.
-#[cfg(feature = "grpc")]
+/// Not compressed, which everybody understands.
 pub(crate) const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 /// Tells whether a message has the content type of gRPC, whatever its encoding.

@@ -28,7 +28,7 @@
 //! `http://host:port`, `https://host:port` and `unix:/path` are gRPC over HTTP/2, for a server in the same program
 //! ([`Server::bind`]) as for a [`Channel`]. Stubs, handlers, layers, metadata, deadlines, statuses and limits are the same. What is
 //! different: a caller over TCP is no process ([`Request::peer`]), no memory can be lent ([`Request::alloc`]), and handlers cannot call
-//! back. Messages are not compressed; a request that is gets [`Code::Unimplemented`]. A channel to [several](Channel::balanced)
+//! back. Messages can be [compressed](codec) there. A channel to [several](Channel::balanced)
 //! endpoints of both kinds uses HTTP/2 while no server can be reached through shared memory.
 //!
 //! Some clients name a Unix socket's path as the authority of their requests, which HTTP/2 here refuses as malformed. For those of
@@ -36,6 +36,7 @@
 //!
 //! # Features
 //!
+//! - `deflate`, `gzip`, `zstd`: compressed messages, by each of these; see [`codec`].
 //! - `error-details`: the customary details of errors, `google.rpc.ErrorInfo` and others, in and out of a [`Status`].
 //! - `health`: a service that tells whether the others can be called, by gRPC's health checking protocol.
 //! - `metrics`: reports of calls and sessions through the metrics crate; see the module `metrics`.
@@ -51,6 +52,7 @@
 
 pub mod blocking;
 pub mod client;
+pub mod codec;
 pub mod dynamic;
 #[cfg(feature = "health")]
 pub mod health;

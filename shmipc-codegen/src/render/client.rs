@@ -96,6 +96,19 @@ fn calls(service: &Service, options: &Options) -> TokenStream {
                 Self { caller: self.caller.max_response_size(bytes) }
             }
 
+            /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+            /// nothing is compressed.
+            #[must_use]
+            pub fn send_compressed(self, encoding: #runtime::codec::CompressionEncoding) -> Self {
+                Self { caller: self.caller.send_compressed(encoding) }
+            }
+
+            /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+            #[must_use]
+            pub fn accept_compressed(self, encoding: #runtime::codec::CompressionEncoding) -> Self {
+                Self { caller: self.caller.accept_compressed(encoding) }
+            }
+
             #(#methods)*
         }
     }

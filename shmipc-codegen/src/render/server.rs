@@ -19,7 +19,7 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
     let dynamic = options
         .dyn_traits
         .then(|| dynamic::render(service, options));
-    let definition = definition(service, options);
+    let definition = definition(service, options, Wire::Any);
     let serving = serving(service, options);
     let naming = naming(service, options);
     quote! {
@@ -36,13 +36,21 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
     }
 }
 
+/// How calls come to a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// Through shared memory alone, where nothing is compressed.
+    SharedMemory,
+    /// Over HTTP/2 as well.
+    Any,
+}
+
 /// The service around an implementation of the trait, with the limits of messages.
-pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
-    let runtime = &options.runtime;
+pub(super) fn definition(service: &Service, options: &Options, wire: Wire) -> TokenStream {
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
-    let limits = quote! { #runtime::server::MessageLimits };
-    let wrapper = wrapper(service, options, &limits);
+    let wrapper = wrapper(service, options, wire);
+    let compression = (wire == Wire::Any).then(|| compression(options));
     quote! {
         #wrapper
 
@@ -65,12 +73,45 @@ pub(super) fn definition(service: &Service, options: &Options) -> TokenStream {
                 self.limits = self.limits.max_response_size(bytes);
                 self
             }
+
+            #compression
+        }
+    }
+}
+
+/// What the messages of a service may be compressed by.
+fn compression(options: &Options) -> TokenStream {
+    let runtime = &options.runtime;
+    quote! {
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: #runtime::codec::CompressionEncoding) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: #runtime::codec::CompressionEncoding) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
+            self
         }
     }
 }
 
 /// The service around an implementation of the trait.
-fn wrapper(service: &Service, options: &Options, limits: &TokenStream) -> TokenStream {
+fn wrapper(service: &Service, options: &Options, wire: Wire) -> TokenStream {
+    let runtime = &options.runtime;
+    let limits = quote! { #runtime::server::MessageLimits };
+    let compression = quote! { #runtime::server::Compression };
+    let [field, begin, copy] = match wire {
+        Wire::SharedMemory => [quote! {}, quote! {}, quote! {}],
+        Wire::Any => [
+            quote! { compression: #compression, },
+            quote! { compression: #compression::new(), },
+            quote! { compression: self.compression, },
+        ],
+    };
     let name = ident(&service.names.service);
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
@@ -86,6 +127,7 @@ fn wrapper(service: &Service, options: &Options, limits: &TokenStream) -> TokenS
         pub struct #server<#parameter> {
             service: ::std::sync::Arc<#parameter>,
             limits: #limits,
+            #field
         }
 
         impl<#parameter: #name> #server<#parameter> {
@@ -96,13 +138,13 @@ fn wrapper(service: &Service, options: &Options, limits: &TokenStream) -> TokenS
 
             /// Serves `service`, which may be in use elsewhere too.
             pub fn from_arc(service: ::std::sync::Arc<#parameter>) -> Self {
-                Self { service, limits: #limits::new() }
+                Self { service, limits: #limits::new(), #begin }
             }
         }
 
         impl<#parameter> ::core::clone::Clone for #server<#parameter> {
             fn clone(&self) -> Self {
-                Self { service: ::std::sync::Arc::clone(&self.service), limits: self.limits }
+                Self { service: ::std::sync::Arc::clone(&self.service), limits: self.limits, #copy }
             }
         }
     }
@@ -115,19 +157,21 @@ fn serving(service: &Service, options: &Options) -> TokenStream {
     let server = ident(&service.names.server);
     let parameter = type_parameter(service);
     let unimplemented = quote! { #runtime::server::unimplemented(request) };
-    let dispatch = if service.methods.is_empty() {
-        unimplemented
+    let (takes, dispatch) = if service.methods.is_empty() {
+        (quote! { request }, unimplemented)
     } else {
         let arms = service
             .methods
             .iter()
             .map(|method| arm(service, method, options));
-        quote! {
+        let dispatch = quote! {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 #(#arms)*
                 _ => #unimplemented,
             }
-        }
+        };
+        (quote! { mut request }, dispatch)
     };
     quote! {
         impl<#parameter> #runtime::server::Service<#runtime::http::Request<#runtime::Body>> for #server<#parameter>
@@ -145,7 +189,7 @@ fn serving(service: &Service, options: &Options) -> TokenStream {
                 ::core::task::Poll::Ready(::core::result::Result::Ok(()))
             }
 
-            fn call(&mut self, request: #runtime::http::Request<#runtime::Body>) -> Self::Future {
+            fn call(&mut self, #takes: #runtime::http::Request<#runtime::Body>) -> Self::Future {
                 #dispatch
             }
         }

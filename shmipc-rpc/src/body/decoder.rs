@@ -17,7 +17,12 @@ use super::{
     grpc::{PREFIX_LEN, Pieces},
     messages::Source,
 };
-use crate::{Code, Status, error::BoxError, frame, grpc_headers};
+use crate::{
+    Code, Status,
+    codec::{self, Coding, CompressionEncoding},
+    error::BoxError,
+    frame, grpc_headers,
+};
 
 /// A body in the framing of gRPC whose type has been forgotten.
 pub(crate) type ForeignBody =
@@ -77,10 +82,14 @@ where
 /// Takes messages out of a body as they come.
 pub(crate) struct Decoder {
     body: ForeignBody,
+    /// How messages are compressed whose flag says that they are.
+    coding: Coding,
     /// What has come and was not taken yet.
     pieces: Pieces,
     /// The length of the message whose prefix has been read.
     message_len: Option<usize>,
+    /// How that message is compressed, if it is.
+    compressed: Option<CompressionEncoding>,
     /// A message, or a failure, that was taken and put back.
     unread: Option<Result<Pieces, Status>>,
     /// How the body ended.
@@ -89,11 +98,13 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(body: ForeignBody, message_len_max: usize) -> Self {
+    pub(crate) fn new(body: ForeignBody, coding: Coding, message_len_max: usize) -> Self {
         Self {
             body,
+            coding,
             pieces: Pieces::default(),
             message_len: None,
+            compressed: None,
             unread: None,
             ended: None,
             message_len_max,
@@ -192,11 +203,10 @@ impl Decoder {
                     return Ok(None);
                 }
                 let flags = self.pieces.get_u8();
-                if flags != 0 {
-                    return Err(Status::unimplemented(
-                        "the message is compressed, which is not supported",
-                    ));
-                }
+                self.compressed = match flags {
+                    0 => None,
+                    _ => Some(self.coding.of_message(flags)?),
+                };
                 let len = self.pieces.get_u32() as usize;
                 if self.message_len_max < len {
                     return Err(frame::message_too_large(len, self.message_len_max));
@@ -209,7 +219,14 @@ impl Decoder {
             return Ok(None);
         }
         self.message_len = None;
-        Ok(Some(self.pieces.split_to(len)))
+        let message = self.pieces.split_to(len);
+        match self.compressed {
+            None => Ok(Some(message)),
+            Some(encoding) => {
+                let decoded = codec::decompress(encoding, message, self.message_len_max)?;
+                Ok(Some(decoded.into()))
+            }
+        }
     }
 
     fn fail(&mut self, status: Status) -> Status {

@@ -24,6 +24,11 @@ pub(crate) trait Encode {
     /// Encodes into memory of its own, as a message in the framing of gRPC over HTTP/2.
     fn encode_to_grpc(&mut self) -> Bytes;
 
+    /// Whether the message may be compressed.
+    fn is_compressible(&self) -> bool {
+        true
+    }
+
     /// Takes the bytes of a message that can be encoded but once. `None`: it can be encoded as often as wanted.
     fn take_encoded(&mut self) -> Option<Bytes> {
         None
@@ -54,6 +59,10 @@ pub(crate) struct Owned<T>(pub(crate) T);
 /// A protobuf message that is borrowed.
 #[derive(Debug)]
 pub(crate) struct Borrowed<'a, T>(pub(crate) &'a T);
+
+/// A message that was encoded elsewhere, and is passed on, but not compressed.
+#[derive(Debug)]
+pub(crate) struct Incompressible(pub(crate) Bytes);
 
 /// A message that was encoded elsewhere, and is passed on.
 #[derive(Debug)]
@@ -132,6 +141,28 @@ impl<B: Buf> Encode for Encoded<B> {
     }
 }
 
+impl Encode for Incompressible {
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
+        Encoded(&mut self.0).encode_to_slice(out);
+    }
+
+    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
+        Encoded(&mut self.0).encode_to_buffer(out);
+    }
+
+    fn encode_to_grpc(&mut self) -> Bytes {
+        Encoded(&mut self.0).encode_to_grpc()
+    }
+
+    fn is_compressible(&self) -> bool {
+        false
+    }
+}
+
 impl Encode for Box<dyn EncodeMessage> {
     fn encoded_len(&self) -> usize {
         (**self).encoded_len()
@@ -147,6 +178,10 @@ impl Encode for Box<dyn EncodeMessage> {
 
     fn encode_to_grpc(&mut self) -> Bytes {
         (**self).encode_to_grpc()
+    }
+
+    fn is_compressible(&self) -> bool {
+        (**self).is_compressible()
     }
 
     fn take_encoded(&mut self) -> Option<Bytes> {

@@ -22,7 +22,7 @@ impl Body {
     pub(crate) fn end_well(&mut self) {
         match &self.payload {
             Payload::Empty if matches!(self.end, End::None) => self.end = End::Ok,
-            Payload::Foreign(body) if body.is_end_stream() => {
+            Payload::Foreign(body, _) if body.is_end_stream() => {
                 self.payload = Payload::Empty;
                 self.end = End::Ok;
                 if let Some(watchers) = self.watchers.take() {
@@ -81,7 +81,7 @@ impl Body {
     fn is_end_known(&self) -> bool {
         match &self.payload {
             Payload::Empty | Payload::Message(_) | Payload::Received(_) | Payload::Rest(_) => true,
-            Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => false,
+            Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(..) => false,
         }
     }
 

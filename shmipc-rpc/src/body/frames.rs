@@ -14,7 +14,12 @@ use shmipc_transport::RecvBuf;
 use super::{Body, Encode, Encoded, End, Payload, decoder::read_trailers, grpc};
 #[cfg(feature = "grpc")]
 use crate::frame;
-use crate::{Status, grpc_headers, interceptor::Ended};
+use crate::{
+    Status,
+    codec::{self, CompressionEncoding},
+    grpc_headers,
+    interceptor::Ended,
+};
 
 /// A received message of at most this length is taken out in one frame with its prefix.
 const ONE_FRAME_LEN_MAX: usize = 4096;
@@ -75,18 +80,17 @@ impl Body {
         cx: &mut Context<'_>,
         message_len_max: usize,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        use http_body::Body as _;
-
+        let mut encoding = self.compression;
         let (known_len, in_messages) = match &self.payload {
             Payload::Message(message) => (message.encoded_len(), true),
             Payload::Received(message) => (message.remaining(), true),
             Payload::Messages(_) | Payload::Receiving(_) => (0, true),
-            Payload::Empty | Payload::Rest(_) | Payload::Foreign(_) => (0, false),
+            Payload::Empty | Payload::Rest(_) | Payload::Foreign(..) => (0, false),
         };
         let (len, polled) = if message_len_max < known_len {
             (known_len, None)
         } else {
-            let polled = ready!(Pin::new(&mut *self).poll_frame(cx));
+            let polled = ready!(self.poll_plain_frame(cx, &mut encoding));
             let data = polled
                 .as_ref()
                 .and_then(|frame| frame.as_ref().ok()?.data_ref());
@@ -97,21 +101,19 @@ impl Body {
             let ended = self.finish(Err(frame::message_too_large(len, message_len_max)));
             return Poll::Ready(Some(ended.map(|metadata| last_frame(Ok(metadata)))));
         }
-        Poll::Ready(polled)
+        Poll::Ready(compressed(polled, encoding))
     }
-}
 
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+    /// Polls for a frame, which is not compressed yet. Sets `encoding` to `None` if it is not to be.
+    fn poll_plain_frame(
+        &mut self,
         cx: &mut Context<'_>,
+        encoding: &mut Option<CompressionEncoding>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
+        let this = self;
         match &mut this.payload {
-            Payload::Foreign(body) => {
+            Payload::Foreign(body, _) => {
+                *encoding = None;
                 let frame = ready!(body.as_mut().poll_frame(cx));
                 return Poll::Ready(match this.watchers {
                     None => frame,
@@ -120,8 +122,14 @@ impl http_body::Body for Body {
             }
             Payload::Messages(messages) => {
                 let messages = messages.get_mut();
-                let next = ready!(messages.as_mut().poll_next(cx))
-                    .map(|next| next.map(|mut message| message.encode_to_grpc()));
+                let next = ready!(messages.as_mut().poll_next(cx)).map(|next| {
+                    next.map(|mut message| {
+                        if !message.is_compressible() {
+                            *encoding = None;
+                        }
+                        message.encode_to_grpc()
+                    })
+                });
                 // Before the end, they would be lost.
                 let is_over = next.is_none();
                 let trailers = is_over.then(|| messages.as_mut().take_trailers()).flatten();
@@ -137,12 +145,16 @@ impl http_body::Body for Body {
         }
         let frame = match mem::replace(&mut this.payload, Payload::Empty) {
             Payload::Message(mut message) => Frame::data(message.encode_to_grpc()),
+            Payload::Received(message) if encoding.is_some() => {
+                Frame::data(Encoded(message).encode_to_grpc())
+            }
             Payload::Received(message) => {
                 let (first, rest) = first_frame(message);
                 this.payload = rest;
                 Frame::data(first)
             }
             Payload::Rest(mut message) => {
+                *encoding = None;
                 let len = message.chunk().len();
                 let piece = message.copy_to_bytes(len);
                 if message.has_remaining() {
@@ -150,22 +162,37 @@ impl http_body::Body for Body {
                 }
                 Frame::data(piece)
             }
-            Payload::Empty | Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => {
-                match mem::replace(&mut this.end, End::None) {
-                    End::None => return Poll::Ready(None),
-                    End::Ok => last_frame(Ok(None)),
-                    End::Trailers(metadata) => last_frame(Ok(Some(metadata))),
-                }
-            }
+            Payload::Empty
+            | Payload::Messages(_)
+            | Payload::Receiving(_)
+            | Payload::Foreign(..) => match mem::replace(&mut this.end, End::None) {
+                End::None => return Poll::Ready(None),
+                End::Ok => last_frame(Ok(None)),
+                End::Trailers(metadata) => last_frame(Ok(Some(metadata))),
+            },
         };
         Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut encoding = self.compression;
+        let polled = ready!(self.poll_plain_frame(cx, &mut encoding));
+        Poll::Ready(compressed(polled, encoding))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Empty => matches!(self.end, End::None),
             // Whoever wants to see the end would not, if it was not polled for.
-            Payload::Foreign(body) => self.watchers.is_none() && body.is_end_stream(),
+            Payload::Foreign(body, _) => self.watchers.is_none() && body.is_end_stream(),
             _ => false,
         }
     }
@@ -173,13 +200,30 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         let len = match &self.payload {
             Payload::Empty => 0,
+            Payload::Message(_) | Payload::Received(_) if self.compression.is_some() => {
+                return SizeHint::default();
+            }
             Payload::Message(message) => grpc::PREFIX_LEN + message.encoded_len(),
             Payload::Received(message) => grpc::PREFIX_LEN + message.remaining(),
             Payload::Rest(message) => message.remaining(),
-            Payload::Foreign(body) => return body.size_hint(),
+            Payload::Foreign(body, _) => return body.size_hint(),
             Payload::Messages(_) | Payload::Receiving(_) => return SizeHint::default(),
         };
         SizeHint::with_exact(len as u64)
+    }
+}
+
+/// Compresses the message in a frame, if it is to be.
+fn compressed(
+    polled: Option<Result<Frame<Bytes>, Status>>,
+    encoding: Option<CompressionEncoding>,
+) -> Option<Result<Frame<Bytes>, Status>> {
+    match encoding {
+        None => polled,
+        Some(encoding) => {
+            let compress = |message| codec::compress(encoding, message);
+            polled.map(|polled| polled.map(|frame| frame.map_data(compress)))
+        }
     }
 }
 

@@ -10,10 +10,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::Frame;
 
 use super::Decoder;
-use crate::Status;
+use crate::{Status, codec::Coding};
 
 /// The length of what comes before a message.
 pub(crate) const PREFIX_LEN: usize = 5;
+
+/// The flag of a message that is compressed.
+pub(crate) const COMPRESSED: u8 = 1;
 
 /// Returns what comes before a message of `len` bytes.
 ///
@@ -62,6 +65,14 @@ impl Pieces {
     }
 }
 
+impl From<Bytes> for Pieces {
+    fn from(piece: Bytes) -> Self {
+        let mut pieces = Self::default();
+        pieces.push(piece);
+        pieces
+    }
+}
+
 impl Buf for Pieces {
     fn remaining(&self) -> usize {
         self.remaining
@@ -105,7 +116,7 @@ pub(crate) fn fuzz(data: &[u8]) {
         return;
     };
     let body = InPieces::new(bytes, usize::from(piece_len).max(1));
-    let mut decoder = Decoder::new(Box::pin(body), LIMIT);
+    let mut decoder = Decoder::new(Box::pin(body), Coding::Identity, LIMIT);
     let mut cx = Context::from_waker(Waker::noop());
     let mut rest = bytes;
     while let Poll::Ready(Some(Ok(mut message))) = decoder.poll_message(&mut cx) {
@@ -152,7 +163,7 @@ mod tests {
 
     /// Decodes all messages of a body that arrives in pieces of `len` bytes.
     fn decode_all(bytes: &[u8], len: usize, max: usize) -> Result<Vec<Bytes>, Status> {
-        let mut decoder = Decoder::new(Box::pin(InPieces::new(bytes, len)), max);
+        let mut decoder = Decoder::new(Box::pin(InPieces::new(bytes, len)), Coding::Identity, max);
         let mut cx = Context::from_waker(Waker::noop());
         let mut messages = Vec::new();
         loop {
@@ -211,7 +222,11 @@ mod tests {
         for (messages, is_whole) in [(0, false), (1, true), (2, false)] {
             let bytes = [0, 0, 0, 0, 2, 7, 8].repeat(messages);
             for piece_len in [1, 7, 100] {
-                let mut decoder = Decoder::new(Box::pin(InPieces::new(&bytes, piece_len)), 2);
+                let mut decoder = Decoder::new(
+                    Box::pin(InPieces::new(&bytes, piece_len)),
+                    Coding::Identity,
+                    2,
+                );
                 let whole = decoder
                     .take_whole(&mut cx)
                     .map(|(mut message, _)| message.get_u16());
@@ -227,7 +242,11 @@ mod tests {
             }
         }
         // A failure is told once, as it would have been.
-        let mut decoder = Decoder::new(Box::pin(InPieces::new(&[0, 0, 0, 0, 3], 5)), 2);
+        let mut decoder = Decoder::new(
+            Box::pin(InPieces::new(&[0, 0, 0, 0, 3], 5)),
+            Coding::Identity,
+            2,
+        );
         assert!(decoder.take_whole(&mut cx).is_none());
         let told = decoder.poll_message(&mut cx);
         assert!(matches!(told, Poll::Ready(Some(Err(_)))));
@@ -247,7 +266,8 @@ mod tests {
         assert_eq!(count(&[0, 0, 0]), Err(Code::Internal));
         assert_eq!(count(&[0, 0, 0, 0, 2, 7]), Err(Code::Internal));
         assert_eq!(count(&[0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(Code::Internal));
-        assert_eq!(count(&[1, 0, 0, 0, 1, 7]), Err(Code::Unimplemented));
+        assert_eq!(count(&[1, 0, 0, 0, 1, 7]), Err(Code::Internal));
+        assert_eq!(count(&[2, 0, 0, 0, 1, 7]), Err(Code::Internal));
         assert_eq!(
             count(&[0, 0, 0, 0, 5, 1, 2, 3, 4, 5]),
             Err(Code::ResourceExhausted)

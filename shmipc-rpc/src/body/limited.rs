@@ -30,8 +30,9 @@ impl Body {
                 messages.get_mut().as_mut().limit(message_len_max);
             }
             // No message is longer than its prefix can say.
-            Payload::Foreign(body) if u32::try_from(message_len_max).is_ok() => {
-                self.payload = Payload::Foreign(Box::pin(Measured::new(body, message_len_max)));
+            Payload::Foreign(body, coding) if u32::try_from(message_len_max).is_ok() => {
+                let body = Box::pin(Measured::new(body, message_len_max));
+                self.payload = Payload::Foreign(body, coding);
             }
             _ => {}
         }
@@ -56,8 +57,8 @@ impl Body {
                 receiving.limit(message_len_max);
                 Payload::Receiving(receiving)
             }
-            Payload::Foreign(body) => {
-                Payload::Foreign(Box::pin(Measured::new(body, message_len_max)))
+            Payload::Foreign(body, coding) => {
+                Payload::Foreign(Box::pin(Measured::new(body, message_len_max)), coding)
             }
             payload @ (Payload::Empty
             | Payload::Message(_)
@@ -82,7 +83,9 @@ impl Body {
                 let messages = Guarded(Some(messages.into_inner()));
                 Payload::Messages(SyncWrapper::new(Box::pin(messages)))
             }
-            Payload::Foreign(body) => Payload::Foreign(Box::pin(Guarded(Some(body)))),
+            Payload::Foreign(body, coding) => {
+                Payload::Foreign(Box::pin(Guarded(Some(body))), coding)
+            }
             payload => payload,
         };
         self

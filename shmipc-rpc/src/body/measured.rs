@@ -15,6 +15,8 @@ use crate::{Status, error::BoxError, frame};
 pin_project! {
     /// A body in the framing of gRPC that is passed on as it is, up to a message that is too long, which it fails instead of.
     ///
+    /// One that is compressed is measured as it is: who takes it apart measures what comes of it.
+    ///
     /// The beginning of a prefix is held back until the rest of it has come, so that what was passed on before a failure are whole
     /// messages.
     pub(crate) struct Measured<B> {

@@ -24,13 +24,18 @@ use self::decoder::Foreign;
 pub(crate) use self::measured::Measured;
 pub(crate) use self::{
     decoder::{Decoder, ForeignBody},
-    encode::{Borrowed, Encode, EncodeMessage, Encoded, Owned, repeatable},
+    encode::{Borrowed, Encode, EncodeMessage, Encoded, Incompressible, Owned, repeatable},
     messages::{Fallible, Infallible, Messages, NoMessages, Outflow},
     receiving::{Receiving, given_up, session_lost},
 };
 use crate::{
-    Cancellation, RequestSink, ResponseSink, Status, Streaming, context::CallContext,
-    error::BoxError, frame, interceptor::Watchers, stream::FarEnd,
+    Cancellation, RequestSink, ResponseSink, Status, Streaming,
+    codec::{Coding, CompressionEncoding},
+    context::CallContext,
+    error::BoxError,
+    frame,
+    interceptor::Watchers,
+    stream::FarEnd,
 };
 
 /// The body of a call's `http::Request` and `http::Response`.
@@ -46,6 +51,8 @@ pub struct Body {
     end: End,
     /// Who wants to see how the response ends, while that is not known.
     watchers: Option<Box<Watchers>>,
+    /// How messages are compressed that leave as bytes, but for those that somebody else has framed.
+    compression: Option<CompressionEncoding>,
     context: CallContext,
 }
 
@@ -62,8 +69,8 @@ enum Payload {
     Received(RecvBuf),
     /// What is left of a received message whose prefix was taken as a frame.
     Rest(RecvBuf),
-    /// In the framing of gRPC, made by somebody else.
-    Foreign(ForeignBody),
+    /// In the framing of gRPC, made by somebody else, and what the head says of its messages.
+    Foreign(ForeignBody, Coding),
 }
 
 /// What comes after the message.
@@ -130,7 +137,8 @@ impl Body {
         match downcast::<B, Self>(body) {
             Ok(body) => body,
             Err(body) => {
-                Self::from_payload(Payload::Foreign(Box::pin(Foreign::new(body))), End::None)
+                let body = Box::pin(Foreign::new(body));
+                Self::from_payload(Payload::Foreign(body, Coding::Identity), End::None)
             }
         }
     }
@@ -143,20 +151,16 @@ impl Body {
 
     pub(crate) fn received_request(message: RecvBuf, context: CallContext) -> Self {
         Self {
-            payload: Payload::Received(message),
-            end: End::None,
-            watchers: None,
             context,
+            ..Self::from_payload(Payload::Received(message), End::None)
         }
     }
 
     /// The body of a request whose messages are yet to be received.
     pub(crate) fn receiving_request(receiving: Receiving, context: CallContext) -> Self {
         Self {
-            payload: Payload::Receiving(Box::new(receiving)),
-            end: End::None,
-            watchers: None,
             context,
+            ..Self::from_payload(Payload::Receiving(Box::new(receiving)), End::None)
         }
     }
 
@@ -207,7 +211,7 @@ impl Body {
         let copy = request.extensions_mut().remove();
         let body = request.body_mut();
         match body.payload {
-            Payload::Foreign(_) => copy.unwrap_or_default(),
+            Payload::Foreign(..) => copy.unwrap_or_default(),
             _ => mem::take(&mut body.context),
         }
     }
@@ -225,7 +229,7 @@ impl Body {
             Payload::Message(message) => typed(message),
             Payload::Received(message) => decode(message),
             Payload::Rest(_) => Err(taken()),
-            Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(_) => {
+            Payload::Messages(_) | Payload::Receiving(_) | Payload::Foreign(..) => {
                 return Err(self);
             }
         };
@@ -267,7 +271,9 @@ impl Body {
             Payload::Rest(_) => Streaming::one(Err(taken())),
             Payload::Messages(messages) => Streaming::messages(messages.into_inner()),
             Payload::Receiving(receiving) => Streaming::received(receiving),
-            Payload::Foreign(body) => Streaming::foreign(Decoder::new(body, message_len_max)),
+            Payload::Foreign(body, coding) => {
+                Streaming::foreign(Decoder::new(body, coding, message_len_max))
+            }
         };
         streaming.with_end(trailers, self.watchers)
     }
@@ -294,8 +300,8 @@ impl Body {
             Payload::Receiving(receiving) => {
                 return ToSend::Many(Box::pin(Outflow::new(*receiving)), end, watchers.take());
             }
-            Payload::Foreign(body) => {
-                let mut decoder = Decoder::new(body, message_len_max);
+            Payload::Foreign(body, coding) => {
+                let mut decoder = Decoder::new(body, coding, message_len_max);
                 // Who wants to see the end sees it where it is sent.
                 if watchers.is_none()
                     && let Some((message, trailers)) = decoder.take_whole(cx)
@@ -308,6 +314,23 @@ impl Body {
         ToSend::One(message, end)
     }
 
+    /// Tells whether somebody else has framed the messages.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.payload, Payload::Foreign(..))
+    }
+
+    /// Notes what the head says of messages that somebody else has framed.
+    pub(crate) fn set_coding(&mut self, said: Coding) {
+        if let Payload::Foreign(_, coding) = &mut self.payload {
+            *coding = said;
+        }
+    }
+
+    /// Has messages compressed that leave as bytes, but for those that somebody else has framed.
+    pub(crate) fn compress(&mut self, encoding: Option<CompressionEncoding>) {
+        self.compression = encoding;
+    }
+
     /// Sets the metadata that comes after the last message of a response.
     pub(crate) fn set_trailers(&mut self, metadata: HeaderMap) {
         self.end = End::Trailers(Box::new(metadata));
@@ -318,6 +341,7 @@ impl Body {
             payload,
             end,
             watchers: None,
+            compression: None,
             context: CallContext::default(),
         }
     }
@@ -365,7 +389,7 @@ impl fmt::Debug for Body {
             Payload::Receiving(_) => body.field("receiving", &true),
             Payload::Received(message) => body.field("received_len", &message.remaining()),
             Payload::Rest(message) => body.field("rest_len", &message.remaining()),
-            Payload::Foreign(_) => body.field("foreign", &true),
+            Payload::Foreign(..) => body.field("foreign", &true),
         };
         body.finish_non_exhaustive()
     }

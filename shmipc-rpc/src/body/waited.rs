@@ -31,10 +31,13 @@ impl Body {
         let payload = match self.payload {
             Payload::Messages(messages) => waited(messages.into_inner()),
             Payload::Receiving(receiving) => waited(Box::pin(Outflow::new(*receiving))),
-            Payload::Foreign(body) => Payload::Foreign(Box::pin(While {
-                requests: Some(body),
-                call: Waited::new(cancellation),
-            })),
+            Payload::Foreign(body, coding) => {
+                let requests = While {
+                    requests: Some(body),
+                    call: Waited::new(cancellation),
+                };
+                Payload::Foreign(Box::pin(requests), coding)
+            }
             payload => payload,
         };
         Self { payload, ..self }

@@ -14,9 +14,10 @@ use super::{
 use crate::{
     Body, Method, Request, Response, Status, Streaming,
     body::{Borrowed, ToSend},
+    codec::{ClientCompression, Coding, CompressionEncoding},
     context::CallContext,
     deadline::{self, Elapsed},
-    frame, metadata,
+    frame, grpc_headers, metadata,
 };
 
 /// Makes calls over a service: what generated clients consist of.
@@ -24,6 +25,7 @@ use crate::{
 pub struct Caller<S = Channel> {
     service: S,
     limits: SizeLimits,
+    compression: ClientCompression,
 }
 
 /// A way that is shorter than that of a service.
@@ -38,6 +40,7 @@ impl<S> Caller<S> {
         Self {
             service,
             limits: SizeLimits::default(),
+            compression: ClientCompression::default(),
         }
     }
 
@@ -56,6 +59,22 @@ impl<S> Caller<S> {
     #[must_use]
     pub fn max_response_size(mut self, bytes: usize) -> Self {
         self.limits.response_len_max = bytes;
+        self
+    }
+
+    /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+    ///
+    /// The server must take that, or the call fails with [`Code::Unimplemented`](crate::Code::Unimplemented). See [`codec`](crate::codec).
+    #[must_use]
+    pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+        self.compression.send = Some(encoding);
+        self
+    }
+
+    /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
+    #[must_use]
+    pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+        self.compression.accept.add(encoding);
         self
     }
 }
@@ -234,6 +253,8 @@ impl<S: CallService> Caller<S> {
             deadline: request.deadline_from_now(),
             wait_for_ready: request.wait_for_ready(),
             limits: self.limits,
+            #[cfg(feature = "grpc")]
+            compression: self.compression.for_call(request.extensions()),
         }
     }
 
@@ -242,6 +263,9 @@ impl<S: CallService> Caller<S> {
             deadline: request.deadline_from_now(),
             wait_for_ready: request.wait_for_ready().unwrap_or(direct.wait_for_ready),
             limits: self.limits,
+            // Through a session.
+            #[cfg(feature = "grpc")]
+            compression: ClientCompression::default(),
         }
     }
 
@@ -317,7 +341,11 @@ impl<S: CallService> Caller<S> {
         if let Some(status) = Status::of_response(&mut response) {
             return Err(status);
         }
-        let (mut parts, body) = response.into_parts();
+        let (mut parts, mut body) = response.into_parts();
+        if body.is_foreign() {
+            let encoding = parts.headers.get(grpc_headers::ENCODING);
+            body.set_coding(Coding::of_response(encoding, self.compression.accept));
+        }
         metadata::remove_reserved(&mut parts.headers);
         let response = Response::from_parts((), parts.headers, parts.extensions);
         Ok((response, body))
@@ -354,7 +382,9 @@ impl<S: CallService> Caller<S> {
             wait_for_ready: request.wait_for_ready(),
             ..CallContext::of_caller(request.deadline_from_now())
         };
-        let (body, metadata, mut extensions) = request.into_parts();
+        let compression = self.compression.for_call(request.extensions());
+        let (mut body, metadata, mut extensions) = request.into_parts();
+        body.compress(compression.send);
         // Layers may exchange the body.
         extensions.insert(context.clone());
         let mut request = http::Request::new(body.with_context(context));
@@ -362,6 +392,7 @@ impl<S: CallService> Caller<S> {
         *request.version_mut() = http::Version::HTTP_2;
         *request.uri_mut() = uri(method)?;
         *request.headers_mut() = metadata;
+        compression.write(request.headers_mut());
         *request.extensions_mut() = extensions;
         Ok(request)
     }

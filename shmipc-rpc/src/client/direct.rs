@@ -18,9 +18,12 @@ use super::{
     response::{Answer, not_sent},
     retry::Retries,
 };
+#[cfg(feature = "grpc")]
+use crate::codec::ClientCompression;
 use crate::{
     Body, Code, Status,
     body::{Encode, Messages, Receiving, ToSend},
+    codec::Coding,
     deadline::{self, Elapsed},
     frame::{Ending, Flags, HalfError, HalfSender, Outgoing, RequestHeadRef},
 };
@@ -38,6 +41,9 @@ pub(super) struct Terms {
     pub(super) deadline: Option<Instant>,
     pub(super) wait_for_ready: bool,
     pub(super) limits: SizeLimits,
+    /// Sessions have no use for it.
+    #[cfg(feature = "grpc")]
+    pub(super) compression: ClientCompression,
 }
 
 /// What a call came to: the outer error is what went wrong on the way, the inner one what the server says.
@@ -191,7 +197,12 @@ impl Direct {
                 request_len_max: context.request_len_max,
                 response_len_max: context.message_len_max,
             },
+            #[cfg(feature = "grpc")]
+            compression: ClientCompression::default(),
         };
+        if body.is_foreign() {
+            body.set_coding(Coding::of_neighbour(&parts.headers));
+        }
         let to_send = poll_fn(|cx| Poll::Ready(body.take_to_send(cx, context.request_len_max)));
         let outcome = match to_send.await {
             ToSend::One(mut message, _) => {

@@ -12,9 +12,12 @@ use super::{
     member::{Member, hold},
     policy::{Attempts, Failure, MethodConfig, ServiceConfig},
 };
+#[cfg(feature = "grpc")]
+use crate::codec::ClientCompression;
 use crate::{
     Body, ConnectError, Endpoint, Idempotency, Status,
     body::{Encode, Messages, ToSend, repeatable},
+    codec::Coding,
     deadline::{self, Elapsed},
 };
 
@@ -43,6 +46,8 @@ pub(super) struct Ask<'a> {
     pub(super) deadline: Option<Instant>,
     pub(super) wait_for_ready: Option<bool>,
     pub(super) limits: SizeLimits,
+    #[cfg(feature = "grpc")]
+    pub(super) compression: ClientCompression,
 }
 
 impl Managed {
@@ -200,7 +205,13 @@ impl Managed {
                 request_len_max: context.request_len_max,
                 response_len_max: context.message_len_max,
             },
+            // What is taken apart here is put together again, should it go over HTTP/2.
+            #[cfg(feature = "grpc")]
+            compression: ClientCompression::of_request(&parts.headers),
         };
+        if body.is_foreign() {
+            body.set_coding(Coding::of_neighbour(&parts.headers));
+        }
         let to_send = poll_fn(|cx| Poll::Ready(body.take_to_send(cx, context.request_len_max)));
         let outcome = match to_send.await {
             ToSend::One(message, _) => self.one(ask, &mut *repeatable(message)).await,
@@ -238,6 +249,8 @@ impl Managed {
             deadline: ask.deadline,
             wait_for_ready: ask.wait_for_ready.unwrap_or(self.wait_for_ready),
             limits: ask.limits,
+            #[cfg(feature = "grpc")]
+            compression: ask.compression,
         };
         let Some(method) = method else { return terms };
         terms.deadline =

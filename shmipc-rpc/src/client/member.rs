@@ -251,7 +251,7 @@ impl Begun {
             Self::Session(opened) => Direct::many(opened, messages, terms).await,
             #[cfg(feature = "grpc")]
             Self::Http2(http2) => {
-                let request = super::http2::request_of_many(path, metadata, messages);
+                let request = super::http2::request_of_many(path, metadata, messages, terms);
                 Box::pin(http2.outcome(request, terms)).await
             }
         }

@@ -3,15 +3,25 @@
 use std::{any::Any, future::poll_fn};
 
 use http::HeaderMap;
+#[cfg(feature = "grpc")]
+use http::HeaderValue;
 use shmipc_transport::{RecvBuf, SendError};
 
 #[cfg(feature = "grpc")]
-use super::http2::{ReceivedBody, body_of};
+use super::{
+    direct::Terms,
+    http2::{ReceivedBody, body_of},
+};
 use crate::{
     Body, Response, Status, Streaming,
     body::{Receiving, decode, given_up, session_lost},
     error::BoxError,
     metadata,
+};
+#[cfg(feature = "grpc")]
+use crate::{
+    codec::{Coding, Encodings},
+    grpc_headers,
 };
 
 /// The answer to a call that goes well, as far as it has come.
@@ -28,9 +38,9 @@ enum Content {
     Whole(Option<RecvBuf>, Option<Box<HeaderMap>>),
     /// What is yet to come.
     Rest(Receiving),
-    /// What is yet to come over HTTP/2, if anything is, and how long a message of it may be.
+    /// What is yet to come over HTTP/2, if anything is, how long a message of it may be, and how it may be compressed.
     #[cfg(feature = "grpc")]
-    Http2(Option<Box<ReceivedBody>>, usize),
+    Http2(Option<Box<ReceivedBody>>, usize, Encodings),
 }
 
 impl Answer {
@@ -47,11 +57,12 @@ impl Answer {
     pub(super) fn over_http2(
         metadata: HeaderMap,
         received: Option<ReceivedBody>,
-        message_len_max: usize,
+        terms: Terms,
     ) -> Self {
+        let (max, accepted) = (terms.limits.response_len_max, terms.compression.accept);
         Self {
             metadata,
-            content: Content::Http2(received.map(Box::new), message_len_max),
+            content: Content::Http2(received.map(Box::new), max, accepted),
         }
     }
 
@@ -66,9 +77,9 @@ impl Answer {
             Content::Whole(..) => {}
             Content::Rest(rest) => rest.hold(Box::new(value)),
             #[cfg(feature = "grpc")]
-            Content::Http2(Some(received), _) => received.hold(Box::new(value)),
+            Content::Http2(Some(received), ..) => received.hold(Box::new(value)),
             #[cfg(feature = "grpc")]
-            Content::Http2(None, _) => {}
+            Content::Http2(None, ..) => {}
         }
     }
 
@@ -92,8 +103,8 @@ impl Answer {
                 (message, rest.take_trailers())
             }
             #[cfg(feature = "grpc")]
-            Content::Http2(received, max) => {
-                let body = body_of(received.map(|received| *received), false);
+            Content::Http2(received, max, accepted) => {
+                let body = body_to_read(received, accepted);
                 let (message, trailers) = Box::pin(body.into_message(max)).await?;
                 let mut metadata = self.metadata;
                 metadata::merge(&mut metadata, trailers);
@@ -128,8 +139,8 @@ impl Answer {
             }
             Content::Rest(rest) => Streaming::received(Box::new(rest)),
             #[cfg(feature = "grpc")]
-            Content::Http2(received, max) => {
-                body_of(received.map(|received| *received), false).into_streaming(max)
+            Content::Http2(received, max, accepted) => {
+                body_to_read(received, accepted).into_streaming(max)
             }
         };
         Response::from_parts(streaming, self.metadata, http::Extensions::new())
@@ -146,13 +157,39 @@ impl Answer {
             Content::Whole(None, trailers) => Body::empty_response(trailers),
             Content::Rest(rest) => Body::receiving_response(rest),
             #[cfg(feature = "grpc")]
-            Content::Http2(received, _) => body_of(received.map(|received| *received), never_fails),
+            Content::Http2(mut received, ..) => {
+                let mut metadata = self.metadata;
+                if let Some(encoding) = encoding_of(&mut received) {
+                    metadata.insert(grpc_headers::ENCODING, encoding);
+                }
+                let body = body_of(received.map(|received| *received), never_fails);
+                return http_response(metadata, body);
+            }
         };
-        let mut response = http::Response::new(body);
-        *response.version_mut() = http::Version::HTTP_2;
-        *response.headers_mut() = self.metadata;
-        response
+        http_response(self.metadata, body)
     }
+}
+
+fn http_response(metadata: HeaderMap, body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    *response.version_mut() = http::Version::HTTP_2;
+    *response.headers_mut() = metadata;
+    response
+}
+
+/// Takes what the head of a response over HTTP/2 said of how its messages are compressed.
+#[cfg(feature = "grpc")]
+fn encoding_of(received: &mut Option<Box<ReceivedBody>>) -> Option<HeaderValue> {
+    received.as_mut()?.take_encoding()
+}
+
+/// Makes the body of a response over HTTP/2 whose messages are to be read, and may be compressed by `accepted`.
+#[cfg(feature = "grpc")]
+fn body_to_read(mut received: Option<Box<ReceivedBody>>, accepted: Encodings) -> Body {
+    let encoding = encoding_of(&mut received);
+    let mut body = body_of(received.map(|received| *received), false);
+    body.set_coding(Coding::of_response(encoding.as_ref(), accepted));
+    body
 }
 
 /// The status of a call whose request could not be sent.

@@ -28,6 +28,8 @@ mod whole;
 
 pub use tower_service::Service;
 
+pub use crate::codec::Compression;
+
 pub(crate) use self::{
     drain::Drain,
     limits::{Exceptions, LimitTable, Limits},

@@ -9,6 +9,7 @@ use super::stream_reply::StreamReply;
 use crate::{
     Body, Code, Status,
     body::{EncodeMessage, Encoded, ToSend},
+    codec::Coding,
     frame::{Flags, FrameTooLarge, Outgoing, ResponseHeadRef, TrailersRef},
 };
 
@@ -43,6 +44,10 @@ impl Outcome {
     ) -> Self {
         if let Some(status) = Status::of_response(&mut response) {
             return Self::Reply(Reply::Failed(status));
+        }
+        if response.body().is_foreign() {
+            let coding = Coding::of_neighbour(response.headers());
+            response.body_mut().set_coding(coding);
         }
         let content = response.body_mut().take_to_send(cx, message_len_max);
         let metadata = mem::take(response.headers_mut());

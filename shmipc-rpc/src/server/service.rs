@@ -14,8 +14,8 @@ use sync_wrapper::SyncWrapper;
 
 use super::MessageLimits;
 use crate::{
-    Body, Method, Request, Response, ResponseStream, Status, Streaming, context::CallContext,
-    deadline, metadata,
+    Body, Method, Request, Response, ResponseStream, Status, Streaming, codec::Negotiated,
+    context::CallContext, deadline, metadata,
 };
 
 /// A service that is reached by its name. Generated servers are.
@@ -82,6 +82,7 @@ where
 {
     let context = Body::take_context(&mut request);
     let deadline = context.deadline();
+    let compression = Negotiated::of(&mut request);
     let (parts, body) = request.into_parts();
     let (metadata, extensions) = (parts.headers, parts.extensions);
     match body.try_into_message() {
@@ -90,6 +91,7 @@ where
             ResponseFuture::new(Responding {
                 handler: handler(service, request),
                 deadline,
+                compression,
             })
         }
         Ok(Err(status)) => ResponseFuture::failed(status),
@@ -98,7 +100,11 @@ where
                 let (message, _) = body.into_message(context.message_len_max).await?;
                 handler(service, received(message, metadata, extensions, context)).await
             };
-            ResponseFuture::new(Responding { handler, deadline })
+            ResponseFuture::new(Responding {
+                handler,
+                deadline,
+                compression,
+            })
         }
     }
 }
@@ -117,6 +123,7 @@ where
 {
     let context = Body::take_context(&mut request);
     let deadline = context.deadline();
+    let compression = Negotiated::of(&mut request);
     let (parts, body) = request.into_parts();
     let handler = async move {
         match body.into_message(context.message_len_max).await {
@@ -127,13 +134,17 @@ where
             Err(status) => Streamed(status.into_http()),
         }
     };
-    ResponseFuture::new(Responding { handler, deadline })
+    ResponseFuture::new(Responding {
+        handler,
+        deadline,
+        compression,
+    })
 }
 
 /// Answers a call of many requests with what `handler` makes of them. Generated servers call this.
 pub fn client_streaming<S, Req, Res, F, Fut>(
     service: Arc<S>,
-    request: http::Request<Body>,
+    mut request: http::Request<Body>,
     handler: F,
 ) -> ResponseFuture
 where
@@ -143,18 +154,20 @@ where
     F: FnOnce(Arc<S>, Request<Streaming<Req>>) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
 {
+    let compression = Negotiated::of(&mut request);
     let request = streaming(request);
     let deadline = request.deadline();
     ResponseFuture::new(Responding {
         handler: handler(service, request),
         deadline,
+        compression,
     })
 }
 
 /// Answers a call of many requests with the stream that `handler` returns. Generated servers call this.
 pub fn bidi_streaming<S, Req, F, Fut>(
     service: Arc<S>,
-    request: http::Request<Body>,
+    mut request: http::Request<Body>,
     handler: F,
 ) -> ResponseFuture
 where
@@ -163,11 +176,13 @@ where
     F: FnOnce(Arc<S>, Request<Streaming<Req>>) -> Fut + Send + 'static,
     Fut: Future<Output = Streamed> + Send + 'static,
 {
+    let compression = Negotiated::of(&mut request);
     let request = streaming(request);
     let deadline = request.deadline();
     ResponseFuture::new(Responding {
         handler: handler(service, request),
         deadline,
+        compression,
     })
 }
 
@@ -264,6 +279,7 @@ pin_project! {
         #[pin]
         handler: F,
         deadline: Option<Instant>,
+        compression: Negotiated,
     }
 }
 
@@ -278,6 +294,8 @@ where
         let this = self.project();
         let _scope = deadline::Scope::narrow(*this.deadline);
         let handled = ready!(this.handler.poll(cx));
-        Poll::Ready(Ok(handled.into_response()))
+        let mut response = handled.into_response();
+        this.compression.apply(&mut response);
+        Poll::Ready(Ok(response))
     }
 }

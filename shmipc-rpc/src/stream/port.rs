@@ -40,10 +40,19 @@ enum Way {
     Unknown,
     /// Straight into shared memory.
     Direct(Box<HalfSender>),
-    /// To whoever polls the far end as a stream. Encoded, one at a time.
-    Handed(Option<Bytes>),
+    /// To whoever polls the far end as a stream. One at a time.
+    Handed(Option<Handed>),
     /// Nowhere: nobody receives any more.
     Closed,
+}
+
+/// A message for whoever polls the far end.
+#[derive(Debug)]
+pub(super) struct Handed {
+    /// In the framing of gRPC.
+    pub(super) framed: Bytes,
+    /// Whether it may be compressed.
+    pub(super) is_compressible: bool,
 }
 
 /// A message on its way through a port.
@@ -53,6 +62,7 @@ pub(super) struct Draft<'a> {
     text: Text,
     /// Room for a short message, which is used again.
     scratch: &'a mut Vec<u8>,
+    is_compressible: bool,
 }
 
 /// What there is of a message.
@@ -77,11 +87,12 @@ enum Step {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(scratch: &'a mut Vec<u8>) -> Self {
+    pub(super) fn new(scratch: &'a mut Vec<u8>, is_compressible: bool) -> Self {
         Self {
             len: None,
             text: Text::None,
             scratch,
+            is_compressible,
         }
     }
 
@@ -165,7 +176,10 @@ impl Port {
                 return Poll::Ready(Step::Encode);
             }
             (Way::Handed(slot @ None), Text::Framed(message)) => {
-                *slot = Some(mem::take(message));
+                *slot = Some(Handed {
+                    framed: mem::take(message),
+                    is_compressible: draft.is_compressible,
+                });
                 let receiver = state.receiver.take();
                 drop(state);
                 receiver.into_iter().for_each(Waker::wake);
@@ -288,8 +302,8 @@ impl Port {
         sender.into_iter().for_each(Waker::wake);
     }
 
-    /// Polls for the next message, in the framing of gRPC.
-    pub(super) fn poll_handed(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+    /// Polls for the next message.
+    pub(super) fn poll_handed(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Handed, Status>>> {
         let mut state = self.state();
         match &mut state.way {
             Way::Unknown => state.way = Way::Handed(None),

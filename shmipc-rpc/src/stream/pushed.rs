@@ -12,10 +12,10 @@ use futures_core::Stream;
 use http::HeaderMap;
 use shmipc_transport::{SendBuf, SendError};
 
-use super::port::Port;
+use super::port::{Handed, Port};
 use crate::{
     Status,
-    body::{EncodeMessage, Encoded, Messages, decode, grpc},
+    body::{EncodeMessage, Encoded, Incompressible, Messages, decode, grpc},
     frame::{Ending, HalfSender},
 };
 
@@ -124,7 +124,15 @@ impl Messages for FarEnd {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Box<dyn EncodeMessage>, Status>>> {
         let next = ready!(self.port.poll_handed(cx));
-        Poll::Ready(next.map(|next| Ok(Box::new(Encoded(without_prefix(next?))) as Box<_>)))
+        Poll::Ready(next.map(|next| {
+            let next = next?;
+            let is_compressible = next.is_compressible;
+            let message = without_prefix(next);
+            Ok(match is_compressible {
+                true => Box::new(Encoded(message)) as Box<_>,
+                false => Box::new(Incompressible(message)) as Box<_>,
+            })
+        }))
     }
 
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
@@ -136,7 +144,8 @@ impl Messages for FarEnd {
     }
 }
 
-fn without_prefix(mut message: Bytes) -> Bytes {
-    message.advance(grpc::PREFIX_LEN);
-    message
+fn without_prefix(message: Handed) -> Bytes {
+    let mut framed = message.framed;
+    framed.advance(grpc::PREFIX_LEN);
+    framed
 }

@@ -78,7 +78,22 @@ impl<T: prost::Message + Default + 'static> Sender<T> {
     ///
     /// The message is sent in the poll that returns, or not at all.
     pub async fn send(&mut self, message: &T) -> Result<(), Status> {
-        let mut draft = Draft::new(&mut self.scratch);
+        let mut draft = Draft::new(&mut self.scratch, true);
+        poll_fn(|cx| self.port.poll_send(cx, message, &mut draft)).await
+    }
+
+    /// As [`send`](Self::send), for a message that is not worth [compressing](crate::codec), where others of the stream are compressed. What
+    /// is behind combinators forgets that.
+    ///
+    /// # Errors
+    ///
+    /// As with [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    ///
+    /// As with [`send`](Self::send).
+    pub async fn send_uncompressed(&mut self, message: &T) -> Result<(), Status> {
+        let mut draft = Draft::new(&mut self.scratch, false);
         poll_fn(|cx| self.port.poll_send(cx, message, &mut draft)).await
     }
 

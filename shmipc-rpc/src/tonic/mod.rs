@@ -24,7 +24,9 @@
 //! socket of tokio. The time that is left until the deadline is in the metadata, as
 //! `grpc-timeout`; when it has passed, the handler's future is dropped, and calls that it makes over a `Channel` end with it.
 //!
-//! Messages are not compressed. tonic's limits on the size of messages hold as well as those of this crate.
+//! What tonic compresses, by its `send_compressed`, goes over HTTP/2 as it is. Before it goes through shared memory it is decompressed, for
+//! which the feature of that encoding must be enabled here as well ([`codec`](crate::codec)); servers are not asked to compress there.
+//! tonic's limits on the size of messages hold as well as those of this crate.
 //!
 //! # Conversions
 //!

@@ -85,16 +85,11 @@ async fn every_request_is_answered_as_the_specification_has_it() {
         .await;
     assert_eq!((http, code), (StatusCode::UNSUPPORTED_MEDIA_TYPE, None));
 
-    let compressed: &[u8] = &[1, 0, 0, 0, 1, 7];
-    let (http, code, headers) = raw
-        .ask(|request| *request.body_mut() = Full::new(compressed.into()))
-        .await;
-    assert_eq!((http, code.as_deref()), (StatusCode::OK, Some("12")));
-    assert_eq!(headers["grpc-accept-encoding"], "identity");
-
-    // Cut short, too long, without a message, and not of this type.
-    let bodies: [&[u8]; 4] = [
+    // Cut short, compressed by nothing, with flags that do not exist, too long, without a message, and not of this type.
+    let bodies: [&[u8]; 6] = [
         &[0, 0, 0, 0, 9, 7],
+        &[1, 0, 0, 0, 1, 7],
+        &[2, 0, 0, 0, 1, 7],
         &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[],
         &[0, 0, 0, 0, 1, 0xff],
@@ -123,5 +118,32 @@ async fn every_request_is_answered_as_the_specification_has_it() {
             .await;
         assert_eq!(code.as_deref(), Some(expected), "{timeout}");
     }
+    raw.running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compressed_is_refused_unless_the_server_takes_it() {
+    let mut raw = Raw::connect().await;
+    // Compressed by nothing, and by what this server does not take.
+    let compressed: &[u8] = &[1, 0, 0, 0, 1, 7];
+    for (encoding, expected) in [("identity", "13"), ("gzip", "12"), ("br", "12")] {
+        let encoding = HeaderValue::from_static(encoding);
+        let (http, code, headers) = raw
+            .ask(|request| {
+                request.headers_mut().insert("grpc-encoding", encoding);
+                *request.body_mut() = Full::new(compressed.into());
+            })
+            .await;
+        assert_eq!((http, code.as_deref()), (StatusCode::OK, Some(expected)));
+        assert_eq!(headers["grpc-accept-encoding"], "identity");
+    }
+    // Named, but not used.
+    let gzip = HeaderValue::from_static("gzip");
+    let (_, code, _) = raw
+        .ask(|request| {
+            request.headers_mut().insert("grpc-encoding", gzip);
+        })
+        .await;
+    assert_eq!(code.as_deref(), Some("0"));
     raw.running.ended().await;
 }

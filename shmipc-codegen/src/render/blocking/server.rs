@@ -11,7 +11,7 @@ use crate::model::{Method, Service};
 /// Renders the trait and its server.
 pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
     let handler = handler(service, options);
-    let definition = server::definition(service, options);
+    let definition = server::definition(service, options, server::Wire::SharedMemory);
     let serving = serving(service, options);
     quote! {
         #handler

@@ -118,6 +118,29 @@ pub mod route_guide_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// One request, one response.
         pub async fn get_feature(
             &self,
@@ -559,6 +582,7 @@ pub mod route_guide_server {
     pub struct RouteGuideServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: RouteGuide> RouteGuideServer<T> {
@@ -572,6 +596,7 @@ pub mod route_guide_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -581,6 +606,7 @@ pub mod route_guide_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -602,6 +628,26 @@ pub mod route_guide_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -626,8 +672,9 @@ pub mod route_guide_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/all_options.RouteGuide/GetFeature" => {
                     ::shmipc_rpc::server::unary(
@@ -1277,6 +1324,29 @@ pub mod t_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Calls `type`.
         pub async fn r#type(
             &self,
@@ -1390,6 +1460,7 @@ pub mod t_server {
     pub struct TServer<Implementation> {
         service: ::std::sync::Arc<Implementation>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<Implementation: T> TServer<Implementation> {
@@ -1403,6 +1474,7 @@ pub mod t_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -1412,6 +1484,7 @@ pub mod t_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -1433,6 +1506,26 @@ pub mod t_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -1457,8 +1550,9 @@ pub mod t_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/all_options.T/type" => {
                     ::shmipc_rpc::server::server_streaming(
@@ -1804,6 +1898,29 @@ pub mod result_client {
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
                 caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
             }
         }
 
@@ -2327,6 +2444,7 @@ pub mod result_server {
     pub struct ResultServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Result> ResultServer<T> {
@@ -2340,6 +2458,7 @@ pub mod result_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -2349,6 +2468,7 @@ pub mod result_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -2370,6 +2490,26 @@ pub mod result_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -2394,8 +2534,9 @@ pub mod result_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/all_options.Result/Clone" => {
                     ::shmipc_rpc::server::unary(
@@ -3099,6 +3240,29 @@ pub mod iterator_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Calls `Next`.
         pub async fn next(
             &self,
@@ -3210,6 +3374,7 @@ pub mod iterator_server {
     pub struct IteratorServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Iterator> IteratorServer<T> {
@@ -3223,6 +3388,7 @@ pub mod iterator_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -3232,6 +3398,7 @@ pub mod iterator_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -3253,6 +3420,26 @@ pub mod iterator_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -3277,8 +3464,9 @@ pub mod iterator_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/all_options.Iterator/Next" => {
                     ::shmipc_rpc::server::server_streaming(
@@ -3596,6 +3784,29 @@ pub mod send_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Calls `Sync`.
         pub async fn sync(
             &self,
@@ -3710,6 +3921,7 @@ pub mod send_server {
     pub struct SendServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Send> SendServer<T> {
@@ -3723,6 +3935,7 @@ pub mod send_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -3732,6 +3945,7 @@ pub mod send_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -3753,6 +3967,26 @@ pub mod send_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -3777,8 +4011,9 @@ pub mod send_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/all_options.Send/Sync" => {
                     ::shmipc_rpc::server::bidi_streaming(
@@ -4086,6 +4321,29 @@ pub mod empty_client {
                 caller: self.caller.max_response_size(bytes),
             }
         }
+
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
     }
 }
 
@@ -4111,6 +4369,7 @@ pub mod empty_server {
     pub struct EmptyServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Empty> EmptyServer<T> {
@@ -4124,6 +4383,7 @@ pub mod empty_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -4133,6 +4393,7 @@ pub mod empty_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -4154,6 +4415,26 @@ pub mod empty_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }

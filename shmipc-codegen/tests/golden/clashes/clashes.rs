@@ -201,6 +201,29 @@ pub mod clashes_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Calls `New`.
         pub async fn new_(
             &self,
@@ -1151,6 +1174,7 @@ pub mod clashes_server {
     pub struct ClashesServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Clashes> ClashesServer<T> {
@@ -1164,6 +1188,7 @@ pub mod clashes_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -1173,6 +1198,7 @@ pub mod clashes_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -1194,6 +1220,26 @@ pub mod clashes_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -1218,8 +1264,9 @@ pub mod clashes_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/clashes.Clashes/New" => {
                     ::shmipc_rpc::server::unary(
@@ -2330,6 +2377,29 @@ pub mod status_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Calls `Status`.
         pub async fn status(
             &self,
@@ -2420,6 +2490,7 @@ pub mod status_server {
     pub struct StatusServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Status> StatusServer<T> {
@@ -2433,6 +2504,7 @@ pub mod status_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -2442,6 +2514,7 @@ pub mod status_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -2463,6 +2536,26 @@ pub mod status_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -2487,8 +2580,9 @@ pub mod status_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/clashes.STATUS/Status" => {
                     ::shmipc_rpc::server::unary(

@@ -122,6 +122,29 @@ pub mod comments_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Leading. It's "quoted" \ and \<b>bold\</b>.
         ///
         /// Trailing.
@@ -256,6 +279,7 @@ pub mod comments_server {
     pub struct CommentsServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Comments> CommentsServer<T> {
@@ -269,6 +293,7 @@ pub mod comments_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -278,6 +303,7 @@ pub mod comments_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -299,6 +325,26 @@ pub mod comments_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -323,8 +369,9 @@ pub mod comments_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/comments.Comments/Get" => {
                     ::shmipc_rpc::server::unary(

@@ -77,6 +77,29 @@ pub mod greeter_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: crate::rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: crate::rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Says hello to one of them.
         pub async fn say_hello(
             &self,
@@ -111,6 +134,7 @@ pub mod greeter_server {
     pub struct GreeterServer<T> {
         service: ::std::sync::Arc<T>,
         limits: crate::rpc::server::MessageLimits,
+        compression: crate::rpc::server::Compression,
     }
 
     impl<T: Greeter> GreeterServer<T> {
@@ -124,6 +148,7 @@ pub mod greeter_server {
             Self {
                 service,
                 limits: crate::rpc::server::MessageLimits::new(),
+                compression: crate::rpc::server::Compression::new(),
             }
         }
     }
@@ -133,6 +158,7 @@ pub mod greeter_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -156,6 +182,26 @@ pub mod greeter_server {
             self.limits = self.limits.max_response_size(bytes);
             self
         }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: crate::rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: crate::rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
+            self
+        }
     }
 
     impl<T> crate::rpc::server::Service<crate::rpc::http::Request<crate::rpc::Body>>
@@ -176,8 +222,9 @@ pub mod greeter_server {
 
         fn call(
             &mut self,
-            request: crate::rpc::http::Request<crate::rpc::Body>,
+            mut request: crate::rpc::http::Request<crate::rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/runtime_path.Greeter/SayHello" => {
                     crate::rpc::server::unary(

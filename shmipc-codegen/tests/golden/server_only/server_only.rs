@@ -53,6 +53,7 @@ pub mod greeter_server {
     pub struct GreeterServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: Greeter> GreeterServer<T> {
@@ -66,6 +67,7 @@ pub mod greeter_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -75,6 +77,7 @@ pub mod greeter_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -96,6 +99,26 @@ pub mod greeter_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -120,8 +143,9 @@ pub mod greeter_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/server_only.Greeter/SayHello" => {
                     ::shmipc_rpc::server::unary(

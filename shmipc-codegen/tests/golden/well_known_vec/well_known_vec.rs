@@ -117,6 +117,29 @@ pub mod well_known_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Calls `Ping`.
         pub async fn ping(
             &self,
@@ -293,6 +316,7 @@ pub mod well_known_server {
     pub struct WellKnownServer<T> {
         service: ::std::sync::Arc<T>,
         limits: ::shmipc_rpc::server::MessageLimits,
+        compression: ::shmipc_rpc::server::Compression,
     }
 
     impl<T: WellKnown> WellKnownServer<T> {
@@ -306,6 +330,7 @@ pub mod well_known_server {
             Self {
                 service,
                 limits: ::shmipc_rpc::server::MessageLimits::new(),
+                compression: ::shmipc_rpc::server::Compression::new(),
             }
         }
     }
@@ -315,6 +340,7 @@ pub mod well_known_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -336,6 +362,26 @@ pub mod well_known_server {
         #[must_use]
         pub fn max_response_size(mut self, bytes: usize) -> Self {
             self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: ::shmipc_rpc::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
             self
         }
     }
@@ -360,8 +406,9 @@ pub mod well_known_server {
 
         fn call(
             &mut self,
-            request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
+            mut request: ::shmipc_rpc::http::Request<::shmipc_rpc::Body>,
         ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/well_known_vec.WellKnown/Ping" => {
                     ::shmipc_rpc::server::unary(

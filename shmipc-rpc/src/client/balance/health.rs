@@ -235,6 +235,8 @@ impl Asking {
             deadline: None,
             wait_for_ready: false,
             limits: SizeLimits::default(),
+            #[cfg(feature = "grpc")]
+            compression: Default::default(),
         };
         let mut message = Borrowed(&request);
         let metadata = HeaderMap::new();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{sync::oneshot, time::Sleep};
@@ -54,6 +55,8 @@ pub(crate) struct ReceivedBody {
     sleep: Option<Pin<Box<Sleep>>>,
     /// Whether what goes wrong on the way becomes trailers.
     never_fails: bool,
+    /// What the head says of how its messages are compressed, where the head is elsewhere by now.
+    pub(super) encoding: Option<HeaderValue>,
     /// Dropped when the response has ended.
     held: Option<Box<dyn Any + Send + Sync>>,
     span: Span,
@@ -136,10 +139,16 @@ impl ReceivedBody {
             deadline,
             sleep: None,
             never_fails: false,
+            encoding: None,
             held: None,
             span,
             alive,
         }
+    }
+
+    /// Takes what the head of the response said of how its messages are compressed.
+    pub(crate) fn take_encoding(&mut self) -> Option<HeaderValue> {
+        self.encoding.take()
     }
 
     /// Keeps a value until the response has ended, or nobody waits for it any longer.

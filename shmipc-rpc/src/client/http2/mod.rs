@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     Body, Code, Endpoint, Status,
+    codec::ClientCompression,
     context::CallContext,
     deadline::{self, Elapsed},
     endpoint::Http2Address,
@@ -123,6 +124,8 @@ impl Http2Channel {
                 request_len_max: context.request_len_max,
                 response_len_max: context.message_len_max,
             },
+            // Whoever has made the request has seen to that.
+            compression: ClientCompression::default(),
         };
         let response = self.receive(request, terms).await?;
         Ok(response.map(|received| body_of(received, never_fails)))
@@ -130,13 +133,15 @@ impl Http2Channel {
 
     /// Makes a call by rules.
     pub(super) async fn outcome(&self, request: http::Request<Body>, terms: Terms) -> Outcome {
-        let (mut parts, received) = self.receive(request, terms).await?.into_parts();
+        let (mut parts, mut received) = self.receive(request, terms).await?.into_parts();
         if let Some(status) = Status::of_head(parts.status, &mut parts.headers) {
             return Ok(Err(status));
         }
+        if let Some(received) = &mut received {
+            received.encoding = parts.headers.remove(grpc_headers::ENCODING);
+        }
         metadata::remove_reserved(&mut parts.headers);
-        let max = terms.limits.response_len_max;
-        Ok(Ok(Answer::over_http2(parts.headers, received, max)))
+        Ok(Ok(Answer::over_http2(parts.headers, received, terms)))
     }
 
     /// Makes a call, and returns what opens the response, and what will receive the rest, if there is any.
@@ -240,15 +245,19 @@ fn deadline_of(context: &CallContext, headers: &HeaderMap) -> Option<std::time::
 
 /// Adds to metadata what a request of gRPC begins with.
 fn request_headers(mut headers: HeaderMap) -> HeaderMap {
-    // Whoever compresses messages says how. Everything else is said here.
+    // Whoever compresses messages says how, and whoever reads them, how they may be. Everything else is said here.
     let encoding = headers.remove(grpc_headers::ENCODING);
+    let accepted = headers.remove(grpc_headers::ACCEPT_ENCODING);
     metadata::remove_reserved(&mut headers);
     if let Some(encoding) = encoding {
         headers.insert(grpc_headers::ENCODING, encoding);
     }
     headers.insert(header::CONTENT_TYPE, grpc_headers::CONTENT_TYPE);
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(grpc_headers::ACCEPT_ENCODING, grpc_headers::IDENTITY);
+    headers.insert(
+        grpc_headers::ACCEPT_ENCODING,
+        accepted.unwrap_or(grpc_headers::IDENTITY),
+    );
     headers
         .entry(header::USER_AGENT)
         .or_insert(HeaderValue::from_static(concat!(

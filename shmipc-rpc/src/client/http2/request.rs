@@ -14,7 +14,7 @@ use crate::{
     Body, Status,
     body::{Encode, Messages},
     client::direct::Terms,
-    frame,
+    codec, frame,
 };
 
 /// Makes the request of a call with one message, which can be encoded again for the next attempt.
@@ -31,8 +31,12 @@ pub(crate) fn request_of_one<M: Encode + ?Sized>(
     let path = path
         .parse()
         .map_err(|_| Status::internal(format!("{path:?} cannot be called")))?;
-    let message = Framed(Some(message.encode_to_grpc()));
-    Ok(request(path, metadata, Body::new(message)))
+    let mut framed = message.encode_to_grpc();
+    if let Some(encoding) = terms.compression.send {
+        framed = codec::compress(encoding, framed);
+    }
+    let body = Body::new(Framed(Some(framed)));
+    Ok(request(path, metadata, body, terms))
 }
 
 /// Makes the request of a call with many messages.
@@ -40,14 +44,18 @@ pub(crate) fn request_of_many(
     path: &Uri,
     metadata: &HeaderMap,
     messages: Pin<Box<dyn Messages>>,
+    terms: Terms,
 ) -> http::Request<Body> {
-    request(path.clone(), metadata, Body::messages(messages))
+    let mut body = Body::messages(messages);
+    body.compress(terms.compression.send);
+    request(path.clone(), metadata, body, terms)
 }
 
-fn request(path: Uri, metadata: &HeaderMap, body: Body) -> http::Request<Body> {
+fn request(path: Uri, metadata: &HeaderMap, body: Body, terms: Terms) -> http::Request<Body> {
     let mut request = http::Request::new(body);
     *request.uri_mut() = path;
     *request.headers_mut() = metadata.clone();
+    terms.compression.write(request.headers_mut());
     request
 }
 

@@ -175,6 +175,29 @@ pub mod health_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Returns how a service is now.
         ///
         /// A service that the server says nothing about is answered with NOT_FOUND.
@@ -262,6 +285,7 @@ pub mod health_server {
     pub struct HealthServer<T> {
         service: ::std::sync::Arc<T>,
         limits: crate::server::MessageLimits,
+        compression: crate::server::Compression,
     }
 
     impl<T: Health> HealthServer<T> {
@@ -275,6 +299,7 @@ pub mod health_server {
             Self {
                 service,
                 limits: crate::server::MessageLimits::new(),
+                compression: crate::server::Compression::new(),
             }
         }
     }
@@ -284,6 +309,7 @@ pub mod health_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -307,6 +333,26 @@ pub mod health_server {
             self.limits = self.limits.max_response_size(bytes);
             self
         }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
+            self
+        }
     }
 
     impl<T> crate::server::Service<crate::http::Request<crate::Body>> for HealthServer<T>
@@ -324,7 +370,11 @@ pub mod health_server {
             ::core::task::Poll::Ready(::core::result::Result::Ok(()))
         }
 
-        fn call(&mut self, request: crate::http::Request<crate::Body>) -> Self::Future {
+        fn call(
+            &mut self,
+            mut request: crate::http::Request<crate::Body>,
+        ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/grpc.health.v1.Health/Check" => {
                     crate::server::unary(

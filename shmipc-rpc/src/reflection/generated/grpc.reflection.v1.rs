@@ -201,6 +201,29 @@ pub mod server_reflection_client {
             }
         }
 
+        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
+        /// nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.send_compressed(encoding),
+            }
+        }
+
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        #[must_use]
+        pub fn accept_compressed(
+            self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            Self {
+                caller: self.caller.accept_compressed(encoding),
+            }
+        }
+
         /// Answers questions, one by one and in their order.
         pub async fn server_reflection_info(
             &self,
@@ -243,6 +266,7 @@ pub mod server_reflection_server {
     pub struct ServerReflectionServer<T> {
         service: ::std::sync::Arc<T>,
         limits: crate::server::MessageLimits,
+        compression: crate::server::Compression,
     }
 
     impl<T: ServerReflection> ServerReflectionServer<T> {
@@ -256,6 +280,7 @@ pub mod server_reflection_server {
             Self {
                 service,
                 limits: crate::server::MessageLimits::new(),
+                compression: crate::server::Compression::new(),
             }
         }
     }
@@ -265,6 +290,7 @@ pub mod server_reflection_server {
             Self {
                 service: ::std::sync::Arc::clone(&self.service),
                 limits: self.limits,
+                compression: self.compression,
             }
         }
     }
@@ -288,6 +314,26 @@ pub mod server_reflection_server {
             self.limits = self.limits.max_response_size(bytes);
             self
         }
+
+        /// Takes requests that are compressed by `encoding`, among others. Default: none.
+        #[must_use]
+        pub fn accept_compressed(
+            mut self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.accept_compressed(encoding);
+            self
+        }
+
+        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        #[must_use]
+        pub fn send_compressed(
+            mut self,
+            encoding: crate::codec::CompressionEncoding,
+        ) -> Self {
+            self.compression = self.compression.send_compressed(encoding);
+            self
+        }
     }
 
     impl<T> crate::server::Service<crate::http::Request<crate::Body>>
@@ -306,7 +352,11 @@ pub mod server_reflection_server {
             ::core::task::Poll::Ready(::core::result::Result::Ok(()))
         }
 
-        fn call(&mut self, request: crate::http::Request<crate::Body>) -> Self::Future {
+        fn call(
+            &mut self,
+            mut request: crate::http::Request<crate::Body>,
+        ) -> Self::Future {
+            self.compression.apply(&mut request);
             match request.uri().path() {
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
                     crate::server::bidi_streaming(

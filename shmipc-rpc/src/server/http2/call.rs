@@ -177,7 +177,13 @@ fn answer(mut response: http::Response<Body>, call: Answering) -> http::Response
     if let Some(status) = Status::of_response(&mut response) {
         record_code(&call.span, status.code());
         call.guard.finish();
-        return fail(status);
+        let accepted = response.headers_mut().remove(grpc_headers::ACCEPT_ENCODING);
+        let mut failed = fail(status);
+        if let Some(accepted) = accepted {
+            let headers = failed.headers_mut();
+            headers.insert(grpc_headers::ACCEPT_ENCODING, accepted);
+        }
+        return failed;
     }
     let (parts, body) = response.into_parts();
     let body = AnswerBody::new(body, call);
