@@ -9,10 +9,17 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use shmipc_rpc::Channel;
+use shmipc_rpc::{Channel, Server, codec::CompressionEncoding};
 use tests::in_time;
 
-use crate::{Running, our_client, probe, protos, unix};
+use crate::{
+    Running, our_client, our_server,
+    protos::{
+        self,
+        ours::{probe_client::ProbeClient, probe_server::ProbeServer},
+    },
+    unix,
+};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/http2/grpcio_peer.py");
 
@@ -54,7 +61,13 @@ async fn a_third_party_understands_our_server() {
     let Some(python) = python() else { return };
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let path = directory.path().join("grpc.sock");
-    let (server, hanging) = probe();
+    let probe = our_server::Probe::default();
+    let hanging = probe.hanging.clone();
+    let probe = ProbeServer::new(probe)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate)
+        .send_compressed(CompressionEncoding::Gzip);
+    let server = Server::builder().add_service(probe);
     let server = server
         .bind("http://127.0.0.1:0")
         .await
@@ -84,12 +97,9 @@ impl Drop for Killed {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn our_client_understands_the_server_of_a_third_party() {
-    let Some(python) = python() else { return };
-    let directory = tempfile::tempdir().expect("a directory for the socket");
-    let path = directory.path().join("grpc.sock");
-    let mut command = peer(&python, &["server", &unix(&path)]);
+/// Runs the server of a third party, which listens at `path`. Returns where it does besides.
+async fn serve(python: &Path, role: &str, path: &Path) -> (Killed, String) {
+    let mut command = peer(python, &[role, &unix(path)]);
     let child = command.stdout(Stdio::piped()).spawn();
     let mut child = Killed(child.expect("it can be run"));
     let mut stdout = BufReader::new(child.0.stdout.take().expect("it is piped"));
@@ -101,7 +111,16 @@ async fn our_client_understands_the_server_of_a_third_party() {
         .await
         .expect("no panic")
         .expect("it says so");
-    for endpoint in [format!("http://127.0.0.1:{}", port.trim()), unix(&path)] {
+    (child, format!("http://127.0.0.1:{}", port.trim()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_understands_the_server_of_a_third_party() {
+    let Some(python) = python() else { return };
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("grpc.sock");
+    let (_server, tcp) = serve(&python, "server", &path).await;
+    for endpoint in [tcp, unix(&path)] {
         let channel = Channel::connect(endpoint)
             .await
             .expect("the server is there");
@@ -110,5 +129,24 @@ async fn our_client_understands_the_server_of_a_third_party() {
             ..our_client::Server::default()
         };
         our_client::examine(channel, server).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_understands_what_a_third_party_compresses() {
+    let Some(python) = python() else { return };
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("grpc.sock");
+    let (_server, tcp) = serve(&python, "compressing_server", &path).await;
+    let channel = Channel::connect(tcp).await.expect("the server is there");
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
+        let server = our_client::Server {
+            has_trailers: true,
+            ..our_client::Server::default()
+        };
+        let client = ProbeClient::new(channel.clone())
+            .send_compressed(encoding)
+            .accept_compressed(CompressionEncoding::Gzip);
+        our_client::examine_by(client, channel.clone(), server).await;
     }
 }

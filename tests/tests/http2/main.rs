@@ -1,5 +1,6 @@
 //! gRPC over HTTP/2, beside shared memory: our clients and servers, those of tonic, and those of a third party.
 
+mod compression;
 mod drain;
 mod ending;
 mod grpcio;

@@ -91,7 +91,11 @@ fn endless(first: Vec<Question>) -> impl Stream<Item = Question> + Send + 'stati
 
 /// Does everything.
 pub(crate) async fn examine(channel: Channel, server: Server) {
-    let client = ProbeClient::new(channel.clone());
+    examine_by(ProbeClient::new(channel.clone()), channel, server).await;
+}
+
+/// The same with this client over the channel.
+pub(crate) async fn examine_by(client: ProbeClient, channel: Channel, server: Server) {
     in_time("unary", unary(&client, &server)).await;
     in_time("download", download(&client, &server)).await;
     in_time("upload", upload(&client)).await;

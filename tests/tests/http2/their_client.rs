@@ -106,7 +106,11 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Does everything.
 pub(crate) async fn examine<T: Carrier>(service: T, server: Server) {
-    let client = ProbeClient::new(service);
+    examine_by(ProbeClient::new(service), server).await;
+}
+
+/// The same with this client.
+pub(crate) async fn examine_by<T: Carrier>(client: ProbeClient<T>, server: Server) {
     in_time("unary", unary(client.clone(), &server)).await;
     in_time("streams", streams(client.clone())).await;
     in_time("deadlines", deadlines(client.clone())).await;

@@ -30,7 +30,7 @@ pub(crate) struct Link<C> {
 
 /// Where servers listen.
 #[derive(Clone, Copy)]
-enum Place {
+pub(crate) enum Place {
     SharedMemory,
     /// Over shmipc's own link, in one version.
     Shmipc(LinkKind),
@@ -39,7 +39,7 @@ enum Place {
 }
 
 /// Starts a server, and connects to it.
-async fn start<C>(
+pub(crate) async fn start<C>(
     place: Place,
     server: impl FnOnce(Handlers) -> Server,
     client: impl FnOnce(Channel) -> C,

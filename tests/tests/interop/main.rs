@@ -3,12 +3,16 @@
 //! A case is a function over a [`Link`](links::Link): a client, whatever it is made of, and what its server is doing. A way is a function that
 //! makes such a link; to add one, write it in `links.rs` and name it below.
 //!
-//! Left out are the cases for what is not there: those with compression (`client_compressed_*`, `server_compressed_*`), with
+//! Those with compression (`client_compressed_*`, `server_compressed_*`) run where there is any, which is over HTTP/2 between our own sides:
+//! others do not choose by message, and through shared memory nothing is compressed.
+//!
+//! Left out are the cases for what is not there: those with
 //! credentials (`compute_engine_creds`, `jwt_token_creds`, `oauth2_auth_token`, `per_rpc_creds` and their like), with a cache between
 //! client and server (`cacheable_unary`; the method itself is called by `large_unary`), and with the load balancers of others.
 
 mod cases;
 mod client;
+mod compression;
 mod echo;
 mod links;
 mod our_service;
@@ -73,4 +77,39 @@ run_all_cases_over! {
     tonic_on_both_sides,
     tonic_client_over_http2,
     tonic_server_over_http2,
+}
+
+/// Makes a test for each link on which messages are compressed, of each case that is about that.
+macro_rules! run_cases_of_compression_over {
+    ($($link:ident,)*) => {
+        $(mod $link {
+            crate::tests_of_cases_of_compression! {
+                $link:
+                client_compressed_unary,
+                server_compressed_unary,
+                client_compressed_streaming,
+                server_compressed_streaming,
+            }
+        })*
+    };
+}
+
+macro_rules! tests_of_cases_of_compression {
+    ($link:ident: $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let link = crate::compression::$link().await;
+                tests::in_time(stringify!($case), crate::compression::$case(&link)).await;
+            }
+        )*
+    };
+}
+use tests_of_cases_of_compression;
+
+run_cases_of_compression_over! {
+    http2_by_gzip,
+    http2_by_deflate,
+    http2_over_a_unix_socket_by_zstd,
+    http2_by_rules,
 }

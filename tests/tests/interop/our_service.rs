@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use shmipc_rpc::{Request, Response, ResponseStream, Sender, Status, Streaming, http::HeaderMap};
-use tokio_stream::StreamExt as _;
+use shmipc_rpc::{
+    Request, Response, ResponseStream, Sender, Status, Streaming,
+    codec::SingleMessageCompressionOverride, http::HeaderMap,
+};
 
 use crate::{
+    compression::{Flags, is_false},
     echo::{Echo, Handlers, check_status, payload, response},
     protos::{
         Empty, ResponseParameters, SimpleRequest, SimpleResponse, StreamingInputCallRequest,
@@ -25,11 +28,18 @@ async fn send_all(
     wanted: Vec<ResponseParameters>,
 ) -> Result<(), Status> {
     for ResponseParameters {
-        size, interval_us, ..
+        size,
+        interval_us,
+        compressed,
     } in wanted
     {
         tokio::time::sleep(interval(interval_us)).await;
-        sender.send(&response(size)?).await?;
+        let response = response(size)?;
+        if is_false(compressed) {
+            sender.send_uncompressed(&response).await?;
+        } else {
+            sender.send(&response).await?;
+        }
     }
     Ok(())
 }
@@ -74,7 +84,9 @@ fn end(sender: Sender<StreamingOutputCallResponse>, answered: Result<(), Status>
 impl OurService {
     fn answer(&self, request: Request<SimpleRequest>) -> Result<Response<SimpleResponse>, Status> {
         let echo = Echo::of(request.metadata());
+        let flags = Flags::of(request.extensions());
         let request = request.into_inner();
+        flags.check(0, request.expect_compressed)?;
         check_status(request.response_status)?;
         let mut response = Response::new(SimpleResponse {
             payload: payload(request.response_size)?,
@@ -82,6 +94,10 @@ impl OurService {
         });
         echo.begin(response.metadata_mut());
         echo.end(response.trailers_mut());
+        if is_false(request.response_compressed) {
+            let extensions = response.extensions_mut();
+            extensions.insert(SingleMessageCompressionOverride::Disable);
+        }
         Ok(response)
     }
 }
@@ -109,11 +125,13 @@ impl TestService for OurService {
         &self,
         request: Request<StreamingOutputCallRequest>,
     ) -> Result<Response<impl ResponseStream<StreamingOutputCallResponse>>, Status> {
-        let wanted = tokio_stream::iter(request.into_inner().response_parameters);
-        Ok(Response::new(wanted.then(async |wanted| {
-            tokio::time::sleep(interval(wanted.interval_us)).await;
-            response(wanted.size)
-        })))
+        let wanted = request.into_inner().response_parameters;
+        let (mut sender, responses) = Sender::for_responses();
+        tokio::spawn(async move {
+            let answered = send_all(&mut sender, wanted).await;
+            end(sender, answered, &Echo::default());
+        });
+        Ok(Response::new(responses))
     }
 
     async fn streaming_input_call(
@@ -121,9 +139,13 @@ impl TestService for OurService {
         request: Request<Streaming<StreamingInputCallRequest>>,
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
         let _running = self.handlers.enter();
+        let flags = Flags::of(request.extensions());
         let mut requests = request.into_inner();
         let mut len = 0;
+        let mut count = 0;
         while let Some(request) = requests.message().await? {
+            flags.check(count, request.expect_compressed)?;
+            count += 1;
             len += request.payload.unwrap_or_default().body.len();
         }
         Ok(Response::new(StreamingInputCallResponse {
