@@ -24,7 +24,8 @@ fn check(case: &str, options: impl FnOnce(Builder) -> Builder) {
 
     let generated = written(out.path());
     for path in files(out.path(), "rs") {
-        syn::parse_file(&fs::read_to_string(path).unwrap()).unwrap();
+        let code = syn::parse_file(&fs::read_to_string(path).unwrap()).unwrap();
+        assert_documented(&code.items);
     }
     if env::var_os("UPDATE_GOLDEN").is_some() {
         for stale in written(&directory) {
@@ -108,6 +109,56 @@ fn nothing_is_boxed_unless_it_is_asked_for() {
             !generated.contains("Box") && !generated.contains("Pin<"),
             "{case}"
         );
+    }
+}
+
+/// The sections that the docs of a generated function must have.
+fn sections(signature: &syn::Signature) -> &'static [&'static str] {
+    let is_result = |path: &syn::TypePath| {
+        let last = path.path.segments.last();
+        last.is_some_and(|last| last.ident == "Result")
+    };
+    match &signature.output {
+        _ if signature.asyncness.is_some() => &["# Errors", "# Cancel safety"],
+        syn::ReturnType::Type(_, output) if matches!(&**output, syn::Type::Path(path) if is_result(path)) => {
+            &["# Errors"]
+        }
+        _ => &[],
+    }
+}
+
+/// Whether `attribute` is a line of docs that says `text`.
+fn is_doc(attribute: &syn::Attribute, text: &str) -> bool {
+    let syn::Meta::NameValue(pair) = &attribute.meta else {
+        return false;
+    };
+    matches!(&pair.value, syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(line), .. })
+        if pair.path.is_ident("doc") && line.value().trim() == text)
+}
+
+/// Asserts that the functions among `items` that fail, or wait, say so.
+#[track_caller]
+fn assert_documented(items: &[syn::Item]) {
+    for item in items {
+        match item {
+            syn::Item::Mod(module) => {
+                if let Some((_, items)) = &module.content {
+                    assert_documented(items);
+                }
+            }
+            syn::Item::Impl(block) if block.trait_.is_none() => {
+                for item in &block.items {
+                    let syn::ImplItem::Fn(function) = item else {
+                        continue;
+                    };
+                    for section in sections(&function.sig) {
+                        let has = function.attrs.iter().any(|line| is_doc(line, section));
+                        assert!(has, "{} has no {section}", function.sig.ident);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::{Options, allow, deprecated, doc, ident, method_doc, methods, service_doc};
-use crate::model::{Method, Service};
+use crate::model::{Method, MethodKind, Service};
 
 /// Renders the module of the client.
 pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
@@ -61,6 +61,10 @@ fn connect(service: &Service, options: &Options) -> TokenStream {
             /// # Errors
             ///
             /// Returns why no connection could be made.
+            ///
+            /// # Cancel safety
+            ///
+            /// Cancel safe: a connection that is only half made is given up.
             pub async fn connect(
                 address: impl Into<#runtime::Endpoint>,
             ) -> Result<Self, #runtime::ConnectError> {
@@ -123,6 +127,8 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
         options,
         &format!("Calls `{}`.", method.proto_name),
     );
+    let errors = doc(["", "# Errors", "", errors(method.kind)]);
+    let cancel_safety = doc(["", "# Cancel safety", "", cancel_safety(method.kind)]);
     let deprecated = deprecated(method.deprecated);
     let descriptor = methods::path(service, method);
     let kind = ident(methods::kind(method.kind));
@@ -135,6 +141,8 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
     let gives = method.responses(&quote! { #runtime::Streaming });
     quote! {
         #docs
+        #errors
+        #cancel_safety
         #deprecated
         pub async fn #function(
             &self,
@@ -142,5 +150,32 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
         ) -> Result<#runtime::Response<#gives>, #runtime::Status> {
             self.caller.#kind(&#descriptor, request.#into()).await
         }
+    }
+}
+
+/// What is said of the errors of a call.
+pub(super) fn errors(kind: MethodKind) -> &'static str {
+    match kind {
+        MethodKind::Unary => {
+            "Returns what the server answered, if that is no response, or why there was no answer."
+        }
+        MethodKind::ClientStreaming => {
+            "Returns what the server answered, if that is no response, or why there was no answer. An answer may come \
+             before the last request is sent."
+        }
+        MethodKind::ServerStreaming | MethodKind::BidiStreaming => {
+            "Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, \
+             the stream reports."
+        }
+    }
+}
+
+/// What is said of calls that are no longer waited for.
+fn cancel_safety(kind: MethodKind) -> &'static str {
+    match kind.server_streams() {
+        false => {
+            "A future that is dropped gives the call up, which may have had its effect all the same."
+        }
+        true => "A future, or a stream, that is dropped gives the call up.",
     }
 }

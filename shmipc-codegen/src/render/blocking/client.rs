@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use super::super::{Options, deprecated, ident, method_doc, methods, service_doc};
+use super::super::{Options, client, deprecated, doc, ident, method_doc, methods, service_doc};
 use crate::model::{Method, MethodKind, Service};
 
 /// Renders the client.
@@ -73,6 +73,7 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
         options,
         &format!("Calls `{}`.", method.proto_name),
     );
+    let errors = doc(["", "# Errors", "", errors(method.kind)]);
     let deprecated = deprecated(method.deprecated);
     let descriptor = methods::path(service, method);
     let kind = ident(methods::kind(method.kind));
@@ -103,6 +104,7 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
     };
     quote! {
         #docs
+        #errors
         #deprecated
         pub fn #function(
             &self,
@@ -110,5 +112,15 @@ fn call(service: &Service, method: &Method, options: &Options) -> TokenStream {
         ) -> ::core::result::Result<#gives, #runtime::Status> {
             self.caller.#kind(&#descriptor, request.#into())
         }
+    }
+}
+
+/// What is said of the errors of a call.
+fn errors(kind: MethodKind) -> &'static str {
+    match kind {
+        MethodKind::BidiStreaming => {
+            "Returns why the call could not be begun. What goes wrong later, the `Duplex` reports."
+        }
+        kind => client::errors(kind),
     }
 }

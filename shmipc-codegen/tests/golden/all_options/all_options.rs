@@ -87,6 +87,10 @@ pub mod route_guide_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -142,6 +146,14 @@ pub mod route_guide_client {
         }
 
         /// One request, one response.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get_feature(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -152,6 +164,14 @@ pub mod route_guide_client {
         }
 
         /// One request, a stream of responses.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn list_features(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -168,6 +188,14 @@ pub mod route_guide_client {
         }
 
         /// A stream of requests, one response.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn record_route(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -181,6 +209,14 @@ pub mod route_guide_client {
         }
 
         /// Streams both ways.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn route_chat(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -197,6 +233,14 @@ pub mod route_guide_client {
         }
 
         /// No message in Rust.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         #[deprecated]
         pub async fn tick(
             &self,
@@ -792,6 +836,10 @@ pub mod route_guide_blocking {
         }
 
         /// One request, one response.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn get_feature(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -804,6 +852,10 @@ pub mod route_guide_blocking {
         }
 
         /// One request, a stream of responses.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
         pub fn list_features(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -819,6 +871,10 @@ pub mod route_guide_blocking {
         }
 
         /// A stream of requests, one response.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
         pub fn record_route(
             &self,
             request: impl ::shmipc_rpc::blocking::IntoIterRequest<super::Point>,
@@ -834,6 +890,10 @@ pub mod route_guide_blocking {
         }
 
         /// Streams both ways.
+        ///
+        /// # Errors
+        ///
+        /// Returns why the call could not be begun. What goes wrong later, the `Duplex` reports.
         pub fn route_chat(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<()>,
@@ -849,6 +909,10 @@ pub mod route_guide_blocking {
         }
 
         /// No message in Rust.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         #[deprecated]
         pub fn tick(
             &self,
@@ -1293,6 +1357,10 @@ pub mod t_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -1348,6 +1416,14 @@ pub mod t_client {
         }
 
         /// Calls `type`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn r#type(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -1625,6 +1701,10 @@ pub mod t_blocking {
         }
 
         /// Calls `type`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
         pub fn r#type(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -1870,6 +1950,10 @@ pub mod result_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -1925,6 +2009,14 @@ pub mod result_client {
         }
 
         /// Calls `Clone`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn clone_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -1935,6 +2027,14 @@ pub mod result_client {
         }
 
         /// Calls `Calls`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn calls(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -1948,6 +2048,14 @@ pub mod result_client {
         }
 
         /// Calls `Client`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn client(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -1958,6 +2066,14 @@ pub mod result_client {
         }
 
         /// Calls `OnCalls`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn on_calls(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -1968,6 +2084,14 @@ pub mod result_client {
         }
 
         /// Calls `Give`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn give(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -1981,6 +2105,14 @@ pub mod result_client {
         }
 
         /// Calls `Path`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn path(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -2663,6 +2795,10 @@ pub mod result_blocking {
         }
 
         /// Calls `Clone`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn clone_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -2674,6 +2810,10 @@ pub mod result_blocking {
         }
 
         /// Calls `Calls`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
         pub fn calls(
             &self,
             request: impl ::shmipc_rpc::blocking::IntoIterRequest<super::Point>,
@@ -2689,6 +2829,10 @@ pub mod result_blocking {
         }
 
         /// Calls `Client`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn client(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -2700,6 +2844,10 @@ pub mod result_blocking {
         }
 
         /// Calls `OnCalls`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn on_calls(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -2711,6 +2859,10 @@ pub mod result_blocking {
         }
 
         /// Calls `Give`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
         pub fn give(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -2723,6 +2875,10 @@ pub mod result_blocking {
         }
 
         /// Calls `Path`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why the call could not be begun. What goes wrong later, the `Duplex` reports.
         pub fn path(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<()>,
@@ -3209,6 +3365,10 @@ pub mod iterator_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -3264,6 +3424,14 @@ pub mod iterator_client {
         }
 
         /// Calls `Next`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn next(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -3541,6 +3709,10 @@ pub mod iterator_blocking {
         }
 
         /// Calls `Next`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
         pub fn next(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -3753,6 +3925,10 @@ pub mod send_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -3808,6 +3984,14 @@ pub mod send_client {
         }
 
         /// Calls `Sync`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn sync(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -4086,6 +4270,10 @@ pub mod send_blocking {
         }
 
         /// Calls `Sync`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why the call could not be begun. What goes wrong later, the `Duplex` reports.
         pub fn sync(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<()>,
@@ -4291,6 +4479,10 @@ pub mod empty_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {

@@ -65,6 +65,10 @@ pub mod route_guide_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -120,6 +124,14 @@ pub mod route_guide_client {
         }
 
         /// Calls `GetFeature`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get_feature(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -130,6 +142,14 @@ pub mod route_guide_client {
         }
 
         /// Calls `ListFeatures`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn list_features(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -146,6 +166,14 @@ pub mod route_guide_client {
         }
 
         /// Calls `RecordRoute`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn record_route(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -159,6 +187,14 @@ pub mod route_guide_client {
         }
 
         /// Calls `RouteChat`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn route_chat(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -663,6 +699,10 @@ pub mod route_guide_blocking {
         }
 
         /// Calls `GetFeature`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn get_feature(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -675,6 +715,10 @@ pub mod route_guide_blocking {
         }
 
         /// Calls `ListFeatures`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
         pub fn list_features(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -690,6 +734,10 @@ pub mod route_guide_blocking {
         }
 
         /// Calls `RecordRoute`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
         pub fn record_route(
             &self,
             request: impl ::shmipc_rpc::blocking::IntoIterRequest<super::Point>,
@@ -705,6 +753,10 @@ pub mod route_guide_blocking {
         }
 
         /// Calls `RouteChat`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why the call could not be begun. What goes wrong later, the `Duplex` reports.
         pub fn route_chat(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<()>,

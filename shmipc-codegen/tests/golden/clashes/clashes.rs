@@ -170,6 +170,10 @@ pub mod clashes_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -225,6 +229,14 @@ pub mod clashes_client {
         }
 
         /// Calls `New`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn new_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -233,6 +245,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Connect`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn connect_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -243,6 +263,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Clone`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn clone_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -253,6 +281,14 @@ pub mod clashes_client {
         }
 
         /// Calls `FromArc`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn from_arc(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -263,6 +299,14 @@ pub mod clashes_client {
         }
 
         /// Calls `MaxRequestSize`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn max_request_size_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -273,6 +317,14 @@ pub mod clashes_client {
         }
 
         /// Calls `MaxResponseSize`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn max_response_size_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -286,6 +338,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Call`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn call(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -296,6 +356,14 @@ pub mod clashes_client {
         }
 
         /// Calls `PollReady`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn poll_ready(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -306,6 +374,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Service`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn service(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -316,6 +392,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Caller`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn caller(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -326,6 +410,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Name`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn name(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -336,6 +428,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Methods`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn methods(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -346,6 +446,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Unimplemented`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn unimplemented(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -356,6 +464,14 @@ pub mod clashes_client {
         }
 
         /// Calls `Drop`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn drop(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1470,6 +1586,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `New`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn new_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1481,6 +1601,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Connect`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn connect_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1492,6 +1616,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Clone`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn clone_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1503,6 +1631,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `FromArc`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn from_arc(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1514,6 +1646,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `MaxRequestSize`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn max_request_size_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1526,6 +1662,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `MaxResponseSize`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn max_response_size_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1541,6 +1681,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Call`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn call(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1552,6 +1696,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `PollReady`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn poll_ready(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1564,6 +1712,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Service`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn service(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1575,6 +1727,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Caller`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn caller(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1586,6 +1742,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Name`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn name(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1597,6 +1757,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Methods`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn methods(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1608,6 +1772,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Unimplemented`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn unimplemented(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -1620,6 +1788,10 @@ pub mod clashes_blocking {
         }
 
         /// Calls `Drop`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn drop(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Request>,
@@ -2346,6 +2518,10 @@ pub mod status_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -2401,6 +2577,14 @@ pub mod status_client {
         }
 
         /// Calls `Status`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn status(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Status>,
@@ -2655,6 +2839,10 @@ pub mod status_blocking {
         }
 
         /// Calls `Status`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn status(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Status>,

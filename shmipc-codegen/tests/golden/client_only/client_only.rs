@@ -46,6 +46,10 @@ pub mod greeter_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -101,6 +105,14 @@ pub mod greeter_client {
         }
 
         /// Says hello to one of them.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn say_hello(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::HelloRequest>,
@@ -157,6 +169,10 @@ pub mod greeter_blocking {
         }
 
         /// Says hello to one of them.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn say_hello(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::HelloRequest>,

@@ -91,6 +91,10 @@ pub mod comments_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -148,6 +152,14 @@ pub mod comments_client {
         /// Leading. It's "quoted" \ and \<b>bold\</b>.
         ///
         /// Trailing.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Item>,
@@ -158,6 +170,14 @@ pub mod comments_client {
         }
 
         /// Calls `Bare`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn bare(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Item>,
@@ -169,6 +189,14 @@ pub mod comments_client {
 
         /// No space.
         ///     Indented, but a continuation.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn tight(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Item>,
@@ -182,6 +210,14 @@ pub mod comments_client {
         /// ```text
         /// here
         /// ```
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn odd(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Item>,

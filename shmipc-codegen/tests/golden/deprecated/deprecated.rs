@@ -46,6 +46,10 @@ pub mod half_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -101,6 +105,14 @@ pub mod half_client {
         }
 
         /// Calls `New`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn new_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Thing>,
@@ -109,6 +121,14 @@ pub mod half_client {
         }
 
         /// Calls `Old`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         #[deprecated]
         pub async fn old(
             &self,
@@ -432,6 +452,10 @@ pub mod half_blocking {
         }
 
         /// Calls `New`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn new_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Thing>,
@@ -443,6 +467,10 @@ pub mod half_blocking {
         }
 
         /// Calls `Old`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         #[deprecated]
         pub fn old(
             &self,
@@ -676,6 +704,10 @@ pub mod whole_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -731,6 +763,14 @@ pub mod whole_client {
         }
 
         /// Calls `Get`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Thing>,
@@ -986,6 +1026,10 @@ pub mod whole_blocking {
         }
 
         /// Calls `Get`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Thing>,

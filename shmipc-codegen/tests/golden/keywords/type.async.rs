@@ -75,6 +75,10 @@ pub mod self_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -130,6 +134,14 @@ pub mod self_client {
         }
 
         /// Calls `type`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn r#type(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Self_>,
@@ -138,6 +150,14 @@ pub mod self_client {
         }
 
         /// Calls `Self`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn self_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Self_>,
@@ -146,6 +166,14 @@ pub mod self_client {
         }
 
         /// Calls `Match`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn r#match(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -154,6 +182,14 @@ pub mod self_client {
         }
 
         /// Calls `_1`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn _1(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -162,6 +198,14 @@ pub mod self_client {
         }
 
         /// Calls `gen`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn r#gen(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -678,6 +722,10 @@ pub mod self_blocking {
         }
 
         /// Calls `type`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn r#type(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Self_>,
@@ -689,6 +737,10 @@ pub mod self_blocking {
         }
 
         /// Calls `Self`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn self_(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Self_>,
@@ -700,6 +752,10 @@ pub mod self_blocking {
         }
 
         /// Calls `Match`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn r#match(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -711,6 +767,10 @@ pub mod self_blocking {
         }
 
         /// Calls `_1`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn _1(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -722,6 +782,10 @@ pub mod self_blocking {
         }
 
         /// Calls `gen`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn r#gen(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -1065,6 +1129,10 @@ pub mod t_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -1120,6 +1188,14 @@ pub mod t_client {
         }
 
         /// Calls `Get`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -1370,6 +1446,10 @@ pub mod t_blocking {
         }
 
         /// Calls `Get`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -1553,6 +1633,10 @@ pub mod future_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -1608,6 +1692,14 @@ pub mod future_client {
         }
 
         /// Calls `Result`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn result(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -1862,6 +1954,10 @@ pub mod future_blocking {
         }
 
         /// Calls `Result`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn result(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -2053,6 +2149,10 @@ pub mod send_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -2108,6 +2208,14 @@ pub mod send_client {
         }
 
         /// Calls `Sync`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn sync(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -2358,6 +2466,10 @@ pub mod send_blocking {
         }
 
         /// Calls `Sync`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn sync(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -2543,6 +2655,10 @@ pub mod _1_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -2598,6 +2714,14 @@ pub mod _1_client {
         }
 
         /// Calls `Get`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,
@@ -2848,6 +2972,10 @@ pub mod _1_blocking {
         }
 
         /// Calls `Get`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
         pub fn get(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Fn>,

@@ -62,6 +62,10 @@ pub mod router_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -117,6 +121,14 @@ pub mod router_client {
         }
 
         /// Calls `Name`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn name(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::super::Point>,
@@ -128,6 +140,14 @@ pub mod router_client {
         }
 
         /// Calls `Measure`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn measure(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::types::Leg>,
@@ -141,6 +161,14 @@ pub mod router_client {
         }
 
         /// Calls `Plan`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn plan(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::plan::Request>,

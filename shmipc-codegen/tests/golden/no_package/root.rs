@@ -34,6 +34,10 @@ pub mod echo_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -89,6 +93,14 @@ pub mod echo_client {
         }
 
         /// Calls `Say`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn say(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Words>,

@@ -116,6 +116,10 @@ pub mod route_guide_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -171,6 +175,14 @@ pub mod route_guide_client {
         }
 
         /// One request, one response.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn get_feature(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -181,6 +193,14 @@ pub mod route_guide_client {
         }
 
         /// One request, a stream of responses.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn list_features(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Rectangle>,
@@ -197,6 +217,14 @@ pub mod route_guide_client {
         }
 
         /// A stream of requests, one response.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn record_route(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -210,6 +238,14 @@ pub mod route_guide_client {
         }
 
         /// Streams both ways.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn route_chat(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Note>,
@@ -226,6 +262,14 @@ pub mod route_guide_client {
         }
 
         /// Streams of what is no message in Rust.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         #[deprecated]
         pub async fn tick(
             &self,
@@ -523,6 +567,10 @@ pub mod stream_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -578,6 +626,14 @@ pub mod stream_client {
         }
 
         /// Calls `Next`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn next(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,
@@ -594,6 +650,14 @@ pub mod stream_client {
         }
 
         /// Calls `Item`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn item(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<super::Point>,
@@ -607,6 +671,14 @@ pub mod stream_client {
         }
 
         /// Calls `Map`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. An answer may come before the last request is sent.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn map(
             &self,
             request: impl ::shmipc_rpc::IntoStreamingRequest<super::Point>,

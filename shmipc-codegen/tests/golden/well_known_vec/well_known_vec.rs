@@ -86,6 +86,10 @@ pub mod well_known_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<::shmipc_rpc::Endpoint>,
         ) -> Result<Self, ::shmipc_rpc::ConnectError> {
@@ -141,6 +145,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Ping`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn ping(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<()>,
@@ -151,6 +163,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Now`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn now(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<()>,
@@ -164,6 +184,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Wait`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn wait(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<::shmipc_rpc::prost_types::Duration>,
@@ -174,6 +202,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Count`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn count(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<i64>,
@@ -184,6 +220,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Upper`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn upper(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<
@@ -199,6 +243,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Reverse`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn reverse(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<
@@ -214,6 +266,14 @@ pub mod well_known_client {
         }
 
         /// Calls `Pack`.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn pack(
             &self,
             request: impl ::shmipc_rpc::IntoRequest<::shmipc_rpc::prost_types::Struct>,

@@ -144,6 +144,10 @@ pub mod health_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<crate::Endpoint>,
         ) -> Result<Self, crate::ConnectError> {
@@ -201,6 +205,14 @@ pub mod health_client {
         /// Returns how a service is now.
         ///
         /// A service that the server says nothing about is answered with NOT_FOUND.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn check(
             &self,
             request: impl crate::IntoRequest<super::HealthCheckRequest>,
@@ -211,6 +223,14 @@ pub mod health_client {
         }
 
         /// Returns how all services are now, the whole server among them, by their names.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future that is dropped gives the call up, which may have had its effect all the same.
         pub async fn list(
             &self,
             request: impl crate::IntoRequest<super::HealthListRequest>,
@@ -222,6 +242,14 @@ pub mod health_client {
         ///
         /// For a service that the server says nothing about, that is SERVICE_UNKNOWN; it may become known later. If a call ends
         /// with UNIMPLEMENTED, it is of no use to make it again; otherwise it is, after a while.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn watch(
             &self,
             request: impl crate::IntoRequest<super::HealthCheckRequest>,

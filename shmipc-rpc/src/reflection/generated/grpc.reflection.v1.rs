@@ -170,6 +170,10 @@ pub mod server_reflection_client {
         /// # Errors
         ///
         /// Returns why no connection could be made.
+        ///
+        /// # Cancel safety
+        ///
+        /// Cancel safe: a connection that is only half made is given up.
         pub async fn connect(
             address: impl Into<crate::Endpoint>,
         ) -> Result<Self, crate::ConnectError> {
@@ -225,6 +229,14 @@ pub mod server_reflection_client {
         }
 
         /// Answers questions, one by one and in their order.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        ///
+        /// # Cancel safety
+        ///
+        /// A future, or a stream, that is dropped gives the call up.
         pub async fn server_reflection_info(
             &self,
             request: impl crate::IntoStreamingRequest<super::ServerReflectionRequest>,
