@@ -193,6 +193,16 @@ golden! {
     deprecated = |builder: Builder| builder.blocking(true).dyn_traits(true).mocks(true);
     helloworld;
     keywords = |builder: Builder| builder.blocking(true).dyn_traits(true).mocks(true);
+    messages = |builder: Builder| builder
+        .boxed("Pen.cap")
+        .bytes(["Cap.engraving"])
+        .enable_type_names()
+        .enum_attribute(".messages", "#[doc(alias = \"for enums and oneofs\")]")
+        .field_attribute("Cap.grams", "#[doc(alias = \"for a field\")]")
+        .message_attribute(".messages", "#[doc(alias = \"for messages\")]")
+        .retain_enum_prefix()
+        .skip_debug(["Secret"])
+        .type_name_domain(["Cap"], "example.com");
     nested_packages = |builder: Builder| builder.include_file("mod.rs");
     no_package = |builder: Builder| builder
         .default_package_filename("root")

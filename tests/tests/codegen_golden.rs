@@ -34,6 +34,7 @@ golden! {
     deprecated: "deprecated/deprecated.rs";
     helloworld: "helloworld/helloworld.rs";
     keywords: "keywords/type.async.rs";
+    messages: "messages/messages.rs";
     nested_packages: "nested_packages/mod.rs";
     no_package: "no_package/root.rs";
     no_services: "no_services/no.services.rs";
