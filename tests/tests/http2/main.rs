@@ -1,6 +1,7 @@
 //! gRPC over HTTP/2, beside shared memory: our clients and servers, those of tonic, and those of a third party.
 
 mod compression;
+mod details;
 mod drain;
 mod ending;
 mod grpcio;
