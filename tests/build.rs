@@ -39,6 +39,7 @@ fn probe(out: &Path) -> Result<(), Box<dyn Error>> {
 fn interop(out: &Path) -> Result<(), Box<dyn Error>> {
     shmipc_codegen::configure()
         .generate_default_stubs(true)
+        .blocking(true)
         .compile_protos(&[INTEROP], &[INCLUDES])?;
 
     let tonic = out.join("interop_tonic");

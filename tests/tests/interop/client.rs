@@ -10,6 +10,7 @@ use shmipc_rpc::{
 };
 use tokio_stream::Stream;
 
+use crate::client_of_threads::Received;
 use crate::protos::{
     Empty, SimpleRequest, SimpleResponse, StreamingInputCallRequest, StreamingInputCallResponse,
     StreamingOutputCallRequest, StreamingOutputCallResponse,
@@ -45,6 +46,7 @@ impl<T> Stream for Requests<T> {
 pub(crate) enum Replies<T> {
     Ours(Streaming<T>),
     Tonic(tonic::Streaming<T>),
+    Threads(Received<T>),
 }
 
 impl<T: prost::Message + Default + 'static> Replies<T> {
@@ -52,6 +54,7 @@ impl<T: prost::Message + Default + 'static> Replies<T> {
         match self {
             Self::Ours(replies) => replies.message().await,
             Self::Tonic(replies) => Ok(replies.message().await?),
+            Self::Threads(replies) => replies.message().await,
         }
     }
 
@@ -62,6 +65,7 @@ impl<T: prost::Message + Default + 'static> Replies<T> {
                 let trailers = replies.trailers().await?;
                 Ok(trailers.unwrap_or_default().into_headers())
             }
+            Self::Threads(replies) => replies.trailers().await,
         }
     }
 }

@@ -1,22 +1,30 @@
 //! Ways from a client to a server.
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    thread,
+};
 
 use shmipc_rpc::{
-    Channel, Config, Endpoint, Server,
+    Channel, Code, Config, Endpoint, Server,
+    blocking::{self, Shutdown},
+    client::{ChannelBuilder, MethodConfig, RetryPolicy, ServiceConfig},
     server::{ServerHandle, Service},
+    tls::{ClientTls, ServerTls},
 };
 use shmipc_transport::LinkKind;
 use tempfile::TempDir;
 
 use crate::{
     client::{Ours, Tonic},
+    client_of_threads::Threads,
     echo::{Echoing, Handlers},
     our_service::OurService,
     protos::{
-        test_service_server::TestServiceServer,
+        test_service_blocking, test_service_server::TestServiceServer,
         tonic::test_service_server::TestServiceServer as TonicTestServiceServer,
     },
+    service_of_threads::ServiceOfThreads,
     tonic_service::TonicService,
 };
 
@@ -25,7 +33,21 @@ pub(crate) struct Link<C> {
     pub(crate) client: C,
     pub(crate) handlers: Handlers,
     /// Runs for as long as the link exists.
-    _server: Option<(ServerHandle, TempDir)>,
+    _server: Option<(Running, TempDir)>,
+}
+
+/// A server, which comes to its end when this is dropped.
+enum Running {
+    Tasks(#[expect(dead_code, reason = "is kept")] ServerHandle),
+    Threads(Shutdown),
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Self::Threads(shutdown) = self {
+            shutdown.begin();
+        }
+    }
 }
 
 /// Where servers listen.
@@ -36,6 +58,7 @@ pub(crate) enum Place {
     Shmipc(LinkKind),
     Http2,
     Http2Unix,
+    Tls,
 }
 
 /// Starts a server, and connects to it.
@@ -44,12 +67,23 @@ pub(crate) async fn start<C>(
     server: impl FnOnce(Handlers) -> Server,
     client: impl FnOnce(Channel) -> C,
 ) -> Link<C> {
+    start_with(place, server, |channel| channel, client).await
+}
+
+/// The same with a channel that is `set` up.
+async fn start_with<C>(
+    place: Place,
+    server: impl FnOnce(Handlers) -> Server,
+    set: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
+    client: impl FnOnce(Channel) -> C,
+) -> Link<C> {
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let path = directory.path().join("interop.sock");
     let endpoint: Endpoint = match place {
         Place::SharedMemory | Place::Shmipc(_) => path.into(),
         Place::Http2 => "http://127.0.0.1:0".into(),
         Place::Http2Unix => format!("unix:{}", path.display()).into(),
+        Place::Tls => "https://localhost:0".into(),
     };
     let handlers = Handlers::default();
     let config = match place {
@@ -57,20 +91,37 @@ pub(crate) async fn start<C>(
             let config = Config::builder().links([link]);
             config.build().expect("it is valid")
         }
-        Place::SharedMemory | Place::Http2 | Place::Http2Unix => Config::default(),
+        Place::SharedMemory | Place::Http2 | Place::Http2Unix | Place::Tls => Config::default(),
     };
-    let server = server(handlers.clone()).config(config.clone());
+    let mut server = server(handlers.clone()).config(config.clone());
+    let mut tls = ClientTls::new();
+    if let Place::Tls = place {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let made = made.expect("it is an ordinary name");
+        let certificate = made.cert.pem();
+        let own = ServerTls::new(&certificate, made.signing_key.serialize_pem());
+        server = server.tls(own.expect("they belong together"));
+        tls = tls.ca_certificate(&certificate).expect("it is one");
+    }
     let server = server
         .start(endpoint)
         .await
         .expect("nobody else listens there");
     let channel = Channel::builder(server.endpoints()[0].clone()).config(config);
-    let channel = channel.connect().await;
+    let channel = set(channel.tls(tls)).connect().await;
     Link {
         client: client(channel.expect("the server listens")),
         handlers,
-        _server: Some((server, directory)),
+        _server: Some((Running::Tasks(server), directory)),
     }
+}
+
+/// Calls are made by a service config, over one of two sessions.
+fn managed(channel: ChannelBuilder) -> ChannelBuilder {
+    let retry = RetryPolicy::new([Code::Unavailable]).even_if_not_idempotent();
+    let config = ServiceConfig::builder().default_method(MethodConfig::new().retry(retry));
+    let config = config.build().expect("it is valid");
+    channel.service_config(config).sessions(2)
 }
 
 fn our_server(handlers: Handlers) -> Server {
@@ -112,6 +163,54 @@ pub(crate) async fn http2() -> Link<Ours<Channel>> {
 
 pub(crate) async fn http2_over_a_unix_socket() -> Link<Ours<Channel>> {
     start(Place::Http2Unix, our_server, Ours::new).await
+}
+
+pub(crate) async fn tls() -> Link<Ours<Channel>> {
+    start(Place::Tls, our_server, Ours::new).await
+}
+
+pub(crate) async fn managed_shared_memory() -> Link<Ours<Channel>> {
+    start_with(Place::SharedMemory, our_server, managed, Ours::new).await
+}
+
+pub(crate) async fn managed_http2() -> Link<Ours<Channel>> {
+    start_with(Place::Http2, our_server, managed, Ours::new).await
+}
+
+pub(crate) async fn managed_tonic_client() -> Link<Tonic> {
+    start_with(Place::SharedMemory, our_server, managed, Tonic::new).await
+}
+
+/// Threads call, and tasks serve.
+pub(crate) async fn client_of_threads() -> Link<Threads> {
+    let client = |channel: Channel| {
+        let address = channel.address().expect("it has one").clone();
+        Threads::new(blocking::Channel::builder(address).connect_lazy())
+    };
+    start(Place::SharedMemory, our_server, client).await
+}
+
+/// Tasks call, and threads serve.
+pub(crate) async fn server_of_threads() -> Link<Ours<Channel>> {
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("interop.sock");
+    let listener = shmipc_transport::blocking::Listener::bind(path.as_path());
+    let listener = listener.expect("nobody else listens there");
+    let handlers = Handlers::default();
+    let service = ServiceOfThreads {
+        handlers: handlers.clone(),
+    };
+    let service = test_service_blocking::TestServiceServer::new(service);
+    let server = blocking::Server::builder().add_service(service);
+    let shutdown = Shutdown::new();
+    let begun = shutdown.clone();
+    thread::spawn(move || server.serve_with_listener(listener, &begun));
+    let channel = Channel::connect(path).await;
+    Link {
+        client: Ours::new(channel.expect("the server listens")),
+        handlers,
+        _server: Some((Running::Threads(shutdown), directory)),
+    }
 }
 
 pub(crate) async fn in_process() -> Link<Ours<Channel>> {

@@ -12,11 +12,13 @@
 
 mod cases;
 mod client;
+mod client_of_threads;
 mod compression;
 mod echo;
 mod links;
 mod our_service;
 mod protos;
+mod service_of_threads;
 mod tonic_service;
 
 /// Makes one test of each case for each link.
@@ -71,6 +73,11 @@ run_all_cases_over! {
     shmipc_v2,
     http2,
     http2_over_a_unix_socket,
+    tls,
+    managed_shared_memory,
+    managed_http2,
+    managed_tonic_client,
+    server_of_threads,
     in_process,
     tonic_client,
     tonic_server,
@@ -112,4 +119,28 @@ run_cases_of_compression_over! {
     http2_by_deflate,
     http2_over_a_unix_socket_by_zstd,
     http2_by_rules,
+}
+
+/// All but those in which a call is given up: a thread that waits for an answer has nobody to tell it so.
+mod client_of_threads_over_shared_memory {
+    crate::tests_of_cases! {
+        client_of_threads:
+        empty_unary,
+        large_unary,
+        client_streaming,
+        server_streaming,
+        ping_pong,
+        empty_stream,
+        half_duplex,
+        custom_metadata_of_a_unary_call,
+        custom_metadata_of_a_full_duplex_call,
+        status_code_and_message_of_a_unary_call,
+        status_code_and_message_of_a_full_duplex_call,
+        special_status_message,
+        unimplemented_method,
+        unimplemented_service,
+        timeout_on_sleeping_server,
+        concurrent_large_unary,
+        rpc_soak,
+    }
 }
