@@ -129,6 +129,17 @@
 //! | `bytes`, `btree_map`, `disable_comments`, `skip_debug` | take several paths, and replace what was given before, as in prost-build |
 //! | `compile_well_known_types` | takes no argument |
 //!
+//! In the code that is generated, and in yours:
+//!
+//! | there | here |
+//! |---|---|
+//! | `GreeterClient::with_interceptor`, `GreeterServer::with_interceptor` | the runtime's `interceptor::InterceptorLayer`, around the channel that `GreeterClient::new` takes, around `GreeterServer`, or around all services by `Server::layer` |
+//! | `GreeterClient::with_origin` | nothing: over HTTP/2, the authority of a call is that of its channel's endpoint |
+//! | `max_decoding_message_size`, `max_encoding_message_size` | of a client, `max_response_size` and `max_request_size`; of a server, `max_request_size` and `max_response_size`. Default: 64 MiB each |
+//! | `type ListFeaturesStream`, one for each stream of responses | nothing: the method returns `Result<Response<impl ResponseStream<Feature>>, Status>` |
+//! | `#[tonic::async_trait]` | nothing: methods are plain `async fn`s |
+//! | methods of clients that take `&mut self` | they take `&self` |
+//!
 //! # `protoc`
 //!
 //! Is not needed: [protox] reads the files. Where another reader is wanted, there is [`Builder::use_protoc`], and
