@@ -60,6 +60,17 @@ impl Second {
         self.address.clone()
     }
 
+    /// Waits for the next line that it says, and returns that.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if what it says is not text, or cannot be read.
+    pub fn says(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
     /// Tells it to end, waits until it has, and returns what else it said.
     ///
     /// # Errors

@@ -1,22 +1,25 @@
-//! One server, reached through shared memory and as gRPC over HTTP/2, from one process, by the same stub.
+//! One server, reached through shared memory and as gRPC over HTTP/2, from another process, by the same stub.
 //!
 //! ```text
 //! $ cargo run --bin grpc_gateway -- Ada
-//! listening at @grpc-gateway-4711
+//! listening at @grpc-gateway-4711-8d0f2c6be1a5c3f7
 //! listening at http://127.0.0.1:38291
-//! through @grpc-gateway-4711: Hello, Ada! You are process 4711.
+//! through @grpc-gateway-4711-8d0f2c6be1a5c3f7: Hello, Ada! You are process 4711.
 //! through http://127.0.0.1:38291: Hello, Ada! You are at 127.0.0.1.
 //! ```
 //!
 //! Neighbours take the first way, everybody else the second: any implementation of gRPC, load balancers, browsers' proxies.
 //! What the server knows of its callers differs: the kernel vouches for processes, and not for addresses.
 
-use std::{env, error::Error, process};
+use std::{env, error::Error};
 
-use examples::helloworld::{
-    HelloReply, HelloRequest,
-    greeter_client::GreeterClient,
-    greeter_server::{Greeter, GreeterServer},
+use examples::{
+    helloworld::{
+        HelloReply, HelloRequest,
+        greeter_client::GreeterClient,
+        greeter_server::{Greeter, GreeterServer},
+    },
+    second::{self, Second},
 };
 use shmipc_rpc::{Channel, Request, Response, Server, Status, server::RemoteAddr};
 
@@ -41,30 +44,42 @@ impl Greeter for Gateway {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let name = env::args().nth(1).unwrap_or_else(|| "Ada".to_owned());
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => call("Ada").await,
+        [name] => call(name).await,
+        // The second process.
+        [_, address, ..] => serve(address).await,
+    }
+}
+
+/// Serves in both ways until told to end.
+async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     let server = Server::builder()
         .add_service(GreeterServer::new(Gateway))
-        .bind(format!("@grpc-gateway-{}", process::id()))
+        .bind(address)
         .await?
         .bind("http://127.0.0.1:0")
         .await?;
-    let endpoints = server.endpoints().to_vec();
+    let end = second::ready()?;
+    // The system has chosen the port.
+    println!("{}", server.endpoints()[1]);
+    Ok(server.serve_with_shutdown(end).await?)
+}
+
+/// Calls a server in a second process in both ways.
+async fn call(name: &str) -> Result<(), Box<dyn Error>> {
+    let mut server = Second::start("grpc-gateway", &[])?;
+    let endpoints = [server.address(), server.says()?];
     for endpoint in &endpoints {
         println!("listening at {endpoint}");
     }
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server.serve_with_shutdown(async {
-        // Whether it was told or its teller is gone: it is to stop.
-        let _ = stopped.await;
-    }));
-
     for endpoint in endpoints {
-        let client = GreeterClient::new(Channel::connect(endpoint.clone()).await?);
-        let request = HelloRequest { name: name.clone() };
-        let reply = client.say_hello(request).await?.into_inner();
-        println!("through {endpoint}: {}", reply.message);
+        let client = GreeterClient::new(Channel::connect(endpoint.as_str()).await?);
+        let name = name.to_owned();
+        let reply = client.say_hello(HelloRequest { name }).await?;
+        println!("through {endpoint}: {}", reply.into_inner().message);
     }
-    drop(stop);
-    serving.await??;
+    server.stop()?;
     Ok(())
 }
