@@ -26,6 +26,7 @@ the server:
   vault.v1.Vault/Get OK 1
   vault.v1.Vault/Put OK 2
   vault.v1.Vault/Seal PERMISSION_DENIED 1
+  vault.v1.Watcher/Watch CANCELLED 1
   vault.v1.Watcher/Watch OK 2
   vault.v1.Watcher/Watch RESOURCE_EXHAUSTED 1
 ";
@@ -45,13 +46,46 @@ fn each_layer_does_its_work() {
 fn both_sides_trace_if_asked() {
     let (stdout, stderr) = run(tower_stack().arg("--trace"));
     assert_eq!(stdout, EXPECTED);
-    // Two calls end as an error of the server: one was shed, and one took too long.
-    let failures = stderr
+    // What the server refused or did not have, both sides know of; what took too long, the client gave up.
+    let refused = [
+        "vault.v1.Vault/Get NOT_FOUND",
+        "vault.v1.Vault/Seal PERMISSION_DENIED",
+        "vault.v1.Watcher/Watch RESOURCE_EXHAUSTED",
+    ];
+    let mut given_up = refused.to_vec();
+    given_up.push("vault.v1.Watcher/Watch DEADLINE_EXCEEDED");
+    given_up.sort_unstable();
+    assert_eq!(failures(&stderr, false), given_up, "{stderr}");
+    assert_eq!(failures(&stderr, true), refused, "{stderr}");
+    // Each call begins and ends on both sides.
+    for said in [
+        "started processing request",
+        "end of stream",
+        "response failed",
+    ] {
+        let gets = stderr
+            .lines()
+            .filter(|line| line.contains("/vault.v1.Vault/Get"));
+        let count = gets.filter(|line| line.contains(said)).count();
+        let expected = if said.starts_with("started") { 4 } else { 2 };
+        assert_eq!(count, expected, "{said}:\n{stderr}");
+    }
+}
+
+/// The calls that the server, or the client, saw fail, in order. Spans of calls are the server's.
+fn failures(stderr: &str, server: bool) -> Vec<String> {
+    let lines = stderr
         .lines()
         .filter(|line| line.contains("response failed"));
-    assert_ne!(failures.count(), 0, "{stderr}");
-    let gets = stderr
-        .lines()
-        .filter(|line| line.contains("vault.v1.Vault/Get"));
-    assert_ne!(gets.count(), 0, "{stderr}");
+    let lines = lines.filter(|line| line.contains("call{method=") == server);
+    let mut failures: Vec<_> = lines
+        .map(|line| {
+            let after = |word: &str| line.split_once(word).unwrap().1;
+            let method = after("uri=/").split(' ').next().unwrap();
+            let code = after("classification=Error: ").split(':').next().unwrap();
+            format!("{method} {code}")
+        })
+        .collect();
+    failures.sort();
+    failures
 }

@@ -6,11 +6,11 @@ use examples::vault::{
     GetRequest, PutRequest, SealRequest, WatchReply, WatchRequest, vault_client::VaultClient,
     watcher_client::WatcherClient,
 };
-use shmipc_rpc::{Channel, Response, Status, interceptor::InterceptorLayer};
+use shmipc_rpc::{Channel, Response, Status, interceptor::InterceptorLayer, metrics::CallMetrics};
 use tokio::task::JoinSet;
 use tower::ServiceBuilder;
 
-use crate::{metrics::Metrics, tracing_layer};
+use crate::{metrics::Counts, tracing_layer};
 
 /// How long a call may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,10 +24,10 @@ const WATCHERS: usize = 3;
 /// Makes the calls, and returns what became of them.
 pub(crate) async fn run(address: String) -> Result<String, Box<dyn Error>> {
     let channel = Channel::connect(address).await?;
-    let metrics = Metrics::default();
+    let counts = Counts::begin()?;
     let layers = ServiceBuilder::new()
         .layer(tracing_layer())
-        .layer(InterceptorLayer::new(metrics.clone()));
+        .layer(InterceptorLayer::new(CallMetrics::client()));
     let patient = layers.clone().timeout(PATIENCE).service(channel.clone());
     let (vault, watcher) = (
         VaultClient::new(patient.clone()),
@@ -60,7 +60,7 @@ pub(crate) async fn run(address: String) -> Result<String, Box<dyn Error>> {
 
     let late = impatient.watch(watch("red")).await;
     writeln!(out, "watch what does not change: {}", failure(late)?)?;
-    write!(out, "the client:\n{metrics}")?;
+    write!(out, "the client:\n{}", counts.lines())?;
     Ok(out)
 }
 

@@ -7,7 +7,7 @@
 //!
 //! What this shows: who may call is decided by the user id that the kernel reports of the calling process ([`auth`]); tower's own
 //! layers limit time and concurrency, around a channel, around one service or around all of them ([`client`], [`server`]);
-//! tower-http traces calls; and an interceptor counts them on both sides ([`metrics`]).
+//! tower-http traces calls; and the library's own interceptor counts them on both sides ([`metrics`]).
 
 mod auth;
 mod client;

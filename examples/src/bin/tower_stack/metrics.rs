@@ -1,40 +1,42 @@
 //! Counts calls by method and by how they ended.
+//!
+//! The library reports them through the `metrics` crate. What becomes of that is up to the recorder: here, it is kept to be printed.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeSet, error::Error};
 
-use shmipc_rpc::{
-    Code, Status,
-    interceptor::{Answer, Call, Interceptor, Next},
-};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
-/// What has been counted. Clones share it.
-///
-/// Calls that their caller gave up are not counted: the interceptor's future is dropped with them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics(Arc<Mutex<BTreeMap<(String, &'static str), u64>>>);
+/// What counts calls that are over.
+const FINISHED: &str = "shmipc_rpc_calls_finished_total";
 
-impl Interceptor for Metrics {
-    async fn intercept(&self, call: Call, next: Next) -> Result<Answer, Status> {
-        let method = format!("{}/{}", call.service(), call.method());
-        let answer = next.run(call).await;
-        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry((method, code.name())).or_default() += 1;
-        drop(counts);
-        answer
+/// What has been counted in this process.
+pub(crate) struct Counts(Snapshotter);
+
+impl Counts {
+    /// Begins to count. What was reported before is lost.
+    pub(crate) fn begin() -> Result<Self, Box<dyn Error>> {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        let installed = recorder.install();
+        installed.map_err(|_| "something else counts already")?;
+        Ok(Self(snapshotter))
     }
-}
 
-impl fmt::Display for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((method, code), count) in &*counts {
-            writeln!(f, "  {method} {code} {count}")?;
+    /// Returns a line for each method and each way to end.
+    pub(crate) fn lines(self) -> String {
+        let mut lines = BTreeSet::new();
+        for (key, _, _, value) in self.0.snapshot().into_vec() {
+            let key = key.key();
+            let label = |name: &str| {
+                let mut labels = key.labels();
+                labels.find(|label| label.key() == name)
+            };
+            if let (FINISHED, DebugValue::Counter(count)) = (key.name(), value)
+                && let (Some(method), Some(code)) = (label("method"), label("code"))
+            {
+                lines.insert(format!("  {} {} {count}\n", method.value(), code.value()));
+            }
         }
-        Ok(())
+        lines.into_iter().collect()
     }
 }

@@ -14,14 +14,15 @@ use examples::{
     },
 };
 use shmipc_rpc::{
-    Listener, Request, Response, Server, Status, interceptor::InterceptorLayer, server::named_layer,
+    Listener, Request, Response, Server, Status, interceptor::InterceptorLayer,
+    metrics::CallMetrics, server::named_layer,
 };
 use tokio::sync::watch;
 use tower::{Layer as _, ServiceBuilder, timeout::TimeoutLayer};
 
 use crate::{
     auth::{OnlyUser, Uid},
-    metrics::Metrics,
+    metrics::Counts,
     tracing_layer,
 };
 
@@ -94,7 +95,7 @@ pub(crate) async fn run(socket: String) -> Result<(), Box<dyn Error>> {
     // In this example, nobody is.
     let administrator = u32::MAX;
 
-    let metrics = Metrics::default();
+    let counts = Counts::begin()?;
     let service = Service {
         contents: Arc::new(watch::Sender::default()),
     };
@@ -112,7 +113,7 @@ pub(crate) async fn run(socket: String) -> Result<(), Box<dyn Error>> {
     // Layers around all services. The first sees a call first.
     let server = Server::builder()
         .layer(tracing_layer())
-        .layer(InterceptorLayer::new(metrics.clone()))
+        .layer(InterceptorLayer::new(CallMetrics::server()))
         .layer(InterceptorLayer::new(OnlyUser(owner)))
         .layer(TimeoutLayer::new(PATIENCE))
         .add_service(vault)
@@ -122,6 +123,6 @@ pub(crate) async fn run(socket: String) -> Result<(), Box<dyn Error>> {
     server
         .serve_with_listener_and_shutdown(listener, second::ready()?)
         .await?;
-    print!("{metrics}");
+    print!("{}", counts.lines());
     Ok(())
 }
