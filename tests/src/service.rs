@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 use shmipc_rpc::{
-    Body, Code, Method, Request, Response, Server, Status,
+    Body, Code, Method, Request, Response, Server, Status, Streaming,
     client::Caller,
     server::{self, NamedService, ResponseFuture, Service},
 };
@@ -20,6 +20,12 @@ use shmipc_rpc::{
 pub const ANSWER: Method = Method::unary("tests.Named", "Answer", "/tests.Named/Answer");
 /// Answers with as many packets as its payload has bytes, each with the name of the service.
 pub const LIST: Method = Method::server_streaming("tests.Named", "List", "/tests.Named/List");
+/// Answers with the name of the service and all payloads, one after the other.
+pub const COLLECT: Method =
+    Method::client_streaming("tests.Named", "Collect", "/tests.Named/Collect");
+/// Answers each packet with the name of the service and the payload that it got.
+pub const CONVERSE: Method =
+    Method::bidi_streaming("tests.Named", "Converse", "/tests.Named/Converse");
 /// Never answers.
 pub const HANG: Method = Method::unary("tests.Named", "Hang", "/tests.Named/Hang");
 
@@ -55,7 +61,7 @@ impl Named {
 
 impl NamedService for Named {
     const NAME: &'static str = "tests.Named";
-    const METHODS: &'static [Method] = &[ANSWER, LIST, HANG];
+    const METHODS: &'static [Method] = &[ANSWER, LIST, COLLECT, CONVERSE, HANG];
 }
 
 impl Service<http::Request<Body>> for Named {
@@ -74,6 +80,12 @@ impl Service<http::Request<Body>> for Named {
             "/tests.Named/List" => {
                 server::server_streaming(service, request, async |service, request| {
                     server::streamed(list(service, request).await)
+                })
+            }
+            "/tests.Named/Collect" => server::client_streaming(service, request, collect),
+            "/tests.Named/Converse" => {
+                server::bidi_streaming(service, request, async |service, request| {
+                    server::streamed(converse(service, request).await)
                 })
             }
             "/tests.Named/Hang" => server::unary(service, request, hang),
@@ -119,6 +131,49 @@ impl Stream for Copies {
         self.packet.payload = Bytes::new();
         self.left -= 1;
         Poll::Ready(Some(Ok(self.packet.clone())))
+    }
+}
+
+async fn collect(
+    service: Arc<Named>,
+    request: Request<Streaming<Packet>>,
+) -> Result<Response<Packet>, Status> {
+    let mut packets = request.into_inner();
+    let mut payload = Vec::new();
+    while let Some(packet) = packets.message().await? {
+        payload.extend_from_slice(&packet.payload);
+    }
+    Ok(Response::new(Packet {
+        name: service.name.as_ref().to_owned(),
+        payload: payload.into(),
+    }))
+}
+
+async fn converse(
+    service: Arc<Named>,
+    request: Request<Streaming<Packet>>,
+) -> Result<Response<Conversation>, Status> {
+    Ok(Response::new(Conversation {
+        name: Arc::clone(&service.name),
+        packets: request.into_inner(),
+    }))
+}
+
+/// Packets that go back with another name.
+struct Conversation {
+    name: Arc<str>,
+    packets: Streaming<Packet>,
+}
+
+impl Stream for Conversation {
+    type Item = Result<Packet, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut self.packets).poll_next(cx);
+        polled.map_ok(|packet| Packet {
+            name: self.name.as_ref().to_owned(),
+            ..packet
+        })
     }
 }
 

@@ -13,12 +13,12 @@ use std::{
     },
 };
 
-use shmipc_rpc::{Channel, Status, client::Caller};
+use shmipc_rpc::{Channel, Request, Sender, Status, blocking, client::Caller};
 use tests::{
     LONG,
     echo::Place,
     in_time,
-    service::{ANSWER, LIST, Named, Packet, request},
+    service::{ANSWER, COLLECT, CONVERSE, LIST, Named, Packet, request},
 };
 use tokio::task::JoinSet;
 
@@ -33,6 +33,9 @@ const CALLERS: usize = 8;
 
 /// Messages of each stream.
 const ITEMS: usize = 20;
+
+/// Messages of each conversation, every one of which waits for the other side.
+const TURNS: usize = 4;
 
 const ROLE: &str = "SHMIPC_HANDOVER_ROLE";
 const SOCKET: &str = "SHMIPC_HANDOVER_SOCKET";
@@ -98,7 +101,12 @@ struct Clients(Vec<Other>);
 impl Clients {
     /// Starts them, and waits until the first server serves them.
     fn start(place: &Place) -> Self {
-        let start = |_| Other::start("client", &place.path());
+        // One of them has a thread that calls, besides its tasks.
+        let role = |number| match number {
+            0 => "client thread",
+            _ => "client",
+        };
+        let start = |number| Other::start(role(number), &place.path());
         let mut clients = Self((0..CLIENTS).map(start).collect());
         clients.are_served_by(0);
         clients
@@ -139,7 +147,8 @@ fn other_process() {
         Some(("heir", name)) => runtime.block_on(passed_on::heir(&socket, name)),
         Some(("activated", "tasks")) => runtime.block_on(activation::tasks()),
         Some(("activated", "threads")) => activation::threads(),
-        None if role == "client" => runtime.block_on(client(&socket)),
+        Some(("client", "thread")) => runtime.block_on(client(&socket, true)),
+        None if role == "client" => runtime.block_on(client(&socket, false)),
         _ => panic!("nobody plays {role}"),
     }
 }
@@ -189,36 +198,51 @@ impl Tally {
     }
 }
 
-async fn client(socket: &Path) {
+async fn client(socket: &Path, with_a_thread: bool) {
     let tally = Arc::new(Tally::default());
     let mut callers = JoinSet::new();
     for _ in 0..CHANNELS {
         let caller = Caller::new(Channel::connect(socket).await.unwrap());
         for task in 0..CALLERS {
-            // Most calls are short; some take memory, more than fits into a record.
-            let len = if task == 0 { 100_000 } else { 64 };
             let (caller, tally) = (caller.clone(), Arc::clone(&tally));
             callers.spawn(async move {
+                let mut turn = 0;
                 while !tally.stops.load(Ordering::Relaxed) {
-                    let answered = if task == 1 {
-                        in_time("a list", list(&caller)).await
-                    } else {
-                        let call = caller.unary::<_, Packet>(&ANSWER, request(vec![7; len]));
-                        let answer = in_time("an answer", call).await;
-                        answer.map(|answer| answer.into_inner().name)
-                    };
-                    match answered {
+                    match in_time("a call", call(&caller, task, turn)).await {
                         Ok(name) => tally.answered(name),
                         Err(status) => say(&format!("failed: {status:?}")),
                     }
+                    turn += 1;
                 }
             });
         }
     }
+    let address = socket.to_owned();
+    let counted = Arc::clone(&tally);
+    let waiting = tokio::task::spawn_blocking(move || {
+        if with_a_thread {
+            client_that_blocks(&address, &counted);
+        }
+    });
     told_to_stop().await;
     tally.stops.store(true, Ordering::Relaxed);
     callers.join_all().await;
+    waiting.await.unwrap();
     say(&format!("calls {}", tally.calls.load(Ordering::Relaxed)));
+}
+
+/// Makes a call of the kind that a task is for, and returns who has answered. Most calls are short; some take memory, more than
+/// fits into a record, and some are streams, of each kind in turn.
+async fn call(caller: &Caller, task: usize, turn: usize) -> Result<String, Status> {
+    let len = match (task, turn % 3) {
+        (1, 0) => return list(caller).await,
+        (1, 1) => return collect(caller).await,
+        (1, _) => return converse(caller).await,
+        (0, _) => 100_000,
+        _ => 64,
+    };
+    let answer = caller.unary::<_, Packet>(&ANSWER, request(vec![7; len]));
+    Ok(answer.await?.into_inner().name)
 }
 
 /// Receives a stream of packets, all of which one server must have made.
@@ -229,11 +253,101 @@ async fn list(caller: &Caller) -> Result<String, Status> {
     while let Some(packet) = packets.message().await? {
         names.push(packet.name);
     }
+    one_of(&names, ITEMS)
+}
+
+/// Sends a stream of packets, all of which must have come.
+async fn collect(caller: &Caller) -> Result<String, Status> {
+    let packets = tokio_stream::iter(packets(ITEMS));
+    let call = caller.client_streaming::<_, _, Packet>(&COLLECT, Request::new(packets));
+    complete(call.await?.into_inner())
+}
+
+/// Sends packets, each of which is answered before the next.
+async fn converse(caller: &Caller) -> Result<String, Status> {
+    let (mut sender, requests) = Sender::for_requests();
+    let call = caller.bidi_streaming::<_, Packet, Packet>(&CONVERSE, Request::new(requests));
+    let mut answers = call.await?.into_inner();
+    let mut names = Vec::new();
+    for packet in packets(TURNS) {
+        sender.send(&packet).await?;
+        let answer = answers.message().await?;
+        names.extend(answer.map(|answer| answer.name));
+    }
+    sender.finish();
+    names.extend(answers.message().await?.map(|answer| answer.name));
+    one_of(&names, TURNS)
+}
+
+/// The packets of a stream of requests.
+fn packets(count: usize) -> impl Iterator<Item = Packet> + Send + 'static {
+    (0..count).map(|_| request(vec![7]).into_inner())
+}
+
+/// Returns who has made all packets of a stream, of which there are to be so many.
+fn one_of(names: &[String], count: usize) -> Result<String, Status> {
     let name = names.first().cloned().unwrap_or_default();
-    if names.len() != ITEMS || names.iter().any(|other| *other != name) {
-        return Err(Status::data_loss(format!("a list of {names:?}")));
+    if names.len() != count || names.iter().any(|other| *other != name) {
+        return Err(Status::data_loss(format!("a stream of {names:?}")));
     }
     Ok(name)
+}
+
+/// Returns who has collected all packets.
+fn complete(answer: Packet) -> Result<String, Status> {
+    match answer.payload.len() {
+        ITEMS => Ok(answer.name),
+        len => Err(Status::data_loss(format!("{len} packets of {ITEMS}"))),
+    }
+}
+
+/// Makes calls of all kinds, one after the other, from this thread.
+fn client_that_blocks(socket: &Path, tally: &Tally) {
+    let caller = blocking::Caller::new(blocking::Channel::connect(socket).unwrap());
+    let call = |turn: usize| match turn % 4 {
+        0 => {
+            let answer = caller.unary::<_, Packet>(&ANSWER, timed(request(vec![7; 64])));
+            answer.map(|answer| answer.into_inner().name)
+        }
+        1 => {
+            let list = timed(request(vec![7; ITEMS]));
+            let packets = caller.server_streaming::<_, Packet>(&LIST, list)?;
+            let names = packets.into_inner().map(|packet| Ok(packet?.name));
+            one_of(&names.collect::<Result<Vec<_>, Status>>()?, ITEMS)
+        }
+        2 => {
+            let packets = timed(Request::new(packets(ITEMS)));
+            let answer = caller.client_streaming::<_, _, Packet>(&COLLECT, packets);
+            complete(answer?.into_inner())
+        }
+        _ => {
+            let request = timed(Request::new(()));
+            let mut duplex = caller.bidi_streaming::<Packet, Packet>(&CONVERSE, request)?;
+            let mut names = Vec::new();
+            for packet in packets(TURNS) {
+                duplex.send(&packet)?;
+                names.extend(duplex.message()?.map(|answer| answer.name));
+            }
+            duplex.finish()?;
+            names.extend(duplex.message()?.map(|answer| answer.name));
+            one_of(&names, TURNS)
+        }
+    };
+    let mut turn = 0;
+    while !tally.stops.load(Ordering::Relaxed) {
+        match call(turn) {
+            Ok(name) => tally.answered(name),
+            Err(status) => say(&format!("failed: {status:?}")),
+        }
+        turn += 1;
+    }
+    assert!(4 <= turn, "a call of each kind");
+}
+
+/// No thread is to wait for ever.
+fn timed<T>(mut request: Request<T>) -> Request<T> {
+    request.set_timeout(LONG);
+    request
 }
 
 #[test]
