@@ -206,7 +206,7 @@ async fn a_service_says_how_long_its_messages_may_be() {
 
 async fn check_streams<S: CallService>(caller: Caller<S>) {
     // Many that are short enough, and one that is not, in the requests.
-    let requests = |last| iter([sized(90), sized(90), sized(last)].into_iter());
+    let requests = |last| iter([sized(90), sized(90), sized(last)]);
     let result = caller
         .client_streaming::<_, _, Packet>(&RECORD, Request::new(requests(90)))
         .await;

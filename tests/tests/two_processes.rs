@@ -119,11 +119,10 @@ async fn client(socket: &Path) {
 }
 
 /// Configurations for shmipc's own link with a region in which little fits.
-const LAST_WORDS_CONFIGS: usize = 4;
+const LAST_WORDS_CONFIGS: usize = 3;
 
 fn last_words_config(number: usize) -> Config {
     let (link, wakes) = [
-        (LinkKind::ShmipcV2, ShmipcWakes::Socket),
         (LinkKind::ShmipcV3, ShmipcWakes::Socket),
         (LinkKind::ShmipcV4, ShmipcWakes::Socket),
         (LinkKind::ShmipcV4, ShmipcWakes::EventFd),

@@ -66,6 +66,10 @@ pub(super) struct Draft<'a> {
 }
 
 /// What there is of a message.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, where the message is sent"
+)]
 #[derive(Debug)]
 enum Text {
     /// Nothing yet.

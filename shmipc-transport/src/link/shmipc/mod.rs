@@ -260,7 +260,6 @@ impl ShmipcLink {
 
     /// Ends the link: nobody is woken any more but those who wait here, and no slices are kept.
     pub(crate) fn sever(&self) {
-        self.forget_files();
         let waiters = lock(&self.tx).sever();
         self.pool.retire();
         waiters.into_iter().for_each(Waker::wake);
