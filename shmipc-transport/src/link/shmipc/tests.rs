@@ -50,6 +50,7 @@ fn scene_with(
         version,
         is_client: true,
         terms: Terms { wakes, windows },
+        mapping: ShmipcMapping::Memfd,
         pool: Pool::create(buffers.clone(), geometry),
         owner,
         queues: Queues::create(queues.clone(), plan, layout),
@@ -63,7 +64,7 @@ fn scene_with(
     socket.set_nonblocking(true).unwrap();
     let socket_of_link = Arc::new(ControlSocket::bare(ours));
     let peer = Peer::new(1, owner, owner);
-    let (link, rx) = ShmipcLink::new(parts, socket_of_link, Payloads::Guarded, &peer);
+    let (link, rx) = ShmipcLink::new(parts, socket_of_link, Payloads::Guarded, 128 << 20, &peer);
     Scene {
         link: Arc::new(link),
         rx,
