@@ -51,11 +51,18 @@ mod byte_stream;
 mod parker;
 mod session;
 mod stream;
+mod together;
 
-pub(crate) use self::parker::{Parker, Signal};
 pub use self::{
     byte_stream::{ByteReader, ByteStream, ByteWriter},
     session::Session,
     stream::{RecvHalf, SendHalf, Stream},
 };
-pub use crate::listener::blocking::{HandOver, Listener, Stopper};
+pub(crate) use self::{
+    parker::{Parker, Signal},
+    together::{Together, Woken, pause},
+};
+pub use crate::{
+    listener::blocking::{HandOver, Leftover, Listener, Stopper},
+    restart::blocking::Clients,
+};

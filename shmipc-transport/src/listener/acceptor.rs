@@ -163,17 +163,13 @@ impl<S: Send + 'static> Acceptor<S> {
             handshakes_max,
             state,
         } = self;
-        let mut waiting = VecDeque::new();
-        if takes_queue && let Ok(listener) = door.into_std() {
-            // It does not block. What cannot be accepted is hung up on, and comes again.
-            while waiting.len() < BACKLOG_MAX
-                && let Ok(connection) = listener.accept()
-            {
-                waiting.push_back(connection);
-            }
-        }
+        let queue = if takes_queue {
+            door.into_std().ok()
+        } else {
+            None
+        };
         Leftover {
-            waiting,
+            waiting: queue.map_or_else(VecDeque::new, empty_queue),
             handshakes: state.into_inner().handshakes,
             handshakes_max,
         }
@@ -190,6 +186,13 @@ pub(super) struct Leftover<S> {
 
 /// The most connections that are taken from a queue that is closed: as many as Linux lets wait by default.
 const BACKLOG_MAX: usize = 4096;
+
+/// Takes all connections that wait at a socket, which does not block, and closes it.
+pub(super) fn empty_queue(listener: Listening) -> VecDeque<Connection> {
+    // What cannot be accepted is hung up on, and comes again.
+    let waiting = std::iter::from_fn(|| listener.accept().ok());
+    waiting.take(BACKLOG_MAX).collect()
+}
 
 impl<S: Send + 'static> Leftover<S> {
     /// Returns the next session, or `None` if there are no more.

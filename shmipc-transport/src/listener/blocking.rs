@@ -1,9 +1,10 @@
 //! Accepting sessions in threads, with many handshakes at once in the one that waits.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::AsFd,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,17 +17,20 @@ use tracing::{debug, warn};
 
 pub use super::handover::blocking::HandOver;
 use super::{
-    acceptor::{Chain, PAUSE, is_fatal},
+    acceptor::{Chain, PAUSE, empty_queue, is_fatal},
     bind::{self, SocketFile},
     check_links, handover,
 };
 use crate::{
-    Address, Config,
-    blocking::Session,
+    Address, Config, Restart,
+    blocking::{Clients, Session},
     core::sync::{AtomicBool, Ordering, lock},
-    error::{AcceptError, BindError, HandOverError, InheritError},
+    error::{AcceptError, BindError, HandOverError, InheritError, RestartError},
     session::Joining,
-    sys::{endpoint::Listening, watch::millis},
+    sys::{
+        endpoint::{Connection, Listening},
+        watch::millis,
+    },
 };
 
 /// Waits for sessions at an address, in the calling thread. Needs no runtime and makes no thread.
@@ -40,6 +44,7 @@ pub struct Listener {
     socket: Listening,
     address: Address,
     config: Config,
+    clients: Clients,
     front: Mutex<Front>,
     stopper: Stopper,
     /// Set once a successor has the socket.
@@ -92,6 +97,19 @@ impl Listener {
         Self::new(bind::bind(&address)?, config)
     }
 
+    /// Listens at the path `address` in the place of a server that may still listen there, with tasks or with threads. See
+    /// [`Listener::take_over_with`](crate::Listener::take_over_with).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`BindError`], which names the address, if it cannot be used or a file is there that is no socket. The path may have at most
+    /// 106 bytes.
+    pub fn take_over_with(address: impl Into<Address>, config: Config) -> Result<Self, BindError> {
+        let address = address.into();
+        check_links(&address, &config)?;
+        Self::new(bind::take_over(&address)?, config)
+    }
+
     fn new(bound: bind::Bound, config: Config) -> Result<Self, BindError> {
         let bind::Bound {
             file,
@@ -113,6 +131,7 @@ impl Listener {
             socket,
             address,
             config,
+            clients: Clients::default(),
             front: Mutex::default(),
             stopper: Stopper {
                 stopped: Arc::new(stopped),
@@ -180,7 +199,7 @@ impl Listener {
     pub fn accept_until(&self, deadline: Option<Instant>) -> Result<Option<Session>, AcceptError> {
         let mut front = lock(&self.front);
         loop {
-            if let Some(session) = front.advance(&self.config) {
+            if let Some(session) = front.advance(&self.config, &self.clients) {
                 return Ok(Some(session));
             }
             match self.look(&mut front, deadline)? {
@@ -191,8 +210,78 @@ impl Listener {
                 Look::Other => {}
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Ok(front.advance(&self.config));
+                return Ok(front.advance(&self.config, &self.clients));
             }
+        }
+    }
+
+    /// The live sessions that were accepted here.
+    #[must_use]
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Tells all clients to move to the successor at this address; see [`Clients::hot_restart`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RestartError`]. Nobody was told.
+    pub fn hot_restart(&self, epoch: u64, timeout: Duration) -> Result<Restart, RestartError> {
+        self.clients.hot_restart(epoch, timeout)
+    }
+
+    /// Stops listening: gives the address back, unless a successor has taken it over, and returns those who have
+    /// connected before. If the socket was [handed over](HandOver), those who wait in its queue are left to the successor.
+    ///
+    /// Dropping the listener would hang up on clients that wait to be accepted, or are in the middle of a handshake. Threads that accept
+    /// are [stopped](Self::stopper) before.
+    ///
+    /// ```no_run
+    /// use std::{thread, time::Duration};
+    /// use shmipc_transport::blocking::Listener;
+    ///
+    /// # fn serve(session: shmipc_transport::blocking::Session) {}
+    /// # fn run(is_replaced: impl FnOnce() + Send + 'static) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = Listener::bind("/run/route.sock")?;
+    /// let (clients, stopper) = (listener.clients().clone(), listener.stopper());
+    /// thread::spawn(move || {
+    ///     is_replaced(); // A successor has begun with `Listener::take_over_with`.
+    ///     let restart = clients.hot_restart(1, Duration::from_secs(10));
+    ///     stopper.stop();
+    ///     restart // What has come of it.
+    /// });
+    /// // While the clients move, they are served.
+    /// while let Ok(session) = listener.accept() {
+    ///     thread::spawn(move || serve(session));
+    /// }
+    /// let clients = listener.clients().clone();
+    /// for session in listener.close() {
+    ///     thread::spawn(move || serve(session));
+    /// }
+    /// clients.drain(None);
+    /// # Ok(()) }
+    /// ```
+    #[must_use = "dropping it hangs up on the clients"]
+    pub fn close(self) -> Leftover {
+        let Self {
+            file,
+            socket,
+            address: _,
+            config,
+            clients,
+            front,
+            stopper: _,
+            passed_on,
+        } = self;
+        // Before the queue is emptied, so that nobody else queues up.
+        drop(file);
+        let takes_queue = !passed_on.load(Ordering::Acquire);
+        let queue = takes_queue.then_some(socket);
+        Leftover {
+            waiting: queue.map_or_else(VecDeque::new, empty_queue),
+            front: front.into_inner().unwrap_or_else(PoisonError::into_inner),
+            config,
+            clients,
         }
     }
 
@@ -218,7 +307,7 @@ impl Listener {
         if front.paused_until.is_some_and(|until| until <= now) {
             front.paused_until = None;
         }
-        let mut timeout = [deadline, front.paused_until]
+        let timeout = [deadline, front.paused_until]
             .into_iter()
             .flatten()
             .min()
@@ -242,19 +331,9 @@ impl Listener {
             PollFlags::empty()
         };
         fds.push(PollFd::new(self.socket.as_fd(), connections));
-        for joining in &front.joining {
-            let (fd, left) = joining.wants();
-            fds.push(fd);
-            timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-        }
-        let timeout = timeout.map_or(PollTimeout::NONE, |timeout: Duration| {
-            PollTimeout::try_from(millis(timeout)).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut fds, timeout) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Look::Other),
-            Err(errno) => return Err(AcceptError::Socket(Arc::new(errno.into()))),
-        }
+        front
+            .wait(&mut fds, timeout)
+            .map_err(|error| AcceptError::Socket(Arc::new(error)))?;
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
         Ok(match &fds[..] {
             [stopped, ..] if is_ready(stopped) => Look::Stopped,
@@ -265,10 +344,7 @@ impl Listener {
 
     fn take_connection(&self, front: &mut Front) -> Result<(), AcceptError> {
         match self.socket.accept() {
-            Ok(connection) => match Joining::begin(connection, &self.config) {
-                Ok(joining) => front.joining.push(joining),
-                Err(error) => debug!(error = %Chain(&error), "a client failed to shake hands"),
-            },
+            Ok(connection) => front.begin(connection, &self.config),
             Err(error) if is_fatal(&error) => return Err(AcceptError::Socket(Arc::new(error))),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock
@@ -285,12 +361,48 @@ impl Listener {
 }
 
 impl Front {
-    /// Goes on with all handshakes, and returns a session if one of them is done.
-    fn advance(&mut self, config: &Config) -> Option<Session> {
+    /// Begins a handshake.
+    fn begin(&mut self, connection: Connection, config: &Config) {
+        match Joining::begin(connection, config) {
+            Ok(joining) => self.joining.push(joining),
+            Err(error) => debug!(error = %Chain(&error), "a client failed to shake hands"),
+        }
+    }
+
+    /// Waits for `timeout` at most, until one of `fds` is ready, which says so, or a handshake may go on.
+    fn wait<'a>(
+        &'a self,
+        fds: &mut Vec<PollFd<'a>>,
+        mut timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        for joining in &self.joining {
+            let (fd, left) = joining.wants();
+            fds.push(fd);
+            timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+        }
+        let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
+            PollTimeout::try_from(millis(timeout)).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(fds, timeout) {
+            Ok(_) => Ok(()),
+            // Nothing is ready, then.
+            Err(Errno::EINTR) => {
+                fds.clear();
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Goes on with all handshakes, and returns a session if one of them is done, which is one of `clients` from then on.
+    fn advance(&mut self, config: &Config, clients: &Clients) -> Option<Session> {
         let mut index = 0;
         while index < self.joining.len() {
             match self.joining.swap_remove(index).advance(config) {
-                Ok(Ok(session)) => return Some(Session::new(session)),
+                Ok(Ok(session)) => {
+                    clients.register(&session);
+                    return Some(Session::new(session));
+                }
                 Ok(Err(joining)) => {
                     self.joining.push(joining);
                     let last = self.joining.len() - 1;
@@ -301,6 +413,51 @@ impl Front {
             }
         }
         None
+    }
+}
+
+/// The clients that had connected to a [`Listener`] when it was [closed](Listener::close): yields the sessions of those that were admitted
+/// and have shaken hands.
+///
+/// All handshakes go on in the calling thread while it waits for the next one. That takes no longer than the
+/// [time for a handshake](crate::ConfigBuilder::handshake_timeout), unless there are more clients than may shake hands at once.
+///
+/// Dropping it hangs up on those that are left.
+#[derive(Debug)]
+pub struct Leftover {
+    waiting: VecDeque<Connection>,
+    front: Front,
+    config: Config,
+    clients: Clients,
+}
+
+impl Iterator for Leftover {
+    type Item = Session;
+
+    fn next(&mut self) -> Option<Session> {
+        let Self {
+            waiting,
+            front,
+            config,
+            clients,
+        } = self;
+        loop {
+            while front.joining.len() < config.handshakes_max()
+                && let Some(connection) = waiting.pop_front()
+            {
+                front.begin(connection, config);
+            }
+            if let Some(session) = front.advance(config, clients) {
+                return Some(session);
+            }
+            if front.joining.is_empty() && waiting.is_empty() {
+                return None;
+            }
+            if let Err(error) = front.wait(&mut Vec::new(), None) {
+                warn!(%error, "cannot wait for clients");
+                return None;
+            }
+        }
     }
 }
 

@@ -29,14 +29,14 @@ use crate::{
 /// [leftover](crate::Leftover) yields.
 #[derive(Clone, Debug, Default)]
 pub struct Clients {
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
 }
 
 #[derive(Debug, Default)]
-struct Registry {
+pub(super) struct Registry {
     state: Mutex<State>,
     /// Told of sessions that come while a restart is under way.
-    arrived: Notify,
+    pub(super) arrived: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -60,15 +60,15 @@ struct Client {
 }
 
 /// A restart under way. Dropped, it makes room for another.
-struct UnderWay<'r> {
-    registry: &'r Registry,
-    epoch: u64,
+pub(super) struct UnderWay<'r> {
+    pub(super) registry: &'r Registry,
+    pub(super) epoch: u64,
 }
 
 /// A session that was told.
-struct Told {
+pub(super) struct Told {
     number: u64,
-    session: Arc<Shared>,
+    pub(super) session: Arc<Shared>,
     understands: bool,
 }
 
@@ -106,12 +106,12 @@ impl Registry {
         }
     }
 
-    fn live(&self) -> Vec<Arc<Shared>> {
+    pub(super) fn live(&self) -> Vec<Arc<Shared>> {
         let state = lock(&self.state);
         state.clients.iter().filter_map(Client::live).collect()
     }
 
-    fn begin(&self, epoch: u64) -> Result<UnderWay<'_>, RestartError> {
+    pub(super) fn begin(&self, epoch: u64) -> Result<UnderWay<'_>, RestartError> {
         let state = &mut *lock(&self.state);
         match state.epoch {
             Some(under_way) if state.is_restarting => {
@@ -160,13 +160,8 @@ impl UnderWay<'_> {
         loop {
             // Before the look at who has come.
             let arrived = self.registry.arrived.notified();
-            for told in self.registry.tell() {
-                if told.understands {
-                    call.tell(told.number);
-                    moving.spawn(self.follow(told));
-                } else {
-                    call.skip();
-                }
+            for told in self.muster(&mut call) {
+                moving.spawn(self.follow(told, sleep));
             }
             if call.is_over(began.elapsed()) {
                 return Restart::new(self.epoch, call.tally());
@@ -184,11 +179,33 @@ impl UnderWay<'_> {
         }
     }
 
-    /// Waits for what becomes of one session.
-    fn follow(&self, told: Told) -> impl Future<Output = (u64, Fate)> + Send + use<> {
+    /// Tells all who do not know yet, and returns those who are to be waited for.
+    pub(super) fn muster(&self, call: &mut RollCall) -> Vec<Told> {
+        let mut told = self.registry.tell();
+        told.retain(|told| {
+            if told.understands {
+                call.tell(told.number);
+            } else {
+                call.skip();
+            }
+            told.understands
+        });
+        told
+    }
+
+    /// Waits for what becomes of one session. `pause` is how time is waited for.
+    pub(super) fn follow<W, P>(
+        &self,
+        told: Told,
+        pause: W,
+    ) -> impl Future<Output = (u64, Fate)> + Send + use<W, P>
+    where
+        W: FnOnce(Duration) -> P + Send,
+        P: Future<Output = ()> + Send,
+    {
         let epoch = self.epoch;
         async move {
-            let fate = if told.session.has_client_moved(epoch).await {
+            let fate = if told.session.has_client_moved(epoch, pause).await {
                 Fate::Moved
             } else {
                 Fate::Ended

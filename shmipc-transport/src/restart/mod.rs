@@ -3,6 +3,7 @@
 //! Which clients there are is known to [`Clients`], without keeping any of them. What is decided is decided by
 //! [`RollCall`](crate::core::restart::RollCall). The client's side is that of [`pool`](crate::SessionPool).
 
+pub(crate) mod blocking;
 mod clients;
 
 pub use clients::Clients;

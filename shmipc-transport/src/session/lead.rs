@@ -193,7 +193,7 @@ impl Shared {
     }
 
     /// Hangs up after a session was closed here: once the peer has taken what was sent, which it might lose otherwise.
-    pub(super) fn farewell(&self) {
+    pub(crate) fn farewell(&self) {
         let Some(lead) = &self.lead else {
             return;
         };

@@ -1,6 +1,9 @@
 //! What the two sides say about themselves: that they are there, want no more streams, or leave.
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
 
 use super::{FAREWELL, shared::Shared};
 use crate::{
@@ -147,11 +150,22 @@ impl Shared {
 
     /// Has the peer open no more streams, waits until all are over, and ends the session.
     pub(crate) async fn wind_down(&self) {
+        self.wind_down_with(tokio::time::sleep).await;
+    }
+
+    /// As [`wind_down`](Self::wind_down), where `pause` is how time is waited for.
+    pub(crate) async fn wind_down_with<P: Future<Output = ()>>(
+        &self,
+        pause: impl FnOnce(Duration) -> P,
+    ) {
         self.drain_streams().await;
         // Natively, nobody was told that nothing follows: what was sent is lingered for, as after any close.
         if !self.link.is_native() {
-            let gone = self.until(|shared| shared.lost().map(drop));
-            let _ = tokio::time::timeout(FAREWELL, gone).await;
+            tokio::select! {
+                biased;
+                () = self.until(|shared| shared.lost().map(drop)) => {}
+                () = pause(FAREWELL) => {}
+            }
         }
         self.lose(SessionLost::ClosedHere);
     }

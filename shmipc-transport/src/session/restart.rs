@@ -4,6 +4,8 @@
 //! used as before. Among ourselves it is a [go-away](Shared::go_away), behind which no stream is opened, and there is nothing to
 //! acknowledge: the session ends with its last stream.
 
+use std::time::Duration;
+
 use super::{Session, shared::Shared};
 use crate::error::SessionLost;
 
@@ -62,8 +64,13 @@ impl Shared {
         true
     }
 
-    /// Waits until a client that was [told](Self::tell_restart) has moved (`true`), or the session is over.
-    pub(crate) async fn has_client_moved(&self, epoch: u64) -> bool {
+    /// Waits until a client that was [told](Self::tell_restart) has moved (`true`), or the session is over. `pause` is how time is waited
+    /// for.
+    pub(crate) async fn has_client_moved<P: Future<Output = ()>>(
+        &self,
+        epoch: u64,
+        pause: impl FnOnce(Duration) -> P,
+    ) -> bool {
         if self.link.is_native() {
             let moved = |shared: &Self| match shared.lost() {
                 _ if shared.presence.restarts().is_answered(epoch) => Some(true),
@@ -71,7 +78,7 @@ impl Shared {
             };
             return self.until(moved).await;
         }
-        self.wind_down().await;
+        self.wind_down_with(pause).await;
         let moved = matches!(
             self.lost(),
             Some(SessionLost::ClosedHere | SessionLost::ClosedByPeer)
