@@ -322,6 +322,26 @@ fn closing_wakes_all_who_wait() {
 }
 
 #[test]
+fn who_receives_on_a_stream_that_nobody_has_heard_of_learns_of_the_end() {
+    for wait in WAITS {
+        let pair = Pair::new(wait);
+        let mut stream = pair.client.open_stream().unwrap();
+        let (sender, ended) = mpsc::channel();
+        // It is not waited for: it might never end.
+        thread::spawn(move || sender.send(stream.recv_until(late())));
+        pair.server.close();
+        let ended = ended.recv_timeout(PATIENCE).expect("it ends");
+        assert!(
+            matches!(
+                ended,
+                Err(RecvError::SessionLost(SessionLost::ClosedByPeer))
+            ),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
 fn halves_belong_to_two_threads_and_a_reset_wakes_the_other() {
     for wait in WAITS {
         let pair = Pair::new(wait);

@@ -47,6 +47,7 @@ impl Clients {
     /// Returns `true` once all are over, and `false` if that was not so by `deadline`: [`close`](Self::close) what is left, then.
     ///
     /// Other threads go on accepting the streams of the sessions meanwhile. A session that no thread waits on is looked after here, every 10 ms.
+    /// See [`Session::close`](crate::blocking::Session::close) about how long the end of one may take.
     pub fn drain(&self, deadline: Option<Instant>) -> bool {
         let registry = &self.inner.registry;
         loop {

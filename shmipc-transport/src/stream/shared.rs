@@ -173,13 +173,15 @@ impl StreamShared {
         if state.recv_ended {
             return Some(Ok(None));
         }
-        state.over.as_ref().map(|over| {
-            Err(match over {
-                Over::ByPeer(code) => RecvError::Reset(*code),
-                Over::Here => RecvError::Abandoned,
-                Over::Lost(lost) => RecvError::SessionLost(lost.clone()),
-            })
-        })
+        let over = state.over.as_ref().map(|over| match over {
+            Over::ByPeer(code) => RecvError::Reset(*code),
+            Over::Here => RecvError::Abandoned,
+            Over::Lost(lost) => RecvError::SessionLost(lost.clone()),
+        });
+        // Before the peer has heard of it, it is in no table, and nobody tells it that the session is lost.
+        let lost = || session.lost().filter(|_| self.id().is_none());
+        let lost = || lost().cloned().map(RecvError::SessionLost);
+        over.or_else(lost).map(Err)
     }
 
     /// Whether the stream has ended before both sides were through with it.
