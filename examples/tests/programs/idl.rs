@@ -6,6 +6,8 @@ use crate::process::run;
 
 const EXPECTED: &str = "\
 threads  outbox     100 pictures, 4950000 bytes
+threads  shmipc-v4  100 pictures, 4950000 bytes
+threads  shmipc-v3  100 pictures, 4950000 bytes
 tasks    outbox     100 pictures, 4950000 bytes
 tasks    shmipc-v4  100 pictures, 4950000 bytes
 tasks    shmipc-v3  100 pictures, 4950000 bytes

@@ -28,8 +28,10 @@ fn main() -> ExitCode {
 }
 
 /// The ways in which requests are made: threads or tasks, and the link.
-const WAYS: [(&str, &str); 4] = [
+const WAYS: [(&str, &str); 6] = [
     ("threads", "outbox"),
+    ("threads", "shmipc-v4"),
+    ("threads", "shmipc-v3"),
     ("tasks", "outbox"),
     ("tasks", "shmipc-v4"),
     ("tasks", "shmipc-v3"),
@@ -41,14 +43,14 @@ fn run() -> Result<(), Box<dyn Error>> {
     match arguments[..] {
         [] => {}
         // The second process.
-        ["threads", _, "serve", address] => return threads::serve(address),
+        ["threads", link, "serve", address] => return threads::serve(address, config(link)?),
         ["tasks", link, "serve", address] => return tasks::serve(address, config(link)?),
         _ => return Err("there are no arguments".into()),
     }
     for (who, link) in WAYS {
         let server = Second::start("idl", &[who, link])?;
         let tally = match who {
-            "threads" => threads::ask(&server.address()),
+            "threads" => threads::ask(&server.address(), config(link)?),
             _ => tasks::ask(server.address(), config(link)?),
         };
         server.stop()?;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use examples::second;
-use shmipc_transport::blocking::{Listener, Session, Stream};
+use shmipc_transport::{
+    Config,
+    blocking::{Listener, Session, Stream},
+};
 
 use super::{
     REQUESTS, Tally,
@@ -15,8 +18,8 @@ use super::{
     draw, request,
 };
 
-pub(crate) fn serve(address: &str) -> Result<(), Box<dyn Error>> {
-    let listener = Listener::bind(address)?;
+pub(crate) fn serve(address: &str, config: Config) -> Result<(), Box<dyn Error>> {
+    let listener = Listener::bind_with(address, config)?;
     let stopper = listener.stopper();
     second::say_ready()?;
     thread::spawn(move || {
@@ -52,8 +55,8 @@ fn paint(stream: Stream) -> io::Result<()> {
     writer.finish()
 }
 
-pub(crate) fn ask(address: &str) -> Result<Tally, Box<dyn Error>> {
-    let session = Session::connect(address)?;
+pub(crate) fn ask(address: &str, config: Config) -> Result<Tally, Box<dyn Error>> {
+    let session = Session::connect_with(address, config)?;
     let (mut reader, mut writer) = session.open_stream()?.into_bytes().split();
     let mut tally = Tally::default();
     for request in (0..REQUESTS).map(request) {
