@@ -4,7 +4,11 @@
     reason = "the choice to trust a foreign user carries the contract, once, where it is made"
 )]
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     LinkKind, Peer, Shmipc,
@@ -272,6 +276,17 @@ impl Config {
     #[must_use]
     pub fn handshake_timeout(&self) -> Duration {
         self.handshake_timeout
+    }
+
+    /// The same, but that a handshake which begins now has no more time than until `deadline`.
+    pub(crate) fn hurried(&self, deadline: Option<Instant>) -> Self {
+        let mut config = self.clone();
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let least = Duration::from_millis(1);
+            config.handshake_timeout = config.handshake_timeout.min(left.max(least));
+        }
+        config
     }
 
     /// See [`ConfigBuilder::handshakes_max`].

@@ -1,11 +1,11 @@
 //! In a process of its own, because it counts threads.
 
-use std::{fs, thread};
+use std::{fs, path::Path, thread, time::Duration};
 
 use bytes::BufMut;
 use shmipc_transport::{
-    Config, Flush, LinkKind, Shmipc,
-    blocking::{Listener, Session},
+    Config, Flush, LinkKind, PoolConfig, SendBuf, Shmipc,
+    blocking::{Listener, Session, SessionPool},
 };
 
 fn threads() -> usize {
@@ -38,7 +38,7 @@ fn over(link: LinkKind) {
         }
     });
     let before = threads();
-    let client = Session::connect_with(dir.path().join("socket"), config).unwrap();
+    let client = Session::connect_with(dir.path().join("socket"), config.clone()).unwrap();
     for len in [1, 5000, 1 << 20] {
         let mut stream = client.open_stream().unwrap();
         let mut message = stream.buffer(len);
@@ -48,5 +48,27 @@ fn over(link: LinkKind) {
         assert_eq!(threads(), before);
     }
     drop(client);
+    server.join().unwrap();
+    pooled(&dir.path().join("socket"), config);
+}
+
+/// The same for a pool, and for the server's part in a restart.
+fn pooled(socket: &Path, config: Config) {
+    let listener = Listener::bind_with(socket, config.clone()).unwrap();
+    let clients = listener.clients().clone();
+    let server = thread::spawn(move || {
+        let session = listener.accept().unwrap();
+        while session.accept_stream().is_ok() {}
+    });
+    let before = threads();
+    let config = PoolConfig::builder().session(config).build().unwrap();
+    let pool = SessionPool::connect_with(socket, config).unwrap();
+    let fill = |message: &mut SendBuf| message.put_u8(7);
+    pool.stream_with(1, Flush::End, fill).unwrap();
+    assert!(threads() <= before);
+    // Nobody follows.
+    clients.hot_restart(1, Duration::from_millis(1)).unwrap();
+    assert!(threads() <= before);
+    pool.close();
     server.join().unwrap();
 }

@@ -43,6 +43,8 @@
 //! - pings are not answered: a peer that pings should only do so while it knows that somebody waits here;
 //! - memory that lies idle is not given back; that happens with the next use.
 //!
+//! A [`SessionPool`] learns of nothing while nobody [uses or attends](SessionPool#while-nobody-calls) it. A [`Listener`] takes no connection while no thread accepts.
+//!
 //! The setting [`keepalive`](crate::ConfigBuilder::keepalive) has no effect here: a deadline limits what a thread waits for.
 //!
 //! The peer makes no system call on our behalf meanwhile, and an idle session costs no CPU time here.
@@ -64,5 +66,6 @@ pub(crate) use self::{
 };
 pub use crate::{
     listener::blocking::{HandOver, Leftover, Listener, Stopper},
+    pool::blocking::{PooledStream, SessionPool},
     restart::blocking::Clients,
 };

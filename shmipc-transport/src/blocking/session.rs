@@ -39,7 +39,20 @@ impl Session {
     ///
     /// See [`ConnectError`].
     pub fn connect_with(address: impl Into<Address>, config: Config) -> Result<Self, ConnectError> {
-        let inner = crate::Session::connect_blocking(&address.into(), config)?;
+        Self::connect_until(address, config, None)
+    }
+
+    /// As [`connect_with`](Self::connect_with), but waits no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn connect_until(
+        address: impl Into<Address>,
+        config: Config,
+        deadline: Option<Instant>,
+    ) -> Result<Self, ConnectError> {
+        let inner = crate::Session::connect_blocking(&address.into(), config, deadline)?;
         Ok(Self { inner })
     }
 
@@ -268,6 +281,10 @@ impl Session {
     #[must_use]
     pub fn as_async(&self) -> &crate::Session {
         &self.inner
+    }
+
+    pub(crate) fn into_inner(self) -> crate::Session {
+        self.inner
     }
 
     fn shared(&self) -> &Shared {

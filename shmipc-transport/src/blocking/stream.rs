@@ -30,7 +30,7 @@ pub struct RecvHalf {
 }
 
 impl Stream {
-    pub(super) fn new(inner: crate::Stream) -> Self {
+    pub(crate) fn new(inner: crate::Stream) -> Self {
         Self { inner }
     }
 

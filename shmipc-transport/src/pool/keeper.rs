@@ -3,15 +3,15 @@
 //! It sleeps until an attempt ends, something happens to a session, or it is time for the next attempt. Of each session it has one task
 //! more, which sleeps until there is something to tell.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc, time::Instant};
 
 use tokio::{
     task::{Id, JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 
-use super::{Inner, line::Line, state::Event};
-use crate::{Session, core::sync::lock, error::ConnectError, session::Shared};
+use super::{Inner, line::Line, state::Event, watch::Watch};
+use crate::{Session, core::sync::lock, error::ConnectError};
 
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -30,15 +30,6 @@ struct Attempt {
     outcome: Result<Session, ConnectError>,
 }
 
-/// What there is to see of a session, and what of it is known. Does not keep it open.
-#[derive(Debug)]
-struct Watch {
-    number: u64,
-    shared: Arc<Shared>,
-    epoch: Option<u64>,
-    goes_away: bool,
-}
-
 impl Keeper {
     pub(super) fn new(inner: Arc<Inner>) -> Self {
         Self {
@@ -51,18 +42,11 @@ impl Keeper {
 
     pub(super) async fn run(mut self) {
         let inner = Arc::clone(&self.inner);
-        let lines: Vec<_> = {
-            let state = lock(&inner.state);
-            state
-                .slots
-                .iter()
-                .filter_map(|slot| slot.line.clone())
-                .collect()
-        };
+        let lines: Vec<_> = lock(&inner.state).lines().cloned().collect();
         lines.iter().for_each(|line| self.watch(line));
         drop(lines);
         loop {
-            let mut work = lock(&inner.state).work(&inner.config, Instant::now());
+            let mut work = lock(&inner.state).work(&inner.config, Instant::now(), usize::MAX);
             work.settle();
             for (slot, number) in work.connect.drain(..) {
                 let task = attempt(Arc::clone(&inner), slot, number);
@@ -84,7 +68,7 @@ impl Keeper {
                     }
                 }
                 () = inner.kicked.notified() => {}
-                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+                () = sleep_until(again.unwrap_or_else(Instant::now).into()), if again.is_some() => {}
             }
         }
     }
@@ -130,13 +114,7 @@ impl Keeper {
     }
 
     fn watch(&mut self, line: &Line) {
-        let watch = Watch {
-            number: line.number,
-            shared: line.session.share(),
-            epoch: None,
-            goes_away: false,
-        };
-        self.watches.spawn(watch.changes());
+        self.watches.spawn(Watch::of(line).changes());
     }
 
     fn saw(&mut self, mut watch: Watch) {
@@ -160,41 +138,5 @@ async fn attempt(inner: Arc<Inner>, slot: usize, number: u64) -> Attempt {
         slot,
         number,
         outcome,
-    }
-}
-
-impl Watch {
-    /// Waits until there is news, and returns itself.
-    async fn changes(self) -> Self {
-        let Self {
-            epoch, goes_away, ..
-        } = self;
-        let is_known = |shared: &Shared| {
-            shared.lost().is_none()
-                && shared.restart_epoch() == epoch
-                && shared.peer_goes_away() == goes_away
-        };
-        let shared = &self.shared;
-        shared
-            .until(|shared| (!is_known(shared)).then_some(()))
-            .await;
-        self
-    }
-
-    /// Takes note of the next thing that is news.
-    fn news(&mut self) -> Option<Event> {
-        let shared = &self.shared;
-        if shared.lost().is_some() {
-            return Some(Event::Lost);
-        }
-        if shared.peer_goes_away() && !self.goes_away {
-            self.goes_away = true;
-            return Some(Event::GoesAway);
-        }
-        let epoch = shared
-            .restart_epoch()
-            .filter(|_| shared.restart_epoch() != self.epoch);
-        self.epoch = epoch.or(self.epoch);
-        epoch.map(Event::Restarts)
     }
 }

@@ -1,13 +1,13 @@
 //! A session of a pool, and its streams that nobody uses at the moment.
 
-use std::sync::{Arc, Mutex};
-
-use tokio::time::Instant;
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use crate::{
     Session, Stream,
     core::sync::{Gauge, lock},
-    error::SessionLost,
     session::Shared,
 };
 
@@ -53,8 +53,22 @@ impl Line {
         self.session.shared()
     }
 
+    /// A stream of this session, which has [counted](Self::lent) it, and whether others have used it; `None` if the session is lost, and
+    /// then it counts no more.
+    pub(super) fn stream(&self, reuses: bool) -> Option<(Stream, bool)> {
+        let reused = if reuses { self.reuse() } else { None };
+        if let Some(stream) = reused {
+            return Some((stream, true));
+        }
+        let opened = self.session.open_stream().ok();
+        if opened.is_none() {
+            self.lent.sub();
+        }
+        Some((opened?, false))
+    }
+
     /// A stream that was given back, and is as it was then.
-    pub(super) fn reuse(&self) -> Option<Stream> {
+    fn reuse(&self) -> Option<Stream> {
         loop {
             let stream = lock(&self.idle).as_mut()?.pop()?;
             if stream.is_at_rest() {
@@ -62,11 +76,6 @@ impl Line {
             }
             stream.end();
         }
-    }
-
-    /// A stream of which nobody has heard yet.
-    pub(super) fn open(&self) -> Result<Stream, SessionLost> {
-        self.session.open_stream()
     }
 
     /// Keeps a stream for reuse, if it is as good as new. If not, it ends.

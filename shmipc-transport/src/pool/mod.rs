@@ -1,31 +1,34 @@
 //! Several sessions to one address, kept up: streams from whichever is best, and from its successor when the server restarts.
 //!
-//! [`State`] says what is to be done, [`Keeper`] does it in a task of its own. What a client does about hot restarts is
-//! decided by [`Relocation`](crate::core::restart::Relocation).
+//! [`State`] says what is to be done. [`Keeper`] does it in a task of its own; in a [pool for threads](blocking), whoever wants a stream does.
+//! What a client does about hot restarts is decided by [`Relocation`](crate::core::restart::Relocation).
 
+pub(crate) mod blocking;
 mod config;
 mod keeper;
 mod line;
 mod state;
 mod stats;
 mod stream;
+mod watch;
 
 use std::{
     panic::resume_unwind,
     pin::pin,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinSet},
-    time::{Instant, timeout_at},
+    time::timeout_at,
 };
 
 pub use config::{PoolConfig, PoolConfigBuilder, Selection};
 use keeper::Keeper;
 use line::Line;
-use state::{Choice, Phase, State};
+use state::{Choice, State};
 pub use stats::{PoolStats, SlotState, SlotStats};
 pub use stream::PooledStream;
 
@@ -247,16 +250,7 @@ impl SessionPool {
             fill(&mut message);
             match stream.send(message, flush).await {
                 Ok(()) => return Ok(stream),
-                // Whatever is wrong with it, was so before: a message that is refused is not sent in part. Its session takes no
-                // stream any more; or the peer has ended the stream while nobody used it.
-                Err(
-                    SendError::GoingAway
-                    | SendError::SessionLost(
-                        SessionLost::ClosedByPeer | SessionLost::ClosedHere | SessionLost::PeerDied,
-                    ),
-                ) => {}
-                Err(SendError::Reset(_)) if reuses => reuses = false,
-                Err(refused) => return Err(PoolError::Send(refused)),
+                Err(refused) => take_another(refused, &mut reuses)?,
             }
         }
     }
@@ -282,7 +276,7 @@ impl SessionPool {
             }
             let time_is_over = match deadline {
                 Some(deadline) if deadline <= Instant::now() => true,
-                Some(deadline) => timeout_at(deadline, changed).await.is_err(),
+                Some(deadline) => timeout_at(deadline.into(), changed).await.is_err(),
                 None => {
                     changed.await;
                     false
@@ -310,35 +304,37 @@ impl SessionPool {
     /// The sessions that take streams at the moment: to look at their [statistics](Session::stats), or to accept streams of them.
     #[must_use]
     pub fn sessions(&self) -> Vec<Session> {
-        let state = lock(&self.inner().state);
-        let lines = state.slots.iter().filter(|slot| slot.is_ready());
-        lines
-            .filter_map(|slot| Some(slot.line.as_ref()?.session.clone()))
-            .collect()
+        lock(&self.inner().state).ready().cloned().collect()
     }
 
     /// Takes a snapshot of what the pool has done and holds. Costs a short lock for each session.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        self.inner().stats()
+        lock(&self.inner().state).stats()
+    }
+}
+
+/// What follows from a first message that could not be sent on a stream: another one is taken, or that is an error.
+fn take_another(refused: SendError, reuses: &mut bool) -> Result<(), PoolError> {
+    match refused {
+        // Whatever is wrong with it, was so before: a message that is refused is not sent in part. Its session takes no stream any
+        // more; or the peer has ended the stream while nobody used it.
+        SendError::GoingAway
+        | SendError::SessionLost(
+            SessionLost::ClosedByPeer | SessionLost::ClosedHere | SessionLost::PeerDied,
+        ) => Ok(()),
+        SendError::Reset(_) if *reuses => {
+            *reuses = false;
+            Ok(())
+        }
+        refused => Err(PoolError::Send(refused)),
     }
 }
 
 impl Inner {
     /// Chooses a session.
     fn choose(&self) -> Result<Choice, PoolError> {
-        let (choice, is_news) = {
-            let mut state = lock(&self.state);
-            if state.is_closed {
-                return Err(PoolError::Closed);
-            }
-            let (choice, is_news) = state.choose(&self.config, Instant::now());
-            if let Choice::Line(line) = &choice {
-                // Under the lock, so that the next one sees it.
-                line.lent.add();
-            }
-            (choice, is_news)
-        };
+        let (choice, is_news) = lock(&self.state).lend(&self.config, Instant::now())?;
         if is_news {
             self.kicked.notify_one();
         }
@@ -347,45 +343,8 @@ impl Inner {
 
     /// A stream of a session, which has counted it; `None` if the session is lost.
     fn stream_of(&self, line: Arc<Line>, reuses: bool) -> Option<PooledStream> {
-        let reused = if reuses { line.reuse() } else { None };
-        let is_reused = reused.is_some();
-        let Some(stream) = reused.or_else(|| line.open().ok()) else {
-            line.lent.sub();
-            return None;
-        };
-        let counts = &mut lock(&self.state).counts;
-        if is_reused {
-            counts.reused += 1;
-        } else {
-            counts.opened += 1;
-        }
+        let (stream, is_reused) = line.stream(reuses)?;
+        lock(&self.state).lent(is_reused);
         Some(PooledStream::new(stream, line))
-    }
-
-    fn stats(&self) -> PoolStats {
-        let state = lock(&self.state);
-        let now = Instant::now();
-        let slot = |slot: &state::Slot| SlotStats {
-            state: match &slot.phase {
-                Phase::Connecting if slot.is_ready() => SlotState::Moving,
-                _ if slot.is_ready() => SlotState::Ready,
-                Phase::Waiting { until } => SlotState::Waiting(*until - now),
-                Phase::Idle | Phase::Connecting => SlotState::Connecting,
-            },
-            streams_lent: slot.line.as_ref().map_or(0, |line| line.lent.get()),
-            streams_idle: slot.line.as_ref().map_or(0, |line| line.idle()),
-        };
-        let (restarts, restarts_given_up) = state.relocation.counts();
-        PoolStats {
-            slots: state.slots.iter().map(slot).collect(),
-            leaving: state.leaving.len(),
-            connected: state.counts.connected,
-            failed: state.counts.failed,
-            restarts,
-            restarts_given_up,
-            moved: state.counts.moved,
-            streams_opened: state.counts.opened,
-            streams_reused: state.counts.reused,
-        }
     }
 }

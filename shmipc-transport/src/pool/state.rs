@@ -1,17 +1,19 @@
 //! The places for sessions, and what is decided about them.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::time::Instant;
-
-use super::{PoolConfig, Selection, line::Line};
+use super::{PoolConfig, PoolStats, Selection, SlotState, SlotStats, line::Line};
 use crate::{
     Backoff, Session,
     core::{
         restart::{Act, Relocation},
         selection::{Breaker, Candidate, in_turn, least_loaded},
     },
-    error::ConnectError,
+    error::{ConnectError, PoolError},
 };
 
 /// A session that ends sooner, and without a message from the peer, counts as a failure, so that a server that takes sessions and
@@ -32,10 +34,10 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct State {
     began: Instant,
-    pub(super) slots: Vec<Slot>,
+    slots: Vec<Slot>,
     /// Sessions that were replaced, and until when they are kept.
-    pub(super) leaving: Vec<(Arc<Line>, Instant)>,
-    pub(super) relocation: Relocation,
+    leaving: Vec<(Arc<Line>, Instant)>,
+    relocation: Relocation,
     /// Lines up to this number are to be replaced.
     move_up_to: u64,
     /// The number of the newest line, connected or not.
@@ -43,22 +45,22 @@ pub(super) struct State {
     /// Whose turn it is.
     next: usize,
     pub(super) is_closed: bool,
-    pub(super) counts: Counts,
+    counts: Counts,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    pub(super) connected: u64,
-    pub(super) failed: u64,
-    pub(super) moved: u64,
-    pub(super) opened: u64,
-    pub(super) reused: u64,
+struct Counts {
+    connected: u64,
+    failed: u64,
+    moved: u64,
+    opened: u64,
+    reused: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) line: Option<Arc<Line>>,
-    pub(super) phase: Phase,
+struct Slot {
+    line: Option<Arc<Line>>,
+    phase: Phase,
     /// Whether the line is to be replaced.
     wants_another: bool,
     /// Why the last attempt failed, if it did.
@@ -69,7 +71,7 @@ pub(super) struct Slot {
 
 /// What is being done about a session.
 #[derive(Debug)]
-pub(super) enum Phase {
+enum Phase {
     /// Nothing. If there is no session, connecting begins at once.
     Idle,
     Connecting,
@@ -90,7 +92,7 @@ pub(super) enum Choice {
     },
 }
 
-/// What the keeper has to do.
+/// What there is to do for whoever keeps the pool up: a task, or the threads that use it.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     /// Slots to connect, and the numbers of their lines.
@@ -113,11 +115,17 @@ impl Work {
             line.retire();
         }
     }
+
+    /// Adds what is to be [settled](Self::settle) of another.
+    pub(super) fn adopt(&mut self, other: Self) {
+        self.acknowledge.extend(other.acknowledge);
+        self.done.extend(other.done);
+    }
 }
 
 impl Slot {
     /// Whether its session takes streams.
-    pub(super) fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         self.line.as_ref().is_some_and(|line| line.takes_streams())
     }
 
@@ -128,6 +136,16 @@ impl Slot {
             Phase::Waiting { until } => until <= now + STEADY,
         };
         soon && self.error.is_none()
+    }
+
+    /// Whether an attempt to connect should begin.
+    fn is_due(&self, move_up_to: u64, now: Instant) -> bool {
+        let is_free = match self.phase {
+            Phase::Idle => true,
+            Phase::Connecting => false,
+            Phase::Waiting { until } => until <= now,
+        };
+        is_free && self.lacks_line(move_up_to)
     }
 
     fn lacks_line(&self, move_up_to: u64) -> bool {
@@ -181,8 +199,34 @@ impl State {
         self.connected(slot, number, session, config);
     }
 
-    /// Chooses a session for a stream. Returns as well whether one was found that takes none any more, of which nobody knew.
-    pub(super) fn choose(&mut self, config: &PoolConfig, now: Instant) -> (Choice, bool) {
+    /// Chooses a session for a stream, which it counts. Returns as well whether one was found that takes none any more, of which nobody
+    /// knew.
+    pub(super) fn lend(
+        &mut self,
+        config: &PoolConfig,
+        now: Instant,
+    ) -> Result<(Choice, bool), PoolError> {
+        if self.is_closed {
+            return Err(PoolError::Closed);
+        }
+        let (choice, is_news) = self.choose(config, now);
+        if let Choice::Line(line) = &choice {
+            // Under the lock, so that the next one sees it.
+            line.lent.add();
+        }
+        Ok((choice, is_news))
+    }
+
+    /// Counts a stream that was lent.
+    pub(super) fn lent(&mut self, is_reused: bool) {
+        if is_reused {
+            self.counts.reused += 1;
+        } else {
+            self.counts.opened += 1;
+        }
+    }
+
+    fn choose(&mut self, config: &PoolConfig, now: Instant) -> (Choice, bool) {
         let since = now - self.began;
         let mut candidates = Vec::with_capacity(self.slots.len());
         let mut is_exhausted = false;
@@ -224,38 +268,44 @@ impl State {
         }
     }
 
-    /// What is to be done now, and when to look again.
-    pub(super) fn work(&mut self, config: &PoolConfig, now: Instant) -> Work {
+    /// What is to be done now, with so many attempts to connect at most, and when to look again.
+    pub(super) fn work(&mut self, config: &PoolConfig, now: Instant, attempts_max: usize) -> Work {
         let mut work = Work::default();
+        if self.is_closed {
+            return work;
+        }
         let acts = self.relocation.poll(self.newest, now - self.began);
         self.act(acts, config, now, &mut work);
-        let mut again = self.relocation.deadline().map(|after| self.began + after);
-        let mut look_at =
-            |at: Instant| again = Some(again.map_or(at, |again: Instant| again.min(at)));
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if !slot.lacks_line(self.move_up_to) {
-                continue;
-            }
-            match slot.phase {
-                Phase::Connecting => {}
-                Phase::Waiting { until } if now < until => look_at(until),
-                Phase::Idle | Phase::Waiting { .. } => {
-                    slot.phase = Phase::Connecting;
-                    self.newest += 1;
-                    work.connect.push((index, self.newest));
-                }
-            }
+        let slots = self.slots.iter_mut().enumerate();
+        let due = slots.filter(|(_, slot)| slot.is_due(self.move_up_to, now));
+        for (index, slot) in due.take(attempts_max) {
+            slot.phase = Phase::Connecting;
+            self.newest += 1;
+            work.connect.push((index, self.newest));
         }
         for (line, until) in mem::take(&mut self.leaving) {
             if until <= now {
                 work.done.push(line);
             } else {
-                look_at(until);
                 self.leaving.push((line, until));
             }
         }
-        work.again = again;
+        work.again = self.next_look(now);
         work
+    }
+
+    /// When there is something to do next, unless something happens before.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+        let attempt = |slot: &Slot| match slot.phase {
+            _ if !slot.lacks_line(self.move_up_to) => None,
+            Phase::Idle => Some(now),
+            Phase::Connecting => None,
+            Phase::Waiting { until } => Some(until),
+        };
+        let attempts = self.slots.iter().filter_map(attempt);
+        let leaving = self.leaving.iter().map(|(_, until)| *until);
+        let giving_up = self.relocation.deadline().map(|after| self.began + after);
+        attempts.chain(leaving).chain(giving_up).min()
     }
 
     fn act(&mut self, acts: Vec<Act>, config: &PoolConfig, now: Instant, work: &mut Work) {
@@ -337,6 +387,38 @@ impl State {
         };
     }
 
+    /// As [`failed`](Self::failed), where slots are connected one after the other: what was found holds for those that are due as well.
+    pub(super) fn failed_for_all(&mut self, slot: usize, error: &Arc<ConnectError>) {
+        self.failed(slot, Arc::clone(error));
+        let (now, move_up_to) = (Instant::now(), self.move_up_to);
+        let slots = self.slots.iter_mut();
+        for slot in slots.filter(|slot| slot.is_due(move_up_to, now)) {
+            slot.error = Some(Arc::clone(error));
+            slot.phase = Phase::Waiting {
+                until: now + slot.backoff.next_delay(),
+            };
+        }
+    }
+
+    /// An attempt to connect came to nothing, which says nothing of the server. If there are others to be had, it is not made again at
+    /// once.
+    pub(super) fn broken_off(&mut self, slot: usize) {
+        let has_another = self.has_ready();
+        let slot = &mut self.slots[slot];
+        slot.phase = if has_another {
+            Phase::Waiting {
+                until: Instant::now() + slot.backoff.next_delay(),
+            }
+        } else {
+            Phase::Idle
+        };
+    }
+
+    /// Whether some session takes streams.
+    pub(super) fn has_ready(&self) -> bool {
+        self.slots.iter().any(Slot::is_ready)
+    }
+
     /// Something happened to a session.
     pub(super) fn happened(&mut self, number: u64, event: Event, config: &PoolConfig) -> Work {
         let now = Instant::now();
@@ -369,6 +451,43 @@ impl State {
             }
         }
         work
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let now = Instant::now();
+        let slot = |slot: &Slot| SlotStats {
+            state: match &slot.phase {
+                Phase::Connecting if slot.is_ready() => SlotState::Moving,
+                _ if slot.is_ready() => SlotState::Ready,
+                Phase::Waiting { until } => SlotState::Waiting(*until - now),
+                Phase::Idle | Phase::Connecting => SlotState::Connecting,
+            },
+            streams_lent: slot.line.as_ref().map_or(0, |line| line.lent.get()),
+            streams_idle: slot.line.as_ref().map_or(0, |line| line.idle()),
+        };
+        let (restarts, restarts_given_up) = self.relocation.counts();
+        PoolStats {
+            slots: self.slots.iter().map(slot).collect(),
+            leaving: self.leaving.len(),
+            connected: self.counts.connected,
+            failed: self.counts.failed,
+            restarts,
+            restarts_given_up,
+            moved: self.counts.moved,
+            streams_opened: self.counts.opened,
+            streams_reused: self.counts.reused,
+        }
+    }
+
+    /// The sessions that take streams.
+    pub(super) fn ready(&self) -> impl Iterator<Item = &Session> {
+        let ready = self.slots.iter().filter(|slot| slot.is_ready());
+        ready.filter_map(|slot| Some(&slot.line.as_ref()?.session))
+    }
+
+    /// The sessions that there are.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &Arc<Line>> {
+        self.slots.iter().filter_map(|slot| slot.line.as_ref())
     }
 
     /// Hands out all that there is, for good.

@@ -1,6 +1,11 @@
 //! From a socket to a session.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::poll::PollFd;
 use tracing::debug;
@@ -129,12 +134,17 @@ pub(super) async fn connect(address: &Address, config: Config) -> Result<Session
     }
 }
 
-/// Connects as [`connect`] does, and starts a session without a task. Waits in the kernel.
-pub(super) fn connect_blocking(address: &Address, config: Config) -> Result<Session, ConnectError> {
-    let (mut plan, clock) = (Plan::new(&config, address)?, Clock::start());
+/// Connects as [`connect`] does, but not for longer than until `deadline`, and starts a session without a task. Waits in the kernel.
+pub(super) fn connect_blocking(
+    address: &Address,
+    config: Config,
+    deadline: Option<Instant>,
+) -> Result<Session, ConnectError> {
+    let (hurried, clock) = (config.hurried(deadline), Clock::start());
+    let mut plan = Plan::new(&hurried, address)?;
     loop {
         let join = Join::new(&config);
-        match handshake::blocking::connect(address, &config, clock, plan.next(), join) {
+        match handshake::blocking::connect(address, &hurried, clock, plan.next(), join) {
             Ok(outcome) => return start_blocking(outcome, config, true).map_err(unwatched),
             Err(error) => plan.failed(error)?,
         }

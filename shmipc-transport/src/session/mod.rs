@@ -128,8 +128,9 @@ impl Session {
     pub(crate) fn connect_blocking(
         address: &Address,
         config: Config,
+        deadline: Option<Instant>,
     ) -> Result<Self, ConnectError> {
-        establish::connect_blocking(address, config)
+        establish::connect_blocking(address, config, deadline)
     }
 
     fn new(shared: Arc<Shared>) -> Self {

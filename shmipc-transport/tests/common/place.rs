@@ -32,8 +32,13 @@ impl Place {
     }
 
     pub(crate) fn config_with(&self, link: LinkKind, shmipc: Shmipc) -> Config {
-        let shmipc = shmipc.directory(self.path());
-        let config = Config::builder().links([link]).shmipc(shmipc);
-        config.build().unwrap()
+        config_in(self.path(), link, shmipc)
     }
+}
+
+/// Settings that demand one link, whose files lie in a directory.
+pub(crate) fn config_in(directory: &Path, link: LinkKind, shmipc: Shmipc) -> Config {
+    let shmipc = shmipc.directory(directory);
+    let config = Config::builder().links([link]).shmipc(shmipc);
+    config.build().unwrap()
 }
