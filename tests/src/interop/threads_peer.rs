@@ -2,18 +2,11 @@
 //!
 //! What a stream is to do is done in a thread of its own, so that the program, which is made of tasks, goes on.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-};
+use std::{net::SocketAddr, thread};
 
 use shmipc_transport::{
-    Flush,
-    blocking::{self, Listener, Session, Stopper},
+    Flush, PoolConfig, SendError,
+    blocking::{self, Clients, Listener, PooledStream, Session, SessionPool, Stopper},
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -27,6 +20,7 @@ use super::{
     our_streams::{Rest, fallbacks, finished, sent, write},
     setting::Setting,
 };
+use crate::LONG;
 
 /// See the module.
 #[derive(Debug)]
@@ -38,78 +32,61 @@ impl Implementation for ThreadsPeer {
     type Client = ThreadsClient;
 
     async fn listen(setting: &Setting) -> Result<ThreadsServer, String> {
-        let listener = Listener::bind_with(setting.address(), server_config(setting)?);
+        let listener = Listener::take_over_with(setting.address(), server_config(setting)?);
         let listener = listener.map_err(text)?;
         let (sender, streams) = unbounded_channel();
         let server = ThreadsServer {
             streams,
-            sessions: Arc::default(),
+            clients: listener.clients().clone(),
             stopper: listener.stopper(),
             port: port(listener.local_address()),
         };
-        let sessions = Arc::clone(&server.sessions);
         let setting = setting.clone();
-        thread::spawn(move || accept_all(&listener, &setting, &sender, &sessions));
+        thread::spawn(move || accept_all(&listener, &setting, &sender));
         Ok(server)
     }
 
     async fn connect(setting: &Setting) -> Result<ThreadsClient, String> {
-        let config = client_config(setting)?;
-        let (address, count) = (setting.address(), setting.sessions);
-        let connect = move || {
-            let connect = || Session::connect_with(address.clone(), config.clone());
-            (0..count).map(|_| connect().map_err(chain)).collect()
-        };
-        let sessions: Result<Vec<Session>, String> = spawn_blocking(connect).await.map_err(text)?;
-        let sessions = sessions?;
-        for session in &sessions {
+        let config = PoolConfig::builder()
+            .session(client_config(setting)?)
+            .size(setting.sessions)
+            .build()
+            .map_err(text)?;
+        let address = setting.address();
+        let connect = move || SessionPool::connect_with(address, config);
+        let pool = spawn_blocking(connect).await.map_err(text)?;
+        let pool = pool.map_err(chain)?;
+        for session in pool.sessions() {
             check(session.link(), setting)?;
         }
-        Ok(ThreadsClient {
-            sessions,
-            next: AtomicUsize::new(0),
-            idle: Mutex::default(),
-        })
+        Ok(ThreadsClient { pool })
     }
 }
-
-type Sessions = Arc<Mutex<Vec<Session>>>;
 
 fn accept_all(
     listener: &Listener,
     setting: &Setting,
     streams: &UnboundedSender<Result<ThreadStream, String>>,
-    sessions: &Sessions,
 ) {
     while let Ok(session) = listener.accept() {
-        let mut all = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(session.clone());
-        drop(all);
         let streams = streams.clone();
-        // If nobody takes it, the server is closed.
+        // If nobody takes it, here and below, the server is closed.
         if let Err(problem) = check(session.link(), setting) {
             let _ = streams.send(Err(problem));
         }
         thread::spawn(move || {
             while let Ok(stream) = session.accept_stream() {
-                let _ = streams.send(Ok(ThreadStream::new(stream)));
+                let _ = streams.send(Ok(ThreadStream::new(Source::Accepted(stream))));
             }
         });
     }
-}
-
-/// Closes sessions, which may wait for their peers.
-async fn close_all(sessions: Vec<Session>) {
-    let close = move || sessions.iter().for_each(Session::close);
-    // It does not panic.
-    let _ = spawn_blocking(close).await;
 }
 
 /// A server, which serves every client.
 #[derive(Debug)]
 pub struct ThreadsServer {
     streams: UnboundedReceiver<Result<ThreadStream, String>>,
-    sessions: Sessions,
+    clients: Clients,
     stopper: Stopper,
     port: Option<SocketAddr>,
 }
@@ -126,69 +103,109 @@ impl Server for ThreadsServer {
         stream.ok_or_else(|| "the listener is broken".to_owned())?
     }
 
-    fn restart(&mut self, _: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {
-        std::future::ready(Err(
-            "a listener for threads tells nobody of restarts".to_owned()
-        ))
+    fn restart(&mut self, epoch: u64) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let clients = self.clients.clone();
+        async move {
+            let restart = spawn_blocking(move || clients.hot_restart(epoch, LONG)).await;
+            let restart = restart.map_err(text)?.map_err(text)?;
+            if restart.is_complete() && restart.moved != 0 {
+                Ok(())
+            } else {
+                Err(format!("not all have moved: {restart:?}"))
+            }
+        }
     }
 
     async fn close(self) {
         self.stopper.stop();
-        let all = {
-            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *sessions)
-        };
-        close_all(all).await;
+        // It may wait for the peers, and does not panic.
+        let _ = spawn_blocking(move || self.clients.close()).await;
     }
 }
 
 /// A client with its sessions.
 #[derive(Debug)]
 pub struct ThreadsClient {
-    sessions: Vec<Session>,
-    next: AtomicUsize,
-    idle: Mutex<Vec<ThreadStream>>,
+    pool: SessionPool,
 }
 
 impl Client for ThreadsClient {
     type Stream = ThreadStream;
 
     async fn get(&self) -> Result<ThreadStream, String> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = idle.pop() {
-            return Ok(stream);
-        }
-        let next = self.next.fetch_add(1, Relaxed) % self.sessions.len();
-        let stream = self.sessions[next].open_stream().map_err(chain)?;
-        Ok(ThreadStream::new(stream))
+        let stream = lent(self.pool.clone()).await?;
+        let pool = self.pool.clone();
+        Ok(ThreadStream::new(Source::Lent { stream, pool }))
     }
 
-    async fn put_back(&self, stream: ThreadStream) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(stream);
+    async fn put_back(&self, mut stream: ThreadStream) {
+        stream.release();
+        if stream.rest.is_empty()
+            && let Some(Source::Lent { stream, .. }) = stream.source
+        {
+            stream.give_back();
+        }
     }
 
     fn fallbacks(&self) -> u64 {
-        fallbacks(self.sessions.iter().map(Session::stats))
+        let sessions = self.pool.sessions();
+        fallbacks(sessions.iter().map(Session::stats))
     }
 
     async fn close(self) {
-        close_all(self.sessions).await;
+        // It may wait for the peer, and does not panic.
+        let _ = spawn_blocking(move || self.pool.close()).await;
     }
+}
+
+/// A stream of a pool, which may have to connect for it.
+async fn lent(pool: SessionPool) -> Result<PooledStream, String> {
+    let taken = spawn_blocking(move || pool.stream()).await;
+    taken.map_err(text)?.map_err(chain)
 }
 
 /// A stream, read as a sequence of bytes.
 #[derive(Debug)]
 pub struct ThreadStream {
     /// `None` once it was closed.
-    stream: Option<blocking::Stream>,
+    source: Option<Source>,
     rest: Rest,
 }
 
+/// Where a stream is from.
+#[derive(Debug)]
+enum Source {
+    Accepted(blocking::Stream),
+    Lent {
+        stream: PooledStream,
+        pool: SessionPool,
+    },
+}
+
+impl Source {
+    fn stream(&mut self) -> &mut blocking::Stream {
+        match self {
+            Self::Accepted(stream) => stream,
+            Self::Lent { stream, .. } => stream,
+        }
+    }
+
+    /// Another one, if this is one of which nobody has heard because its session takes no more.
+    async fn replace(&mut self) -> Result<(), Ended> {
+        match self {
+            Self::Lent { stream, pool } => {
+                *stream = lent(pool.clone()).await.map_err(Ended::Failed)?;
+                Ok(())
+            }
+            Self::Accepted(_) => Err(Ended::Failed("the client goes away".to_owned())),
+        }
+    }
+}
+
 impl ThreadStream {
-    fn new(stream: blocking::Stream) -> Self {
+    fn new(source: Source) -> Self {
         Self {
-            stream: Some(stream),
+            source: Some(source),
             rest: Rest::default(),
         }
     }
@@ -198,13 +215,13 @@ impl ThreadStream {
         &mut self,
         act: impl FnOnce(&mut blocking::Stream) -> R + Send + 'static,
     ) -> Result<R, Ended> {
-        let mut stream = self.stream.take().ok_or_else(closed)?;
+        let mut source = self.source.take().ok_or_else(closed)?;
         let acting = spawn_blocking(move || {
-            let result = act(&mut stream);
-            (stream, result)
+            let result = act(source.stream());
+            (source, result)
         });
-        let (stream, result) = acting.await.map_err(|panic| Ended::Failed(text(panic)))?;
-        self.stream = Some(stream);
+        let (source, result) = acting.await.map_err(|panic| Ended::Failed(text(panic)))?;
+        self.source = Some(source);
         Ok(result)
     }
 }
@@ -216,13 +233,19 @@ impl Stream for ThreadStream {
         payload: &[u8],
         piece: usize,
     ) -> Result<(), Ended> {
-        let stream = self.stream.as_ref().ok_or_else(closed)?;
-        let mut message = stream.buffer(HEAD_LEN + payload.len());
-        write(&mut message, head, payload, piece);
-        sent(
-            self.with(|stream| stream.send(message, Flush::More))
-                .await?,
-        )
+        loop {
+            let source = self.source.as_mut().ok_or_else(closed)?;
+            let mut message = source.stream().buffer(HEAD_LEN + payload.len());
+            write(&mut message, head, payload, piece);
+            let send = |stream: &mut blocking::Stream| stream.send(message, Flush::More);
+            match self.with(send).await? {
+                Err(SendError::GoingAway) => {
+                    let source = self.source.as_mut().ok_or_else(closed)?;
+                    source.replace().await?;
+                }
+                done => return sent(done),
+            }
+        }
     }
 
     async fn readable(&mut self) -> Result<(), Ended> {
@@ -247,12 +270,12 @@ impl Stream for ThreadStream {
     }
 
     async fn close(&mut self) -> Result<(), String> {
-        if self.stream.is_none() {
+        if self.source.is_none() {
             return Ok(());
         }
         self.rest = Rest::default();
         let done = self.with(blocking::Stream::finish).await;
-        self.stream = None;
+        self.source = None;
         finished(done.map_err(|ended| format!("{ended:?}"))?)
     }
 }

@@ -180,6 +180,7 @@ run_a_choice_of_scenarios! {
         messages_without_memory_go_over_the_socket,
         a_client_learns_that_its_server_was_killed,
         a_server_learns_that_its_client_was_killed,
+        clients_follow_a_server_that_restarts,
     ]
     over Unix:
     threads_to_go: Threads => Go {
