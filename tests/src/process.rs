@@ -18,7 +18,7 @@ pub fn descriptors() -> usize {
         - 1
 }
 
-/// The mappings of shared memory in this process.
+/// The mappings of shared memory in this process: of memory files, and of files that have a name there.
 ///
 /// # Panics
 ///
@@ -26,7 +26,8 @@ pub fn descriptors() -> usize {
 #[must_use]
 pub fn shared_mappings() -> usize {
     let maps = fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    maps.lines().filter(|line| line.contains("memfd:")).count()
+    let is_shared = |line: &&str| line.contains("memfd:") || line.contains("/dev/shm/");
+    maps.lines().filter(is_shared).count()
 }
 
 /// The file that `bytes` is mapped from: device and inode.

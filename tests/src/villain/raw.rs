@@ -5,11 +5,13 @@
 )]
 
 use std::{
+    fs::File,
     io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -82,6 +84,38 @@ impl Memory {
             .map_raw(fd.as_raw_fd())
             .expect("it can be mapped");
         Self { map, fd }
+    }
+
+    /// Makes a file of `len` bytes, and maps it.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses, or there is one.
+    #[must_use]
+    pub fn file(path: &Path, len: u32) -> Self {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(path);
+        let file = file.expect("a name that nobody has");
+        file.set_len(len.into()).expect("the kernel has room");
+        let map = MmapOptions::new().len(len.max(1) as usize).map_raw(&file);
+        Self {
+            map: map.expect("its own file can be mapped"),
+            fd: file.into(),
+        }
+    }
+
+    /// Maps the file that the victim has named, to write to it as well. A victim that was hung up on has removed it.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel says.
+    ///
+    /// # Panics
+    ///
+    /// If it can be opened, and not be mapped.
+    pub fn named(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        Ok(Self::shared(file.into()))
     }
 
     /// Its length in bytes.

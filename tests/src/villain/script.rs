@@ -293,13 +293,18 @@ impl Ending {
 
 /// The type of the next message that an honest peer says, and what comes with it.
 pub(super) fn next_message(socket: &UnixStream) -> io::Result<(u8, Vec<OwnedFd>)> {
+    next_whole_message(socket).map(|(kind, _, fds)| (kind, fds))
+}
+
+/// The same with its body.
+pub(super) fn next_whole_message(socket: &UnixStream) -> io::Result<(u8, Vec<u8>, Vec<OwnedFd>)> {
     let mut header = [0; 8];
     let mut fds = raw::receive(socket, &mut header)?;
     let [l0, l1, l2, l3, .., kind] = header;
     let len = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
     let mut body = vec![0; len - header.len()];
     fds.extend(raw::receive(socket, &mut body)?);
-    Ok((kind, fds))
+    Ok((kind, body, fds))
 }
 
 pub(super) fn is_end(error: &io::Error) -> bool {

@@ -1,9 +1,19 @@
 //! Where villains perform: victims, and a bystander who must not notice anything.
 
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    net::{TcpListener, TcpStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+};
 
 use bytes::BufMut;
-use shmipc_transport::{Config, ConnectError, Flush, LinkKind, Listener, Session, Stream};
+use shmipc_transport::{Address, Config, ConnectError, Flush, LinkKind, Listener, Session, Stream};
+use tempfile::TempDir;
 use tests::{
     echo::{self, Pair, Place},
     in_time,
@@ -15,11 +25,48 @@ use tokio::{sync::mpsc, task::JoinHandle};
 pub(crate) struct Stage {
     config: Config,
     bystander: Pair,
-    listening: Place,
+    listening: Address,
     accepted: mpsc::Receiver<Session>,
     _acceptor: JoinHandle<()>,
-    trap: Place,
-    trap_listener: UnixListener,
+    trap: Trap,
+    /// Where files of regions lie.
+    files: TempDir,
+    _place: Place,
+}
+
+/// What victims can be made to connect to.
+enum Trap {
+    Unix(UnixListener, Place),
+    Tcp(TcpListener),
+}
+
+impl Trap {
+    fn new(is_tcp: bool) -> Self {
+        if is_tcp {
+            return Self::Tcp(TcpListener::bind("127.0.0.1:0").unwrap());
+        }
+        let place = Place::new();
+        Self::Unix(UnixListener::bind(place.path()).unwrap(), place)
+    }
+
+    fn address(&self) -> Address {
+        match self {
+            Self::Unix(_, place) => place.path().into(),
+            Self::Tcp(listener) => Address::Tcp(listener.local_addr().unwrap()),
+        }
+    }
+
+    fn accept(&self) -> UnixStream {
+        match self {
+            Self::Unix(listener, _) => listener.accept().unwrap().0,
+            Self::Tcp(listener) => of_tcp(listener.accept().unwrap().0),
+        }
+    }
+}
+
+/// Nothing that a villain does to its socket depends on the kind.
+fn of_tcp(stream: TcpStream) -> UnixStream {
+    UnixStream::from(OwnedFd::from(stream))
 }
 
 /// What became of the victim: `None` if it is a server and was not heard of.
@@ -46,8 +93,20 @@ impl Stage {
 
     /// Victims of this configuration.
     pub(crate) async fn with(config: Config) -> Self {
-        let (listening, trap) = (Place::new(), Place::new());
-        let listener = Listener::bind_with(listening.path(), config.clone()).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        Self::over(config, files, false).await
+    }
+
+    /// The same over either kind of socket, with a place for files of regions.
+    pub(crate) async fn over(config: Config, files: TempDir, is_tcp: bool) -> Self {
+        let place = Place::new();
+        let address = if is_tcp {
+            "tcp://127.0.0.1:0".into()
+        } else {
+            Address::from(place.path())
+        };
+        let listener = Listener::bind_with(address, config.clone()).unwrap();
+        let listening = listener.local_address().clone();
         let (send, accepted) = mpsc::channel(1);
         let acceptor = tokio::spawn(async move {
             while let Ok(session) = listener.accept().await {
@@ -56,18 +115,42 @@ impl Stage {
                 }
             }
         });
-        let trap_listener = UnixListener::bind(trap.path()).unwrap();
         let stage = Self {
             config,
             bystander: Pair::echoing().await,
             listening,
             accepted,
             _acceptor: acceptor,
-            trap,
-            trap_listener,
+            trap: Trap::new(is_tcp),
+            files,
+            _place: place,
         };
         stage.bystander_is_well("before anything").await;
         stage
+    }
+
+    /// What victims are configured for.
+    pub(crate) fn victims(&self) -> Config {
+        self.config.clone()
+    }
+
+    /// Where the victim listens, if that is a path.
+    pub(crate) fn path(&self) -> &Path {
+        match &self.listening {
+            Address::Path(path) => path,
+            other => panic!("{other} is no path"),
+        }
+    }
+
+    /// Where files of regions lie.
+    pub(crate) fn files(&self) -> &Path {
+        self.files.path()
+    }
+
+    /// Which files of regions there are.
+    pub(crate) fn names(&self) -> BTreeSet<OsString> {
+        let entries = std::fs::read_dir(self.files()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
     }
 
     /// Plays a script against a victim.
@@ -83,14 +166,16 @@ impl Stage {
     ) -> (E, Outcome) {
         match role {
             Role::Client => {
-                let socket = UnixStream::connect(self.listening.path()).unwrap();
+                let socket = match &self.listening {
+                    Address::Tcp(port) => of_tcp(TcpStream::connect(port).unwrap()),
+                    _ => UnixStream::connect(self.path()).unwrap(),
+                };
                 (play(socket), None)
             }
             Role::Server => {
-                let connecting = Session::connect_with(self.trap.path(), self.config.clone());
+                let connecting = Session::connect_with(self.trap.address(), self.victims());
                 let connecting = tokio::spawn(connecting);
-                let (socket, _) = self.trap_listener.accept().unwrap();
-                let ending = play(socket);
+                let ending = play(self.trap.accept());
                 let connected = in_time("the victim's handshake", connecting).await;
                 (ending, Some(connected.unwrap()))
             }

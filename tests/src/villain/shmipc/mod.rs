@@ -5,18 +5,23 @@ mod script;
 
 use std::{
     io::Write,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use nix::{
     fcntl::SealFlag,
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
 };
 
 pub use region::{Buffers, Element, List, Queue, list, slice};
-pub use script::{ShmipcEnding, ShmipcScript, names};
+pub use script::{ShmipcEnding, ShmipcScript, Stalled, names};
 
 use super::{Memory, Message, Role, raw};
 use crate::LONG;
@@ -64,23 +69,94 @@ pub mod record {
 /// The seals of an honest peer's memory, which both sides write.
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 
-/// What is spoken.
+/// What is spoken, over which memory, and who is woken how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Dialect {
+    /// Version 2, which has files only.
+    V2,
     /// Version 3, as everybody speaks it.
     V3,
+    /// Version 3 with files.
+    V3File,
+    /// Version 3 over TCP, and so with files.
+    V3Tcp,
+    /// Version 4, as the crate speaks it.
+    V4,
+    /// Version 4 with files.
+    V4File,
+    /// Version 4 with eventfds.
+    V4Eventfd,
+    /// Version 4 without anybody being woken.
+    V4Polling,
     /// Version 4 with the records that this crate has added.
     Records,
+    /// The same with eventfds.
+    RecordsEventfd,
 }
 
 impl Dialect {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V3, Self::Records];
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::V2,
+        Self::V3,
+        Self::V3File,
+        Self::V3Tcp,
+        Self::V4,
+        Self::V4File,
+        Self::V4Eventfd,
+        Self::V4Polling,
+        Self::Records,
+        Self::RecordsEventfd,
+    ];
+
+    /// Those of a choice.
+    pub fn those(are: impl Fn(Self) -> bool) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |dialect| are(*dialect))
+    }
+
+    /// The protocol's version.
+    #[must_use]
+    pub fn version(self) -> u8 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 | Self::V3File | Self::V3Tcp => 3,
+            Self::V4
+            | Self::V4File
+            | Self::V4Eventfd
+            | Self::V4Polling
+            | Self::Records
+            | Self::RecordsEventfd => 4,
+        }
+    }
+
+    /// Whether it has nothing but what shmipc's protocol has.
+    #[must_use]
+    pub fn is_native(self) -> bool {
+        !matches!(self, Self::Records | Self::RecordsEventfd)
+    }
+
+    /// Whether regions are files with names.
+    #[must_use]
+    pub fn has_files(self) -> bool {
+        matches!(self, Self::V2 | Self::V3File | Self::V3Tcp | Self::V4File)
+    }
+
+    /// Whether sessions begin over TCP, where nobody is known and so nothing is lent.
+    #[must_use]
+    pub fn is_tcp(self) -> bool {
+        self == Self::V3Tcp
+    }
+
+    /// Whether the sides are woken by eventfds.
+    #[must_use]
+    pub fn has_eventfds(self) -> bool {
+        matches!(self, Self::V4Eventfd | Self::RecordsEventfd)
+    }
 
     fn version_byte(self) -> u8 {
-        match self {
-            Self::V3 => 3,
-            Self::Records => 0,
+        match self.version() {
+            4 => 0,
+            version => version,
         }
     }
 }
@@ -114,6 +190,8 @@ pub struct ShmipcVillain {
     next_stream: u32,
     /// A stream that was set aside.
     spare: Option<u32>,
+    /// What wakes the victim, if it is not the socket.
+    bell: Option<OwnedFd>,
 }
 
 impl ShmipcVillain {
@@ -123,6 +201,7 @@ impl ShmipcVillain {
         socket: UnixStream,
         queues: Memory,
         buffers: Buffers,
+        bell: Option<OwnedFd>,
     ) -> Self {
         let [to_server, to_client] = region::queues(&queues, dialect);
         let (to_victim, from_victim) = match role {
@@ -139,11 +218,13 @@ impl ShmipcVillain {
             from_victim,
             tail: 0,
             head: 0,
-            next_stream: match (dialect, role) {
-                (Dialect::Records, Role::Client) => 1,
-                (Dialect::Records, Role::Server) | (Dialect::V3, _) => 2,
+            next_stream: if dialect.is_native() || role == Role::Server {
+                2
+            } else {
+                1
             },
             spare: None,
+            bell,
         }
     }
 
@@ -163,15 +244,12 @@ impl ShmipcVillain {
         if let Some(stream) = self.spare.take() {
             return stream;
         }
-        if self.dialect == Dialect::V3 && self.role == Role::Server {
+        if self.dialect.is_native() && self.role == Role::Server {
             let (stream, _) = self.message().expect("the victim opens a stream");
             return stream;
         }
         let stream = self.next_stream;
-        self.next_stream += match self.dialect {
-            Dialect::V3 => 1,
-            Dialect::Records => 2,
-        };
+        self.next_stream += if self.dialect.is_native() { 1 } else { 2 };
         stream
     }
 
@@ -240,11 +318,19 @@ impl ShmipcVillain {
     /// Says how many elements were put in, and wakes the victim.
     pub fn say_tail(&mut self, tail: u32) {
         self.queues.store(self.to_victim.tail, tail);
+        if self.dialect == Dialect::V4Polling {
+            return;
+        }
         let working = self.queues.word(self.to_victim.working);
         // SeqCst pairs with the fence with which the victim goes to sleep.
         let slept = working.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed);
-        if slept.is_ok() {
-            self.say(kind::POLLING, &[]);
+        match &self.bell {
+            // It fails if it is full, and then it is heard.
+            Some(bell) if slept.is_ok() => {
+                let _ = write(bell, &1u64.to_ne_bytes());
+            }
+            None if slept.is_ok() => self.say(kind::POLLING, &[]),
+            _ => {}
         }
     }
 
@@ -327,14 +413,39 @@ impl ShmipcVillain {
         }
     }
 
-    /// Waits for the next message on the socket that found no slices: its stream, and its bytes.
+    /// Waits until the victim has put back all slices of the shortest, of which it holds none.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn wait_for_short_slices(&self) {
+        let start = Instant::now();
+        let list = self.buffers.lists[0];
+        while self.buffers.memory.load(list.at + list::SIZE) != list.count {
+            assert!(start.elapsed() < LONG, "the victim puts nothing back");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits for the next message on the socket that found no slices: its stream, and its bytes. What comes in shared memory
+    /// meanwhile is passed over.
     ///
     /// # Panics
     ///
     /// If there is none.
     #[must_use]
     pub fn fallback(&mut self) -> (u32, Vec<u8>) {
+        let start = Instant::now();
         loop {
+            // Where eventfds wake, or nobody does, nothing is said on the socket until all that came before was taken by somebody who
+            // has gone to sleep since.
+            while self.peek().is_some() {}
+            self.queues.store(self.from_victim.working, 0);
+            if !self.is_addressed() {
+                assert!(start.elapsed() < LONG, "the victim does not fall back");
+                std::thread::yield_now();
+                continue;
+            }
             let mut header = [0; 8];
             raw::receive(&self.socket, &mut header).expect("the victim falls back");
             let [l0, l1, l2, l3, .., kind] = header;
@@ -350,6 +461,14 @@ impl ShmipcVillain {
         }
     }
 
+    /// Whether something has come over the socket, or nothing will any more.
+    fn is_addressed(&self) -> bool {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).expect("a socket can be asked");
+        let [socket] = polled;
+        socket.any() != Some(false)
+    }
+
     /// Whether the victim has hung up.
     ///
     /// # Panics
@@ -357,11 +476,17 @@ impl ShmipcVillain {
     /// If the kernel does not say.
     #[must_use]
     pub fn has_been_left(&self) -> bool {
-        // Which is always watched for.
-        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        // That of a Unix socket is always watched for. That of a TCP connection is half of one, until both sides have hung up.
+        let events = if self.dialect.is_tcp() {
+            PollFlags::from_bits_retain(libc::POLLRDHUP)
+        } else {
+            PollFlags::empty()
+        };
+        let mut polled = [PollFd::new(self.socket.as_fd(), events)];
         poll(&mut polled, PollTimeout::ZERO).expect("a socket can be asked");
         let [socket] = polled;
-        socket.any() == Some(true)
+        // `None` is what nix has no name for.
+        socket.any() != Some(false)
     }
 
     /// Waits until the victim hangs up.

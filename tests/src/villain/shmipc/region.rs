@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Dialect, Memory, SEALS};
+use super::{Dialect, Memory};
 
 /// Where the words of a list's head lie.
 pub mod list {
@@ -82,15 +82,15 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Lays one out as an honest peer would.
+    /// Lays one out as an honest peer would, in memory that is made for it.
     #[must_use]
-    pub fn create() -> Self {
-        Self::with(&LISTS)
+    pub fn create(make: impl FnOnce(u32) -> Memory) -> Self {
+        Self::with(&LISTS, make)
     }
 
     /// The same with lists of such capacities and numbers of slices.
     #[must_use]
-    pub fn with(lists_of: &[(u32, u32)]) -> Self {
+    pub fn with(lists_of: &[(u32, u32)], make: impl FnOnce(u32) -> Memory) -> Self {
         let mut lists: Vec<List> = Vec::new();
         for &(capacity, count) in lists_of {
             let at = lists.last().map_or(REGION_HEAD_LEN, List::end);
@@ -101,7 +101,7 @@ impl Buffers {
             });
         }
         let end = lists.last().map_or(0, List::end);
-        let memory = Memory::create(end, SEALS);
+        let memory = make(end);
         memory.store(0, lists.len().try_into().unwrap_or(0));
         memory.store(4, end - REGION_HEAD_LEN);
         let buffers = Self { memory, lists };
@@ -261,10 +261,10 @@ pub struct Queue {
     pub working: u32,
 }
 
-/// Lays out a region of two queues as an honest peer would.
-pub(super) fn create_queues() -> Memory {
+/// Lays out a region of two queues as an honest peer would, in memory that is made for it.
+pub(super) fn create_queues(make: impl FnOnce(u32) -> Memory) -> Memory {
     let half = QUEUE_HEAD_LEN + ELEMENT_LEN * CAP;
-    let memory = Memory::create(2 * half, SEALS);
+    let memory = make(2 * half);
     memory.store(0, CAP);
     memory.store(half, CAP);
     memory
@@ -272,11 +272,13 @@ pub(super) fn create_queues() -> Memory {
 
 /// The queue to the server, and the queue to the client.
 pub(super) fn queues(memory: &Memory, dialect: Dialect) -> [Queue; 2] {
-    let is_legacy = dialect == Dialect::V3 && cfg!(target_arch = "x86_64");
+    let is_legacy = dialect.version() < 4 && cfg!(target_arch = "x86_64");
     let [head, tail, working] = if is_legacy { [4, 12, 20] } else { [8, 16, 4] };
+    // A villain may have brought less than that.
+    let has_head = |base: u32| base.is_multiple_of(4) && base + 4 <= memory.len();
     [0, memory.len() / 2].map(|base| Queue {
         base,
-        cap: memory.load(base),
+        cap: if has_head(base) { memory.load(base) } else { 0 },
         head: base + head,
         tail: base + tail,
         working: base + working,

@@ -9,8 +9,7 @@ use tests::{
     },
 };
 
-use super::{config, session};
-use crate::stage::Stage;
+use super::{session, stage};
 
 /// What a session takes of private memory at most before it pauses, and one message more.
 const HELD_MAX: usize = 96 << 20;
@@ -26,7 +25,7 @@ fn unread(stream: u32, len: usize) -> Vec<u8> {
 #[test]
 fn hazard_h46_what_nobody_reads_is_left_in_the_socket() {
     alone(async {
-        let mut stage = Stage::with(config(Dialect::V3)).await;
+        let mut stage = stage(Dialect::V3).await;
         // The shorter the messages, the more each takes beside its bytes.
         for len in [1, 100, 1 << 20] {
             let (mut villain, session) = session(&mut stage, Role::Client, Dialect::V3).await;
@@ -69,30 +68,36 @@ fn hoard(villain: &mut ShmipcVillain) {
 #[test]
 fn hazard_h46_answers_to_pings_that_nobody_reads_end_the_session() {
     alone(async {
-        let mut stage = Stage::with(config(Dialect::Records)).await;
-        let (mut villain, session) = session(&mut stage, Role::Client, Dialect::Records).await;
-        hoard(&mut villain);
-        let stream = villain.stream();
-        villain.fall_back(stream, 0, b"echo");
-        assert_eq!(villain.fallback(), (stream, b"echo".to_vec()));
-        // From now on, answers go over the socket as well.
-        let was_left = (1..PINGS).any(|nonce| {
-            let ping = Element {
-                stream: nonce,
-                offset: 0,
-                status: record::PING,
-            };
-            !villain.put(ping)
-        });
-        assert!(was_left, "{PINGS} answers are kept");
-        let lost = in_time("the end", session.closed()).await;
-        assert!(
-            matches!(
-                lost,
-                SessionLost::PeerMisbehaved(PeerMisbehaved::NotConsuming { .. })
-            ),
-            "{lost:?}"
-        );
-        stage.bystander_is_well("a flood of pings").await;
+        for dialect in Dialect::those(|dialect| !dialect.is_native()) {
+            answers_end(dialect).await;
+        }
     });
+}
+
+async fn answers_end(dialect: Dialect) {
+    let mut stage = stage(dialect).await;
+    let (mut villain, session) = session(&mut stage, Role::Client, dialect).await;
+    hoard(&mut villain);
+    let stream = villain.stream();
+    villain.fall_back(stream, 0, b"echo");
+    assert_eq!(villain.fallback(), (stream, b"echo".to_vec()));
+    // From now on, answers go over the socket as well.
+    let was_left = (1..PINGS).any(|nonce| {
+        let ping = Element {
+            stream: nonce,
+            offset: 0,
+            status: record::PING,
+        };
+        !villain.put(ping)
+    });
+    assert!(was_left, "{dialect:?}: {PINGS} answers are kept");
+    let lost = in_time("the end", session.closed()).await;
+    assert!(
+        matches!(
+            lost,
+            SessionLost::PeerMisbehaved(PeerMisbehaved::NotConsuming { .. })
+        ),
+        "{dialect:?}: {lost:?}"
+    );
+    stage.bystander_is_well("a flood of pings").await;
 }

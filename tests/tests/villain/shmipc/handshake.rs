@@ -1,11 +1,13 @@
 //! Lies before there is a session.
 
-use nix::fcntl::SealFlag;
+use std::path::Path;
+
 use shmipc_transport::{
     ConnectError,
     ConnectError::PeerMisbehaved as Misbehaved,
     InvalidMessage::{Length, Magic, OutOfTurn},
     PeerMisbehaved::Socket,
+    Shmipc,
 };
 use tests::{
     alone, process,
@@ -15,7 +17,7 @@ use tests::{
     },
 };
 
-use super::{config, config_with};
+use super::{session, stage, stage_with};
 use crate::stage::Stage;
 
 /// A lie told by a client, which learns nothing but that it was hung up on.
@@ -25,12 +27,6 @@ type ClientsLie = (&'static str, fn(&mut ShmipcScript));
 fn queues(script: &mut ShmipcScript, memory: Memory) {
     script.messages[2].fds[1] = memory.fd();
     script.queues = memory;
-}
-
-/// Passes another region of slices.
-fn buffers(script: &mut ShmipcScript, memory: Memory) {
-    script.messages[2].fds[0] = memory.fd();
-    script.buffers.memory = memory;
 }
 
 /// Changes a word of the head of a list.
@@ -49,11 +45,6 @@ fn counted(script: &ShmipcScript, half: u32) {
     }
 }
 
-/// Memory that both sides write, of zeros.
-fn zeros(len: u32) -> Memory {
-    Memory::create(len, SealFlag::F_SEAL_SHRINK)
-}
-
 #[test]
 fn hazard_h20_queues_that_cannot_be() {
     alone(told_by_clients(&[
@@ -61,14 +52,14 @@ fn hazard_h20_queues_that_cannot_be() {
         ("one element too many", |s| s.queues.store(0, 17)),
         ("a length that wraps", |s| s.queues.store(0, 0x1555_5556)),
         ("all elements there are", |s| s.queues.store(0, u32::MAX)),
-        ("hazard V1: a region of nothing", |s| queues(s, zeros(0))),
-        ("hazard V1: less than two heads", |s| queues(s, zeros(40))),
-        ("halves that are not aligned", |s| queues(s, zeros(404))),
-        ("no head at all", |s| queues(s, zeros(432))),
         ("hazard V2: counters that overflow next", |s| {
             counted(s, u32::MAX)
         }),
         ("hazard V2: negative counters", |s| counted(s, 1 << 31)),
+        ("hazard V1: a region of nothing", |s| s.bring_queues(0)),
+        ("hazard V1: less than two heads", |s| s.bring_queues(40)),
+        ("halves that are not aligned", |s| s.bring_queues(404)),
+        ("no head at all", |s| s.bring_queues(432)),
     ]));
 }
 
@@ -96,14 +87,15 @@ fn hazard_h23_lists_that_cannot_be() {
         ("hazard H8: slices that misalign what follows", |s| {
             in_list(s, 0, list::CAPACITY, 1022)
         }),
-        ("a region of nothing", |s| buffers(s, zeros(0))),
-        ("a region of less than a head", |s| buffers(s, zeros(4))),
-        ("no head at all", |s| buffers(s, zeros(64 << 10))),
-        ("the queues instead", |s| {
-            let queues = s.queues.fd();
-            s.messages[2].fds[0] = queues;
-        }),
+        ("a region of nothing", |s| s.bring_buffers(0)),
+        ("a region of less than a head", |s| s.bring_buffers(4)),
+        ("no head at all", |s| s.bring_buffers(64 << 10)),
     ]));
+}
+
+/// Whether regions are passed as memory files.
+fn passes(dialect: Dialect) -> bool {
+    !dialect.has_files()
 }
 
 #[test]
@@ -113,12 +105,14 @@ fn hazard_h46_regions_that_are_too_long() {
     alone(async {
         for dialect in Dialect::ALL {
             for (region_max, is_taken) in [(MAX, false), (2 * MAX, true)] {
-                let config = config_with(dialect, |shmipc| shmipc.region_max(region_max));
-                let mut stage = Stage::with(config).await;
-                let script = ShmipcScript::new(Role::Client, dialect);
-                let (ending, _) = stage.play(Role::Client, |socket| script.play(socket)).await;
-                assert_eq!(matches!(ending, ShmipcEnding::Session(_)), is_taken);
-                stage.bystander_is_well("a region").await;
+                let limits = |shmipc: Shmipc| shmipc.region_max(region_max);
+                let mut stage = stage_with(dialect, limits, |config| config).await;
+                if is_taken {
+                    let _taken = session(&mut stage, Role::Client, dialect).await;
+                    stage.bystander_is_well("a region").await;
+                } else {
+                    told_by_clients_on(stage, dialect, &[("a long region", |_| {})]).await;
+                }
             }
         }
     });
@@ -126,7 +120,7 @@ fn hazard_h46_regions_that_are_too_long() {
 
 #[test]
 fn hazard_v11_descriptors_that_are_no_regions() {
-    alone(told_by_clients(&[
+    let lies: &[ClientsLie] = &[
         ("none", |s| s.messages[2].fds.clear()),
         ("one", |s| drop(s.messages[2].fds.pop())),
         ("more than anybody passes", |s| {
@@ -144,12 +138,36 @@ fn hazard_v11_descriptors_that_are_no_regions() {
         ("memory that may not be written", |s| {
             queues(s, Memory::create(432, SEALS))
         }),
-    ]));
+        ("the queues instead of the slices", |s| {
+            let queues = s.queues.fd();
+            s.messages[2].fds[0] = queues;
+        }),
+    ];
+    alone(async {
+        for dialect in Dialect::those(passes) {
+            told_by_clients_in(dialect, lies).await;
+        }
+        let eventfds: &[ClientsLie] = &[
+            ("two descriptors too few", |s| {
+                s.messages[2].fds.truncate(2);
+            }),
+            ("a pipe for an eventfd", |s| {
+                s.messages[2].fds[2] = std::io::pipe().unwrap().1.into();
+            }),
+            ("memory for an eventfd", |s| {
+                let queues = s.queues.fd();
+                s.messages[2].fds[3] = queues;
+            }),
+        ];
+        for dialect in Dialect::those(Dialect::has_eventfds) {
+            told_by_clients_in(dialect, eventfds).await;
+        }
+    });
 }
 
 #[test]
 fn hazard_h25_messages_of_clients_that_lie() {
-    alone(told_by_clients(&[
+    let lies: &[ClientsLie] = &[
         ("nothing", |s| s.messages.clear()),
         ("half of a head", |s| {
             s.messages.truncate(1);
@@ -195,25 +213,104 @@ fn hazard_h25_messages_of_clients_that_lie() {
         ("a message on a stream", |s| {
             s.messages[1] = frame(s.dialect, kind::FALLBACK, &[0; 12])
         }),
-    ]));
+    ];
+    alone(async {
+        for dialect in Dialect::those(passes) {
+            told_by_clients_in(dialect, lies).await;
+        }
+    });
 }
 
-/// Tells each lie to a server, in both dialects.
+/// Names something that it has made beside its queues.
+fn beside(script: &mut ShmipcScript, make: impl FnOnce(&Path, &Path)) {
+    let [queue, buffer] = script.named();
+    let beside = queue.with_extension("beside");
+    make(&queue, &beside);
+    script.name(&beside, &buffer);
+}
+
+/// What a client names is neither opened, if it lies anywhere else or is anything else, nor made, nor removed.
+#[test]
+fn hazard_h29_v9_paths_of_clients_that_lie() {
+    let lies: &[ClientsLie] = &[
+        ("nothing", |s| s.messages.clear()),
+        ("half of a head", |s| {
+            s.messages.truncate(1);
+            s.messages[0].bytes.truncate(5);
+        }),
+        ("what is not there", |s| beside(s, |_, _| {})),
+        ("what is not its own", |s| {
+            s.name(Path::new("/etc/passwd"), Path::new("/etc/passwd"));
+        }),
+        ("a way that leads up", |s| {
+            let up = Path::new("..").join(s.files().file_name().unwrap());
+            let [queue, buffer] = s.named().map(|path| {
+                let name = path.file_name().unwrap();
+                s.files().join(&up).join(name)
+            });
+            s.name(&queue, &buffer);
+        }),
+        ("a link to its own", |s| {
+            beside(s, |queue, link| {
+                std::os::unix::fs::symlink(queue, link).unwrap()
+            });
+        }),
+        ("a directory", |s| {
+            beside(s, |_, directory| std::fs::create_dir(directory).unwrap());
+        }),
+        ("hazard H32: a pipe with a name", |s| {
+            let mode = nix::sys::stat::Mode::S_IRWXU;
+            beside(s, |_, pipe| nix::unistd::mkfifo(pipe, mode).unwrap());
+        }),
+        ("the same for both", |s| {
+            let [queue, _] = s.named();
+            s.name(&queue, &queue);
+        }),
+        ("no names", |s| s.name(Path::new(""), Path::new(""))),
+        ("hazard V13: a name that is longer than the message", |s| {
+            let at = s.naming();
+            s.messages[at] = frame(s.dialect, kind::FILE_PATHS, &[255, 255, b'a', 0, 1, b'b']);
+        }),
+        ("hazard V8: a length that wraps", |s| {
+            let at = s.naming();
+            s.messages[at].bytes[..4].copy_from_slice(&[0, 0, 0, 3]);
+        }),
+    ];
+    alone(async {
+        for dialect in Dialect::those(Dialect::has_files) {
+            told_by_clients_in(dialect, lies).await;
+        }
+    });
+}
+
+/// Tells each lie to a server, in all dialects.
 async fn told_by_clients(lies: &[ClientsLie]) {
     for dialect in Dialect::ALL {
-        let mut stage = Stage::with(config(dialect)).await;
-        let before = process::Holdings::count();
-        for (name, tell) in lies {
-            let mut script = ShmipcScript::new(Role::Client, dialect);
-            tell(&mut script);
-            let (ending, _) = stage.play(Role::Client, |socket| script.play(socket)).await;
-            if let ShmipcEnding::Session(villain) = ending {
-                panic!("{name} ({dialect:?}) got {villain:?}");
-            }
-            stage.bystander_is_well(name).await;
-        }
-        before.are_back("after lies of clients").await;
+        told_by_clients_in(dialect, lies).await;
     }
+}
+
+async fn told_by_clients_in(dialect: Dialect, lies: &[ClientsLie]) {
+    told_by_clients_on(stage(dialect).await, dialect, lies).await;
+}
+
+async fn told_by_clients_on(mut stage: Stage, dialect: Dialect, lies: &[ClientsLie]) {
+    let before = process::Holdings::count();
+    for (name, tell) in lies {
+        let mut script = ShmipcScript::new(Role::Client, dialect, stage.files());
+        tell(&mut script);
+        let names = stage.names();
+        let (ending, _) = stage.play(Role::Client, |socket| script.play(socket)).await;
+        match ending {
+            ShmipcEnding::HungUp => {}
+            // Nobody says whether there is a session.
+            ShmipcEnding::Session(villain) if dialect == Dialect::V2 => villain.wait_to_be_left(),
+            ShmipcEnding::Session(villain) => panic!("{name} ({dialect:?}) got {villain:?}"),
+        }
+        assert_eq!(stage.names(), names, "{name} ({dialect:?})");
+        stage.bystander_is_well(name).await;
+    }
+    before.are_back("after lies of clients").await;
 }
 
 /// A lie told by a server, and how it is called by its client.
@@ -235,7 +332,7 @@ fn instead(script: &mut ShmipcScript, turn: usize, kind: u8) {
 }
 
 #[test]
-fn messages_of_servers_that_lie() {
+fn hazard_h64_l5_messages_of_servers_that_lie() {
     alone(async {
         let lies: &[ServersLie] = servers_lies! {
             "nothing": |s| s.messages.clear() => ConnectError::Closed { .. },
@@ -250,7 +347,18 @@ fn messages_of_servers_that_lie() {
             "hazard V8: a length of nothing": |s| s.messages[1].bytes[3] = 0 => Misbehaved(Socket(Length { .. })),
             "hazard V8: a length of 16 MiB": |s| s.messages[2].bytes[0] = 1 => Misbehaved(Socket(Length { .. })),
         };
-        for dialect in Dialect::ALL {
+        for dialect in Dialect::those(passes) {
+            told_by_servers(dialect, lies).await;
+        }
+        let lies: &[ServersLie] = servers_lies! {
+            "nothing": |s| s.messages.clear() => ConnectError::Closed { .. },
+            "not mapped": |s| s.messages.truncate(1) => ConnectError::Closed { .. },
+            "ready for what is not passed": |s| instead(s, 1, kind::READY) => Misbehaved(Socket(OutOfTurn { .. })),
+            "woken": |s| instead(s, 1, kind::POLLING) => Misbehaved(Socket(OutOfTurn { .. })),
+            "hazard V8: a length of nothing": |s| s.messages[1].bytes[3] = 0 => Misbehaved(Socket(Length { .. })),
+        };
+        // In version 2, a server says nothing.
+        for dialect in Dialect::those(|dialect| dialect.has_files() && dialect != Dialect::V2) {
             told_by_servers(dialect, lies).await;
         }
         told_by_servers(
@@ -281,10 +389,10 @@ fn renegotiated(script: &mut ShmipcScript, from: &str, to: &str) {
 }
 
 async fn told_by_servers(dialect: Dialect, lies: &[ServersLie]) {
-    let mut stage = Stage::with(config(dialect)).await;
+    let mut stage = stage(dialect).await;
     let before = process::Holdings::count();
     for lie in lies {
-        let mut script = ShmipcScript::new(Role::Server, dialect);
+        let mut script = ShmipcScript::new(Role::Server, dialect, stage.files());
         (lie.tell)(&mut script);
         let (ending, outcome) = stage.play(Role::Server, |socket| script.play(socket)).await;
         match outcome.unwrap() {
@@ -296,6 +404,7 @@ async fn told_by_servers(dialect: Dialect, lies: &[ServersLie]) {
             ),
         }
         drop(ending);
+        assert!(stage.names().is_empty(), "{} ({dialect:?})", lie.name);
         stage.bystander_is_well(lie.name).await;
     }
     before.are_back("after lies of servers").await;
@@ -305,8 +414,8 @@ async fn told_by_servers(dialect: Dialect, lies: &[ServersLie]) {
 #[test]
 fn hazard_v12_a_server_cannot_shorten_its_clients_memory() {
     alone(async {
-        for dialect in Dialect::ALL {
-            let mut stage = Stage::with(config(dialect)).await;
+        for dialect in Dialect::those(passes) {
+            let mut stage = stage(dialect).await;
             let (villain, session) = super::session(&mut stage, Role::Server, dialect).await;
             for memory in [&villain.queues, &villain.buffers.memory] {
                 for len in [0, 4096] {

@@ -12,8 +12,7 @@ use tests::{
     },
 };
 
-use super::{config, session, shmipc_lies, told};
-use crate::stage::Stage;
+use super::{session, shmipc_lies, stage, told, told_to_holders};
 
 /// Forges a word of all lists, and has the victim take something out of one.
 fn forged(villain: &mut ShmipcVillain, field: u32, value: u32) {
@@ -78,7 +77,7 @@ fn hazard_h24_lists_that_begin_or_end_where_no_slice_lies() {
 #[test]
 fn hazard_h1_a_slice_that_is_held_and_free_at_once() {
     alone(async {
-        told(shmipc_lies! {
+        told_to_holders(shmipc_lies! {
             "the first is held": held_is_free => Shmipc(SliceHeld { .. }),
         })
         .await;
@@ -129,7 +128,7 @@ fn first(villain: &ShmipcVillain, field: u32, value: u32) {
 fn hazard_h2_h3_ruined_lists_are_a_lack_of_memory() {
     alone(async {
         for dialect in Dialect::ALL {
-            let mut stage = Stage::with(config(dialect)).await;
+            let mut stage = stage(dialect).await;
             for (name, ruin) in RUINS {
                 for role in [Role::Client, Role::Server] {
                     let (mut villain, session) = session(&mut stage, role, dialect).await;

@@ -2,14 +2,18 @@
 
 use shmipc_transport::{
     InvalidShmipc::{ListCursor, MessageLength, SliceHeader, SliceHeld, SliceOffset},
+    Payloads,
     PeerMisbehaved::Shmipc,
 };
 use tests::{
-    alone,
-    villain::shmipc::{Dialect, Element, ShmipcVillain, record, slice},
+    alone, echo, in_time,
+    villain::{
+        Role,
+        shmipc::{Dialect, Element, ShmipcScript, ShmipcVillain, record, slice},
+    },
 };
 
-use super::{borne, config_with, shmipc_lies, told, told_in, told_to};
+use super::{borne, shmipc_lies, stage_with, told, told_in, told_on, told_to_holders};
 
 /// Sends a message that lies at `offset`, on a stream whose messages are kept.
 fn at(villain: &mut ShmipcVillain, offset: u32) {
@@ -45,7 +49,7 @@ fn slices<const COUNT: usize>(villain: &ShmipcVillain) -> [u32; COUNT] {
 }
 
 #[test]
-fn hazard_h21_messages_that_lie_where_no_slice_does() {
+fn hazard_h21_h68_messages_that_lie_where_no_slice_does() {
     alone(async {
         told(shmipc_lies! {
             "the head of the region": |v| at(v, 0) => Shmipc(SliceOffset { offset: 0 }),
@@ -90,6 +94,9 @@ fn hazard_h22_chains_that_do_not_end_or_cross() {
                 let [a, b] = std::array::from_fn(|_| v.buffers.write(b""));
                 linked(v, &[a, b], a);
             } => Shmipc(SliceHeld { .. }),
+        })
+        .await;
+        told_to_holders(shmipc_lies! {
             "the same message twice": |v| { let [a] = slices(v); at(v, a); at(v, a) } => Shmipc(SliceHeld { .. }),
             "a chain into a message that is held": |v| { let [a, b] = slices(v); at(v, a); linked(v, &[b], a) }
                 => Shmipc(SliceHeld { .. }),
@@ -103,12 +110,13 @@ fn hazard_h46_messages_that_are_too_long() {
     alone(async {
         for dialect in Dialect::ALL {
             // As long as those of the victim.
-            let config = config_with(dialect, |shmipc| shmipc.message_max(8192));
+            let limits = |shmipc: shmipc_transport::Shmipc| shmipc.message_max(8192);
+            let stage = stage_with(dialect, limits, |config| config).await;
             let lies = shmipc_lies! {
                 "three slices": |v| { let [a, b, c] = slices(v); linked(v, &[a, b], c) } => Shmipc(MessageLength { max: 8192 }),
                 "over the socket": |v| { let stream = v.stream(); v.fall_back(stream, 0, &[1; 8193]) } => Shmipc(MessageLength { max: 8192 }),
             };
-            told_to(config, dialect, lies).await;
+            told_on(stage, dialect, lies).await;
         }
     });
 }
@@ -180,6 +188,30 @@ fn hazard_h13_slices_that_are_odd_and_harmless() {
             }),
         ])
         .await;
+    });
+}
+
+/// Where nobody is trusted to leave a message alone. The villain has all of its slices again before the message is looked at.
+#[test]
+fn hazard_h37_s6_what_was_received_does_not_change() {
+    alone(async {
+        for dialect in Dialect::ALL {
+            let mut stage = stage_with(
+                dialect,
+                |shmipc| shmipc,
+                |config| config.payloads(Payloads::Guarded),
+            )
+            .await;
+            let script = ShmipcScript::new(Role::Client, dialect, stage.files());
+            let (ending, outcome) = stage.play(Role::Client, |socket| script.play(socket)).await;
+            let (mut villain, session) = (ending.session(), stage.taken(outcome).await);
+            let stream = villain.stream();
+            let offset = villain.send(stream, &[3; 4000]);
+            let mut theirs = in_time("a stream", session.accept_stream()).await.unwrap();
+            let message = in_time("a message", theirs.recv()).await.unwrap().unwrap();
+            villain.buffers.memory.write(offset + 20, &[4; 4000]);
+            assert_eq!(echo::all(message), [3; 4000], "{dialect:?}");
+        }
     });
 }
 

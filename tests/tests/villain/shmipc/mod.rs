@@ -3,6 +3,7 @@
 
 mod floods;
 mod handshake;
+mod leftovers;
 mod lists;
 mod messages;
 mod queues;
@@ -10,7 +11,12 @@ mod siblings;
 mod socket;
 mod streams;
 
-use shmipc_transport::{Config, LinkKind, PeerMisbehaved, Session, SessionLost, Shmipc};
+use std::{path::Path, time::Duration};
+
+use shmipc_transport::{
+    Config, ConfigBuilder, LinkKind, PeerMisbehaved, Session, SessionLost, Shmipc, ShmipcMapping,
+    ShmipcWakes,
+};
 use tests::{
     process,
     villain::{
@@ -43,47 +49,78 @@ const STREAMS_MAX: u32 = 80;
 const VICTIMS_STREAMS: usize = 3;
 
 /// What victims of a villain that speaks `dialect` are configured for.
-fn config(dialect: Dialect) -> Config {
-    config_with(dialect, |shmipc| shmipc)
-}
-
-/// The same with further settings.
-fn config_with(dialect: Dialect, further: impl FnOnce(Shmipc) -> Shmipc) -> Config {
+fn config(dialect: Dialect, files: &Path, further: impl FnOnce(Shmipc) -> Shmipc) -> ConfigBuilder {
+    let mapping = if dialect.has_files() {
+        ShmipcMapping::File
+    } else {
+        ShmipcMapping::Memfd
+    };
+    let wakes = if dialect == Dialect::V4Polling {
+        ShmipcWakes::Polling(Duration::from_millis(1))
+    } else {
+        ShmipcWakes::EventFd
+    };
     // Queues and lists so short that all of them is used, and no slices are kept to be used again.
     let shmipc = Shmipc::default()
         .buffer_len(64 << 10)
         .slices([(1024, 20), (4096, 80)])
-        .queue_len(16);
-    let link = match dialect {
-        Dialect::V3 => LinkKind::ShmipcV3,
-        Dialect::Records => LinkKind::ShmipcV4,
+        .queue_len(16)
+        .mapping(mapping)
+        .wakes(wakes)
+        .directory(files);
+    let link = match dialect.version() {
+        2 => LinkKind::ShmipcV2,
+        3 => LinkKind::ShmipcV3,
+        _ => LinkKind::ShmipcV4,
     };
     let builder = Config::builder().links([link]).shmipc(further(shmipc));
-    builder.streams_max(STREAMS_MAX).build().unwrap()
+    builder.streams_max(STREAMS_MAX)
+}
+
+/// Victims of a villain that speaks `dialect`.
+async fn stage(dialect: Dialect) -> Stage {
+    stage_with(dialect, |shmipc| shmipc, |config| config).await
+}
+
+/// The same with other settings: of the link, and of all else.
+async fn stage_with(
+    dialect: Dialect,
+    further: impl FnOnce(Shmipc) -> Shmipc,
+    settings: impl FnOnce(ConfigBuilder) -> ConfigBuilder,
+) -> Stage {
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let config = settings(config(dialect, files.path(), further));
+    Stage::over(config.build().unwrap(), files, dialect.is_tcp()).await
 }
 
 /// Both ends of a session after an honest handshake.
 async fn session(stage: &mut Stage, role: Role, dialect: Dialect) -> (ShmipcVillain, Session) {
-    let script = ShmipcScript::new(role, dialect);
+    let script = ShmipcScript::new(role, dialect, stage.files());
     let (ending, outcome) = stage.play(role, |socket| script.play(socket)).await;
     let session = stage.cast_with(outcome, VICTIMS_STREAMS).await;
     (ending.session(), session)
 }
 
-/// Tells each lie in a session of its own, in both dialects, as its client and as its server.
+/// Tells each lie in a session of its own, in all dialects, as its client and as its server.
 async fn told(lies: &[Lie]) {
     for dialect in Dialect::ALL {
         told_in(dialect, lies).await;
     }
 }
 
-async fn told_in(dialect: Dialect, lies: &[Lie]) {
-    told_to(config(dialect), dialect, lies).await;
+/// The same where victims are lent what they receive, and so hold it.
+async fn told_to_holders(lies: &[Lie]) {
+    for dialect in Dialect::those(|dialect| !dialect.is_tcp()) {
+        told_in(dialect, lies).await;
+    }
 }
 
-/// The same to victims of this configuration.
-async fn told_to(config: Config, dialect: Dialect, lies: &[Lie]) {
-    let mut stage = Stage::with(config).await;
+async fn told_in(dialect: Dialect, lies: &[Lie]) {
+    told_on(stage(dialect).await, dialect, lies).await;
+}
+
+/// The same to victims on such a stage.
+async fn told_on(mut stage: Stage, dialect: Dialect, lies: &[Lie]) {
     let before = process::Holdings::count();
     for lie in lies {
         for role in [Role::Client, Role::Server] {
@@ -113,7 +150,7 @@ async fn borne(oddities: &[Oddity]) {
 }
 
 async fn borne_in(dialect: Dialect, oddities: &[Oddity]) {
-    let mut stage = Stage::with(config(dialect)).await;
+    let mut stage = stage(dialect).await;
     let before = process::Holdings::count();
     for (name, tell) in oddities {
         for role in [Role::Client, Role::Server] {
@@ -132,9 +169,10 @@ async fn borne_in(dialect: Dialect, oddities: &[Oddity]) {
             drop(villain);
             let lost = tests::in_time(name, session.closed()).await;
             // Natively, hanging up is how a session is closed.
-            let is_natural = match dialect {
-                Dialect::V3 => matches!(lost, SessionLost::ClosedByPeer),
-                Dialect::Records => matches!(lost, SessionLost::PeerDied),
+            let is_natural = if dialect.is_native() {
+                matches!(lost, SessionLost::ClosedByPeer)
+            } else {
+                matches!(lost, SessionLost::PeerDied)
             };
             assert!(is_natural, "{name} ({role:?}, {dialect:?}): {lost:?}");
             drop(session);

@@ -18,8 +18,7 @@ use tests::{
     },
 };
 
-use super::{borne, config, session, shmipc_lies, told};
-use crate::stage::Stage;
+use super::{borne, config, session, shmipc_lies, stage, told};
 
 /// Has the victim put in more than half of what its queue holds, so that it looks at how much was taken out, by the
 /// villain's account.
@@ -95,6 +94,11 @@ fn hazard_v2_what_was_verified_or_is_our_own_is_not_read_again() {
     });
 }
 
+/// Whether others speak it, who may forget to wake their peers.
+fn is_woken(dialect: Dialect) -> bool {
+    dialect.is_native() && dialect != Dialect::V4Polling
+}
+
 /// Sends a message as a peer does that has lost its wake-up.
 fn send_unwoken(villain: &mut ShmipcVillain, stream: u32, bytes: &[u8]) {
     let offset = villain.buffers.write(bytes);
@@ -108,21 +112,28 @@ fn send_unwoken(villain: &mut ShmipcVillain, stream: u32, bytes: &[u8]) {
 #[test]
 fn hazard_h50_what_nobody_was_woken_for_is_found_while_a_stream_is_open() {
     alone(async {
-        let mut stage = Stage::with(config(Dialect::V3)).await;
-        for role in [Role::Client, Role::Server] {
-            let (mut villain, _session) = session(&mut stage, role, Dialect::V3).await;
-            let stream = villain.prod(b"echo");
-            for message in [&b"echo"[..], b"more", b"again"] {
+        let mut sessions = Vec::new();
+        for dialect in Dialect::those(is_woken) {
+            let mut stage = stage(dialect).await;
+            for role in [Role::Client, Role::Server] {
+                let (mut villain, session) = session(&mut stage, role, dialect).await;
+                let stream = villain.prod(b"echo");
+                sessions.push((villain, stream, session));
+            }
+        }
+        // All at once, since each takes its time.
+        let messages = [&b"echo"[..], b"more", b"again"];
+        for (message, next) in messages.iter().zip(1..) {
+            for (villain, stream, _) in &mut sessions {
                 let echo = loop {
                     match villain.message().expect("the victim answers") {
-                        (of, message) if of == stream => break message,
+                        (of, message) if of == *stream => break message,
                         _ => {}
                     }
                 };
-                assert_eq!(echo, message, "{role:?}");
-                match message {
-                    b"echo" => send_unwoken(&mut villain, stream, b"more"),
-                    _ => send_unwoken(&mut villain, stream, b"again"),
+                assert_eq!(&echo, message, "{:?}, {:?}", villain.role, villain.dialect);
+                if let Some(next) = messages.get(next) {
+                    send_unwoken(villain, *stream, next);
                 }
             }
         }
@@ -131,12 +142,21 @@ fn hazard_h50_what_nobody_was_woken_for_is_found_while_a_stream_is_open() {
 
 #[test]
 fn hazard_h50_a_thread_finds_it_too() {
+    for dialect in Dialect::those(|dialect| is_woken(dialect) && !dialect.is_tcp()) {
+        a_thread_finds_it_too(dialect);
+    }
+}
+
+fn a_thread_finds_it_too(dialect: Dialect) {
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let config = config(dialect, files.path(), |shmipc| shmipc);
+    let config = config.build().unwrap();
     let place = Place::new();
     let listener = UnixListener::bind(place.path()).unwrap();
     let path = place.path();
     let (tell, told) = mpsc::channel();
     let _victim = thread::spawn(move || {
-        let session = blocking::Session::connect_with(path, config(Dialect::V3)).unwrap();
+        let session = blocking::Session::connect_with(path, config).unwrap();
         let mut stream = session.open_stream().unwrap();
         let mut message = stream.buffer(5);
         message.put_slice(b"hello");
@@ -148,7 +168,7 @@ fn hazard_h50_a_thread_finds_it_too() {
         }
     });
     let (socket, _) = listener.accept().unwrap();
-    let ending = ShmipcScript::new(Role::Server, Dialect::V3).play(socket);
+    let ending = ShmipcScript::new(Role::Server, dialect, files.path()).play(socket);
     let mut villain = ending.session();
     let (stream, hello) = villain.message().unwrap();
     assert_eq!(hello, b"hello");
@@ -156,6 +176,6 @@ fn hazard_h50_a_thread_finds_it_too() {
     villain.send(stream, b"answer");
     send_unwoken(&mut villain, stream, b"another");
     for answer in [&b"answer"[..], b"another"] {
-        assert_eq!(told.recv_timeout(LONG).unwrap(), answer);
+        assert_eq!(told.recv_timeout(LONG).unwrap(), answer, "{dialect:?}");
     }
 }

@@ -51,7 +51,7 @@ fn heads_that_lie() {
 }
 
 #[test]
-fn hazard_h26_lengths_that_no_message_has() {
+fn hazard_h26_h57_lengths_that_no_message_has() {
     alone(async {
         told(shmipc_lies! {
             "nothing": |v| announced(v, kind::POLLING, 0) => Socket(Length { len: 0, .. }),

@@ -13,8 +13,7 @@ use tests::{
     },
 };
 
-use super::{STREAMS_MAX, borne_in, config, session, shmipc_lies, told, told_in};
-use crate::stage::Stage;
+use super::{Oddity, STREAMS_MAX, borne, borne_in, session, shmipc_lies, stage, told, told_in};
 
 fn said(villain: &mut ShmipcVillain, stream: u32, offset: u32, status: u32) {
     villain.put(Element {
@@ -75,27 +74,40 @@ fn flooded(villain: &mut ShmipcVillain, stream: u32) {
 #[test]
 fn hazard_h66_streams_that_only_clients_may_open_are_not_opened_by_servers() {
     alone(async {
-        borne_in(
-            Dialect::V3,
-            &[
-                (
-                    "hazard C5: a message on a stream that was never opened",
-                    |v| {
-                        if v.role == Role::Server {
-                            for stream in [1, 100, u32::MAX] {
-                                v.send(stream, b"e");
-                            }
+        let oddities: &[Oddity] = &[
+            (
+                "hazard C5: a message on a stream that was never opened",
+                |v| {
+                    if v.role == Role::Server {
+                        for stream in [1, 100, u32::MAX] {
+                            v.send(stream, b"e");
                         }
-                    },
-                ),
-                ("a close of a stream that was never opened", |v| {
-                    for stream in [1000u32, u32::MAX] {
-                        v.say(kind::CLOSE, &stream.to_be_bytes());
-                        said(v, stream, 0, 1);
                     }
-                }),
-            ],
-        )
+                },
+            ),
+            ("a close of a stream that was never opened", |v| {
+                for stream in [1000u32, u32::MAX] {
+                    v.say(kind::CLOSE, &stream.to_be_bytes());
+                    said(v, stream, 0, 1);
+                }
+            }),
+        ];
+        for dialect in Dialect::those(Dialect::is_native) {
+            borne_in(dialect, oddities).await;
+        }
+    });
+}
+
+#[test]
+fn hazard_l9_what_comes_for_a_stream_that_is_over_is_put_back() {
+    alone(async {
+        borne(&[("more than there are slices", |v| {
+            let stream = v.prod(b"d");
+            for _ in 0..20 {
+                v.send(stream, b"late");
+                v.wait_for_short_slices();
+            }
+        })])
         .await;
     });
 }
@@ -103,7 +115,7 @@ fn hazard_h66_streams_that_only_clients_may_open_are_not_opened_by_servers() {
 #[test]
 fn hazard_h46_streams_beyond_the_limit_are_closed() {
     alone(async {
-        let mut stage = Stage::with(config(Dialect::V3)).await;
+        let mut stage = stage(Dialect::V3).await;
         let (mut villain, victim) = session(&mut stage, Role::Client, Dialect::V3).await;
         let streams: Vec<_> = (0..3 * STREAMS_MAX).map(|_| villain.stream()).collect();
         let mut refused = BTreeSet::new();
