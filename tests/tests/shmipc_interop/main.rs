@@ -58,6 +58,7 @@ macro_rules! tests_of_scenarios {
             messages_written_and_read_in_pieces_arrive,
             many_streams_share_a_session,
             many_messages_are_under_way_at_once,
+            a_full_queue_loses_nothing,
             one_message_is_answered_by_many,
             who_sleeps_is_woken,
             streams_are_reused,
@@ -94,6 +95,7 @@ run_all_scenarios_between! {
     ours_to_ours: Ours => Ours {
         v2: V2,
         v3: V3,
+        v3_file: V3File,
         v4: V4,
         v4_file: V4File,
         v4_eventfd: V4Eventfd,
@@ -102,6 +104,7 @@ run_all_scenarios_between! {
     ours_to_crate: Ours => Crate {
         v2: V2,
         v3: V3,
+        v3_file: V3File,
         v4: V4,
         v4_file: V4File,
         v4_eventfd: V4Eventfd,
@@ -118,6 +121,7 @@ run_all_scenarios_between! {
     ours_to_go: Ours => Go {
         v2: V2,
         v3: V3,
+        v3_file: V3File,
     }
     go_to_ours: Go => Ours {
         v2: V2,

@@ -165,6 +165,23 @@ pub(crate) fn many_messages_are_under_way_at_once(stage: &Stage) {
     assert_eq!(fallbacks, 0, "there was memory for all");
 }
 
+/// More streams send at once, in either direction, than a queue has elements.
+pub(crate) fn a_full_queue_loses_nothing(stage: &Stage) {
+    let setting = Setting {
+        queue: 16,
+        ..stage.setting()
+    };
+    let plan = Plan {
+        streams: 64,
+        messages: 20,
+        window: 2,
+        sizes: vec![64, 1000, 0],
+        ..Plan::default()
+    };
+    let fallbacks = exchange(stage, &setting, &plan);
+    assert_eq!(fallbacks, 0, "there was memory for all");
+}
+
 pub(crate) fn one_message_is_answered_by_many(stage: &Stage) {
     let plan = Plan {
         streams: 2,
