@@ -158,7 +158,7 @@ async fn a_peer_that_answers_pings_may_take_its_time() {
 
 /// A sender that meets the end of the session first, and is dropped for it, does not change why the stream is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_receiver_of_a_lost_session_is_told_so_whoever_hears_of_it_first() {
+async fn hazard_h56_the_receiver_of_a_lost_session_is_told_so_whoever_hears_of_it_first() {
     const LEN: usize = 64 << 10;
     // Senders wait for memory, which wakes them before their streams are told.
     let little = Config::builder().memory_max(256 << 10).build().unwrap();

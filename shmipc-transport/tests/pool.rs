@@ -130,7 +130,7 @@ async fn a_stream_that_is_given_back_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_as_it_was_ends() {
+async fn hazard_h70_c3_a_stream_that_is_not_as_it_was_ends() {
     for link in LINKS {
         let place = Place::new();
         let mut server = Server::start(&place, place.config(link));
@@ -209,7 +209,7 @@ async fn streams_that_fell_back_are_not_used_again() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_lost_is_connected_anew_and_others_serve_meanwhile() {
+async fn hazard_h71_a_session_that_is_lost_is_connected_anew_and_others_serve_meanwhile() {
     for link in LINKS {
         let place = Place::new();
         let mut server = Server::start(&place, place.config(link));
@@ -324,7 +324,7 @@ async fn a_server_that_lets_go_of_every_session_is_not_run_into() {
 }
 
 #[tokio::test]
-async fn closing_ends_everything_and_dropping_leaves_what_is_in_use() {
+async fn hazard_l2_l6_closing_ends_everything_and_dropping_leaves_what_is_in_use() {
     for link in LINKS {
         let place = Place::new();
         let mut server = Server::start(&place, place.config(link));

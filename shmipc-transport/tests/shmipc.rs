@@ -2,79 +2,18 @@
 
 mod common;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
-use bytes::{Buf, BufMut, Bytes};
-use common::modes::{Mode, message, modes, tight};
+use bytes::{Buf, BufMut};
+use common::{
+    modes::{message, modes, tight},
+    shmipc::{LONG, Pair, connect, connect_with, echo, recv, send, whole},
+};
 use shmipc_transport::{
     Config, ConnectError, Flush, LinkKind, Listener, RecvBuf, SendError, Session, SessionLost,
-    Shmipc, Stream, Wait,
+    Shmipc, Wait,
 };
 use tokio::time::timeout;
-
-const LONG: Duration = Duration::from_secs(30);
-
-struct Pair {
-    client: Session,
-    server: Session,
-    files: tempfile::TempDir,
-}
-
-async fn connect_with(mode: &Mode, shmipc: Shmipc, wait: Wait) -> Pair {
-    let files = tempfile::tempdir_in("/dev/shm").unwrap();
-    let sockets = tempfile::tempdir().unwrap();
-    let config = mode.config(files.path(), shmipc, wait);
-    let listener = Listener::bind_with(mode.address(sockets.path()), config.clone()).unwrap();
-    let (client, server) = tokio::join!(
-        Session::connect_with(listener.local_address().clone(), config),
-        timeout(LONG, listener.accept())
-    );
-    Pair {
-        client: client.unwrap_or_else(|error| panic!("{}: {error:?}", mode.name)),
-        server: server.unwrap().unwrap(),
-        files,
-    }
-}
-
-async fn connect(mode: &Mode) -> Pair {
-    connect_with(mode, Shmipc::default(), Wait::Adaptive).await
-}
-
-async fn send(stream: &mut Stream, bytes: &Bytes) -> Result<(), SendError> {
-    let mut buffer = stream.buffer(bytes.len());
-    buffer.put_slice(bytes);
-    timeout(LONG, stream.send(buffer, Flush::More))
-        .await
-        .expect("a message was not sent in time")
-}
-
-async fn recv(stream: &mut Stream) -> Option<RecvBuf> {
-    timeout(LONG, stream.recv())
-        .await
-        .expect("nothing arrived in time")
-        .unwrap()
-}
-
-fn whole(mut message: RecvBuf) -> Bytes {
-    message.copy_to_bytes(message.remaining())
-}
-
-/// Sends back what comes on every stream, until it ends.
-fn echo(session: Session) {
-    tokio::spawn(async move {
-        while let Ok(mut stream) = session.accept_stream().await {
-            tokio::spawn(async move {
-                while let Ok(Some(message)) = stream.recv().await {
-                    let mut reply = stream.buffer(message.len());
-                    reply.put(message);
-                    if stream.send(reply, Flush::More).await.is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-}
 
 /// The lengths of the parts of a message that lie together.
 fn parts(mut message: RecvBuf) -> Vec<usize> {
@@ -216,7 +155,7 @@ async fn hazard_h50_c7_whoever_sends_at_once_wakes_who_sleeps() {
 }
 
 #[tokio::test]
-async fn hazard_h40_a_mute_client_holds_nobody_up() {
+async fn hazard_h40_c9_a_mute_client_holds_nobody_up() {
     for mode in modes() {
         let place = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = place.path().join("socket");
@@ -283,7 +222,7 @@ async fn many_streams_share_a_session() {
 }
 
 #[tokio::test]
-async fn a_dropped_stream_ends_at_the_other_side_after_what_was_sent() {
+async fn hazard_h69_a_dropped_stream_ends_at_the_other_side_after_what_was_sent() {
     for mode in modes() {
         let pair = connect(&mode).await;
         let mut ours = pair.client.open_stream().unwrap();
@@ -305,7 +244,7 @@ async fn a_dropped_stream_ends_at_the_other_side_after_what_was_sent() {
 }
 
 #[tokio::test]
-async fn a_server_closes_streams_too() {
+async fn hazard_h48_a_server_closes_streams_too() {
     for mode in modes() {
         let pair = connect(&mode).await;
         let mut ours = pair.client.open_stream().unwrap();
@@ -575,7 +514,7 @@ async fn the_best_common_link_is_found_with_one_attempt() {
 }
 
 #[tokio::test]
-async fn a_server_accepts_nothing_that_it_is_not_configured_for() {
+async fn hazard_c13_a_server_accepts_nothing_that_it_is_not_configured_for() {
     let files = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = files.path().join("socket");
     let own = Config::builder().links([LinkKind::Outbox]).build().unwrap();

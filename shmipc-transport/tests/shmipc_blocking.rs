@@ -304,7 +304,7 @@ fn hazard_h45_what_was_sent_before_a_close_arrives() {
 }
 
 #[test]
-fn a_session_ends_though_its_peer_takes_nothing() {
+fn hazard_h54_a_session_ends_though_its_peer_takes_nothing() {
     for mode in [&modes()[2], &modes()[5]] {
         let pair = Pair::new(mode, Shmipc::default(), Wait::Block);
         let mut stream = pair.client.open_stream().unwrap();
@@ -422,7 +422,7 @@ fn the_best_common_link_is_found_also_with_servers_that_know_no_negotiation() {
 }
 
 #[test]
-fn our_own_link_cannot_begin_over_tcp_and_whom_authorize_rejects_is_not_served_there() {
+fn hazard_c11_our_own_link_cannot_begin_over_tcp_and_whom_authorize_rejects_is_not_served_there() {
     let port: Address = "tcp://127.0.0.1:0".into();
     assert!(Listener::bind(port.clone()).is_err());
     let config = Config::builder().links([LinkKind::ShmipcV3]);

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_live_server_keeps_its_address() {
+    fn hazard_h63_a_live_server_keeps_its_address() {
         let (_directory, path, address) = place();
         let first = bind(&address).unwrap();
         let before = inode(&path);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_left_alone() {
+    fn hazard_h63_other_files_are_left_alone() {
         let (directory, path, address) = place();
         let in_use = || assert!(matches!(bind(&address), Err(BindError::InUse { .. })));
         fs::write(&path, "precious").unwrap();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_takes_the_path_over_and_at_no_moment_nobody_listens() {
+    fn hazard_h63_a_successor_takes_the_path_over_and_at_no_moment_nobody_listens() {
         let (directory, path, address) = place();
         let unix = address.to_unix().unwrap().unwrap();
         let mut current = take_over(&address).unwrap();

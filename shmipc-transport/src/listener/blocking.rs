@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn hazard_h41_who_stalls_in_the_middle_of_shmipcs_own_handshake_delays_nobody() {
+    fn hazard_h41_s8_who_stalls_in_the_middle_of_shmipcs_own_handshake_delays_nobody() {
         let files = tempfile::tempdir_in("/dev/shm").unwrap();
         let shmipc = Shmipc::default().directory(files.path());
         let config = Config::builder().links([LinkKind::ShmipcV3]).shmipc(shmipc);

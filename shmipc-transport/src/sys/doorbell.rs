@@ -385,6 +385,23 @@ mod tests {
         }
     }
 
+    /// Who has not read an eventfd for long is awake, and has no need of one more ring.
+    #[test]
+    fn hazard_c8_an_eventfd_that_is_full_wakes_and_does_not_hold_us_up() {
+        let [fd, _other] = eventfds().unwrap();
+        // As its owner can have made it: full, and such that writing waits.
+        write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        let theirs = PeerDoorbell::of_eventfd(fd.try_clone().unwrap()).unwrap();
+        theirs.ring(); // Returns at once, or this test never ends.
+        let mut counter = [0; 8];
+        nix::unistd::read(&fd, &mut counter).unwrap();
+        assert_eq!(u64::from_ne_bytes(counter), u64::MAX - 1);
+        theirs.ring();
+        nix::unistd::read(&fd, &mut counter).unwrap();
+        assert_eq!(u64::from_ne_bytes(counter), 1, "and there is room again");
+    }
+
     #[test]
     fn ringing_nobody_is_harmless() {
         for kind in KINDS {

@@ -247,7 +247,10 @@ pub(crate) fn random_name() -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::{
+        collections::HashSet,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
 
     use super::*;
     use crate::core::sync::Ordering;
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn hazard_h33_files_are_for_their_owner_and_never_taken_over() {
+    fn hazard_h33_h65_files_are_for_their_owner_and_never_taken_over() {
         let directory = directory();
         let (_, file) = create_file(directory.path(), "region", 4096).unwrap();
         let path = file.path().to_owned();
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn hazard_h29_paths_that_lead_elsewhere_are_refused() {
+    fn hazard_h29_v9_paths_that_lead_elsewhere_are_refused() {
         let (allowed, elsewhere) = (directory(), directory());
         let target = elsewhere.path().join("target");
         std::fs::write(&target, [0; 4096]).unwrap();
@@ -424,8 +427,10 @@ mod tests {
     }
 
     #[test]
-    fn hazard_h30_names_are_not_given_twice() {
-        assert_ne!(random_name().unwrap(), random_name().unwrap());
+    fn hazard_h30_v10_c14_names_are_not_given_twice_and_do_not_grow() {
+        let names: HashSet<_> = (0..1000).map(|_| random_name().unwrap()).collect();
+        assert_eq!(names.len(), 1000);
+        assert!(names.iter().all(|name| name.len() == 32), "{names:?}");
     }
 
     #[test]

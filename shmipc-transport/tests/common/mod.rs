@@ -3,6 +3,7 @@
 
 pub(crate) mod modes;
 pub(crate) mod place;
+pub(crate) mod shmipc;
 pub(crate) mod threads;
 
 use std::time::Duration;

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hazard_h46_what_is_held_is_counted_until_it_is_dropped() {
+    fn hazard_h46_h75_what_is_held_is_counted_until_it_is_dropped() {
         let budget = Arc::new(Budget::default());
         let half = usize::try_from(LIMIT / 2).unwrap();
         let first = budget.charge(vec![0; half]);

@@ -5,11 +5,11 @@ use smallvec::smallvec;
 use super::{
     super::{
         InvalidPlan, InvalidShmipc,
-        frames::{Deframer, Frame},
+        frames::{Deframer, Frame, Paths},
     },
     *,
 };
-use crate::core::wire::InvalidMessage;
+use crate::core::wire::{InvalidMessage, negotiation::Request};
 
 /// Where the words of the first list and its slices lie, with [`SMALL`].
 const HEAD: u32 = 16;
@@ -24,7 +24,7 @@ fn broken(memory: TestMemory) -> InvalidShmipc {
 }
 
 #[test]
-fn hazard_h1_a_list_that_went_round_hands_nothing_out_twice() {
+fn hazard_h1_c4_a_list_that_went_round_hands_nothing_out_twice() {
     let (memory, creator, _) = pools(296, SMALL);
     let first = creator.take(0).unwrap().unwrap();
     // As if a swap of the head had come a whole round too late: it leads to what was handed out, which looks free.
@@ -97,7 +97,7 @@ fn hazard_h8_lists_that_misalign_words_are_refused() {
 }
 
 #[test]
-fn hazard_h9_each_side_counts_at_its_own_place() {
+fn hazard_h9_l8_each_side_counts_at_its_own_place() {
     let (memory, creator, mapper) = pools(296, SMALL);
     let [creators, mappers] = [28, 32].map(|at| move |memory: &TestMemory| memory.get(at));
     let ours = creator.take(0).unwrap().unwrap();
@@ -186,7 +186,7 @@ fn hazard_h13_where_the_bytes_begin_is_honoured() {
 }
 
 #[test]
-fn hazard_h21_headers_that_reach_beyond_their_slice_end_the_session() {
+fn hazard_h21_v5_headers_that_reach_beyond_their_slice_end_the_session() {
     for (capacity, size, start) in [
         (16, 17, 0),
         (16, 1, 16),
@@ -236,7 +236,7 @@ fn hazard_h21_offsets_at_which_no_slice_lies_end_the_session() {
 }
 
 #[test]
-fn hazard_h22_chains_that_lead_back_or_cross_end_the_session() {
+fn hazard_h22_v6_chains_that_lead_back_or_cross_end_the_session() {
     let (memory, creator, mapper) = pools(296, SMALL);
     let offset = send(&creator, &[1; 40]).unwrap();
     // The second slice leads back to the first.
@@ -284,7 +284,7 @@ fn hazard_v7_a_peer_cannot_send_us_what_we_hold() {
 }
 
 #[test]
-fn hazard_h23_lists_that_do_not_fit_are_refused() {
+fn hazard_h23_v3_lists_that_do_not_fit_are_refused() {
     let fresh = || pools(296, SMALL).0;
     for (at, word) in [
         (0, 0),            // no list
@@ -327,7 +327,7 @@ fn hazard_h23_constants_are_read_once() {
 }
 
 #[test]
-fn hazard_h24_forged_lists_lead_nowhere() {
+fn hazard_h24_v4_forged_lists_lead_nowhere() {
     for forged in [1, 35, 108, 144, u32::MAX, u32::MAX - 35] {
         let (memory, creator, _) = pools(296, SMALL);
         memory.set(HEAD, forged);
@@ -435,6 +435,25 @@ fn hazard_h25_paths_whose_lengths_do_not_add_up_are_refused() {
     }
 }
 
+/// Names of files are bytes, and documents are text.
+#[test]
+fn hazard_s7_bytes_that_are_no_text_are_never_taken_for_text() {
+    let paths = Paths {
+        queue: b"/dev/shm/\xff\xfe".to_vec(),
+        buffer: b"/dev/shm/\xc3\x28".to_vec(),
+    };
+    let frame = Frame::FilePaths(paths);
+    assert_eq!(Deframer::decode_all(&frame.encode(3)), Ok(vec![frame]));
+    let request = br#"{"supports_protocols":[4],"sdk_name":"NAME","sdk_version":"1"}"#;
+    Request::decode(request).unwrap();
+    for bytes in [b"\xff\xfe\xfd\xfc", b"\xed\xa0\x80x", b"\xf4\x90\x80\x80"] {
+        let at = request.windows(4).position(|part| part == b"NAME").unwrap();
+        let mut request = request.to_vec();
+        request[at..at + 4].copy_from_slice(bytes);
+        Request::decode(&request).unwrap_err();
+    }
+}
+
 #[test]
 fn hazard_h26_fallbacks_that_are_too_short_or_too_long_are_refused() {
     for len in (0..16).chain([(32 << 20) + 1, u32::MAX]) {
@@ -453,7 +472,7 @@ fn hazard_h26_fallbacks_that_are_too_short_or_too_long_are_refused() {
 }
 
 #[test]
-fn hazard_v8_memory_is_taken_as_bytes_come_not_as_they_are_announced() {
+fn hazard_v8_h74_l10_memory_is_taken_as_bytes_come_not_as_they_are_announced() {
     let mut deframer = Deframer::default();
     assert_eq!(deframer.push(&frame(3, 32 << 20, &[])), Ok(None));
     assert_eq!((deframer.held(), deframer.wanted()), (0, (32 << 20) - 8));

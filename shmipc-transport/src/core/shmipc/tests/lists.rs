@@ -41,7 +41,7 @@ fn what_is_taken_is_taken_once_and_the_last_never() {
 }
 
 #[test]
-fn taking_and_putting_back_at_once_keeps_the_list_whole() {
+fn hazard_h4_taking_and_putting_back_at_once_keeps_the_list_whole() {
     model(|| {
         let (memory, one, other) = list_of(3);
         let slice = other.take(0).unwrap().unwrap();
@@ -206,7 +206,7 @@ proptest! {
 
 #[cfg(not(shmipc_loom))]
 #[test]
-fn a_share_of_what_was_received_is_kept_for_the_next_messages() {
+fn hazard_h15_a_share_of_what_was_received_is_kept_for_the_next_messages() {
     let (memory, one, other) = list_of(50);
     let slices: Vec<_> = (0..5).map(|_| one.take(0).unwrap().unwrap()).collect();
     assert_eq!((one.held(), other.available(0)), (5, 44));

@@ -43,7 +43,7 @@ impl Doorbell {
 }
 
 #[test]
-fn no_element_is_slept_through() {
+fn hazard_h5_c7_no_element_is_slept_through() {
     const COUNT: u32 = 2;
     model(|| {
         let memory = TestMemory::new(2 * (24 + 12 * 4));
@@ -98,7 +98,7 @@ fn a_consumer_that_looks_is_not_woken() {
 
 #[test]
 #[cfg(not(shmipc_loom))]
-fn hazard_h6_counters_of_64_bits_are_carried_over() {
+fn hazard_h6_s4_counters_of_64_bits_are_carried_over() {
     for layout in LAYOUTS {
         let (memory, ..) = queues(16, layout);
         // A queue that has been used for long: both counters are just below 2³².
@@ -137,7 +137,7 @@ fn hazard_h6_no_counter_of_ours_lies_across_cache_lines() {
 
 #[test]
 #[cfg(not(shmipc_loom))]
-fn hazard_h20_impossible_queues_are_refused() {
+fn hazard_h20_v1_impossible_queues_are_refused() {
     for (len, caps) in [
         (8, [1, 1]),
         (40, [0, 0]),
