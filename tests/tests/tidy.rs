@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -88,6 +89,84 @@ fn unsafe_lives_where_the_architecture_says() {
         named.collect::<BTreeSet<_>>(),
         "left: files that open `unsafe_code`; right: those that ARCHITECTURE.md names"
     );
+}
+
+/// All that is known of shmipc's other implementations, by the names that `docs/shmipc-link.md` has for it.
+const HAZARDS: [(char, RangeInclusive<u32>); 7] = [
+    ('C', 1..=14),
+    ('H', 1..=17),
+    ('H', 20..=37),
+    ('H', 40..=77),
+    ('L', 1..=10),
+    ('S', 1..=8),
+    ('V', 1..=13),
+];
+
+#[test]
+fn every_hazard_has_a_test_of_its_name_or_a_reason_why_not() {
+    let docs = fs::read_to_string(root().join("docs/shmipc-link.md")).unwrap();
+    let (_, section) = docs
+        .split_once("## Hazards of other implementations")
+        .unwrap();
+    let (tested, excused) = section.split_once("### Without a test").unwrap();
+    let (tested, excused) = (listed(tested), listed(excused));
+    let hazards = HAZARDS.into_iter().flat_map(|(kind, numbers)| {
+        let named = move |number| format!("{kind}{number}");
+        numbers.map(named)
+    });
+    let hazards: BTreeSet<_> = hazards.collect();
+    assert_eq!(
+        tested.union(&excused).cloned().collect::<BTreeSet<_>>(),
+        hazards,
+        "left: hazards that the tables list; right: those that there are"
+    );
+    let both: Vec<_> = tested.intersection(&excused).collect();
+    assert!(both.is_empty(), "in both tables: {both:?}");
+    let files = rust_files();
+    let named: BTreeSet<_> = files
+        .iter()
+        .flat_map(Source::code)
+        .filter_map(|(_, line)| line.split_once("fn hazard_"))
+        .flat_map(|(_, name)| cited(name))
+        .collect();
+    let untested: Vec<_> = tested.difference(&named).collect();
+    assert!(
+        untested.is_empty(),
+        "no test is named after these: {untested:?}"
+    );
+    let unknown: Vec<_> = named.difference(&hazards).collect();
+    assert!(
+        unknown.is_empty(),
+        "tests are named after these, which there are not: {unknown:?}"
+    );
+}
+
+/// The names in the first column of a table: `H1, H20–H24`.
+fn listed(table: &str) -> BTreeSet<String> {
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| "));
+    let names = rows.filter_map(|row| row.split_once(" | "));
+    let names = names.flat_map(|(names, _)| names.split(", "));
+    names
+        .flat_map(|name| {
+            let (first, last) = name.split_once('–').unwrap_or((name, name));
+            let number = |name: &str| name.get(1..).and_then(|number| number.parse::<u32>().ok());
+            match (number(first), number(last)) {
+                (Some(from), Some(to)) => (from..=to)
+                    .map(|number| format!("{}{number}", &first[..1]))
+                    .collect(),
+                _ => Vec::new(),
+            }
+        })
+        .collect()
+}
+
+/// The hazards that a test's name begins with: `h1_c4_a_list_that_…`.
+fn cited(name: &str) -> impl Iterator<Item = String> {
+    let words = name.split('_').take_while(|word| {
+        let number = word.strip_prefix(['c', 'h', 'l', 's', 'v']);
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    });
+    words.map(str::to_uppercase)
 }
 
 fn opens_unsafe(line: &str) -> bool {
