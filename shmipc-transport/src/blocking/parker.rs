@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    core::sync::{AtomicBool, Ordering, lock},
+    core::{flag::Flag, sync::lock},
     sys::watch::Interrupt,
 };
 
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Parker {
     thread: Thread,
     /// Whether it was woken since it last [began](Self::reset) to wait.
-    woken: AtomicBool,
+    woken: Flag,
     /// What interrupts its sleep, while that is one in the kernel and for a session. Otherwise it is parked.
     bed: Mutex<Option<Arc<Interrupt>>>,
 }
@@ -25,7 +25,7 @@ pub(crate) struct Parker {
 /// Remembers that something a thread polls has called it, whatever its parker is used for meanwhile.
 #[derive(Debug)]
 pub(crate) struct Signal {
-    is_set: AtomicBool,
+    is_set: Flag,
     waker: Waker,
 }
 
@@ -45,12 +45,12 @@ impl Own {
     fn new() -> Self {
         let parker = Arc::new(Parker {
             thread: thread::current(),
-            woken: AtomicBool::new(false),
+            woken: Flag::default(),
             bed: Mutex::new(None),
         });
         let waker = Waker::from(Arc::clone(&parker));
         let signal = Arc::new(Signal {
-            is_set: AtomicBool::new(false),
+            is_set: Flag::default(),
             waker: waker.clone(),
         });
         Self {
@@ -84,12 +84,12 @@ impl Parker {
 
     /// Begins to wait anew. What wakes from now on counts.
     pub(crate) fn reset(&self) {
-        self.woken.store(false, Ordering::Relaxed);
+        self.woken.lower();
     }
 
     /// Whether it was woken since.
     pub(crate) fn is_woken(&self) -> bool {
-        self.woken.load(Ordering::Acquire)
+        self.woken.is_up()
     }
 
     /// Parks until it is woken (`true`) or `deadline` has passed. Only for the thread itself.
@@ -130,11 +130,11 @@ impl Signal {
     }
 
     pub(crate) fn clear(&self) {
-        self.is_set.store(false, Ordering::Relaxed);
+        self.is_set.lower();
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        self.is_set.load(Ordering::Acquire)
+        self.is_set.is_up()
     }
 }
 
@@ -144,7 +144,7 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_set.store(true, Ordering::Release);
+        self.is_set.raise();
         self.waker.wake_by_ref();
     }
 }
@@ -155,7 +155,7 @@ impl Wake for Parker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.woken.swap(true, Ordering::AcqRel) {
+        if !self.woken.raise() {
             return;
         }
         match &*lock(&self.bed) {

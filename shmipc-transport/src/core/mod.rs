@@ -4,6 +4,7 @@
 //! conversation and loom may interleave them. The one thing that reaches outside is [`mem`], which reads and writes
 //! mappings that [`sys`](crate::sys) made.
 
+pub(crate) mod flag;
 pub(crate) mod handshake;
 pub(crate) mod mem;
 pub(crate) mod num;
