@@ -199,3 +199,18 @@ async fn hazard_h56_the_receiver_of_a_lost_session_is_told_so_whoever_hears_of_i
         }
     }
 }
+
+#[tokio::test]
+async fn who_receives_on_a_stream_that_nobody_has_heard_of_is_woken_by_the_sessions_end() {
+    let pair = Pair::new().await;
+    let mut stream = pair.client.open_stream().unwrap();
+    let receiving = tokio::spawn(async move { stream.recv().await });
+    // On this runtime of one thread, it has been polled once we go on.
+    tokio::task::yield_now().await;
+    pair.client.close();
+    let received = timeout(PATIENCE, receiving).await.expect("an end").unwrap();
+    assert!(matches!(
+        received,
+        Err(RecvError::SessionLost(SessionLost::ClosedHere))
+    ));
+}

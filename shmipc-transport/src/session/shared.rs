@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     /// How much the peer is ready to receive.
     pub(crate) peer_windows: Windows,
     pub(crate) streams: Mutex<StreamTable<StreamShared>>,
+    /// Streams of ours that somebody receives on before the peer has heard of them: they are in no table.
+    unheard: Mutex<Vec<Weak<StreamShared>>>,
     pub(super) inbound: Mutex<Inbound>,
     accept: Mutex<AcceptQueue>,
     /// Streams of ours that wait until the peer accepts one more.
@@ -141,6 +143,7 @@ impl Shared {
             peer,
             peer_windows,
             streams: Mutex::new(streams),
+            unheard: Mutex::default(),
             inbound: Mutex::new(Inbound {
                 rx,
                 policy,
@@ -179,7 +182,9 @@ impl Shared {
             tracing::warn!(peer = %self.peer, %misbehaviour, "ended a session, because the peer broke the protocol");
         }
         self.link.sever();
-        for stream in lock(&self.streams).clear() {
+        let unheard = mem::take(&mut *lock(&self.unheard));
+        let unheard = unheard.iter().filter_map(Weak::upgrade);
+        for stream in lock(&self.streams).clear().into_iter().chain(unheard) {
             stream.lose(self, &reason);
         }
         self.wake_openers();
@@ -190,6 +195,22 @@ impl Shared {
         let may_wait = matches!(reason, SessionLost::ClosedHere) && self.link.lingers();
         if let Some(lead) = self.lead.as_ref().filter(|_| !may_wait) {
             lead.hang_up();
+        }
+    }
+
+    /// Has a stream that the peer has not heard of learn of the session's end all the same.
+    pub(crate) fn tell_unheard(&self, stream: &Arc<StreamShared>) {
+        {
+            let mut unheard = lock(&self.unheard);
+            unheard.retain(|known| {
+                let known = known.upgrade();
+                known.is_some_and(|known| known.id().is_none() && !Arc::ptr_eq(&known, stream))
+            });
+            unheard.push(Arc::downgrade(stream));
+        }
+        // Whoever ended the session before that has not seen it.
+        if let Some(reason) = self.lost() {
+            stream.lose(self, reason);
         }
     }
 

@@ -568,7 +568,12 @@ impl RecvHalf {
             cx,
             waiter,
             || stream.take(session),
-            |waker| stream.wait_to_recv(session, waker),
+            |waker| {
+                stream.wait_to_recv(session, waker);
+                if stream.id().is_none() {
+                    session.tell_unheard(stream);
+                }
+            },
         )
     }
 

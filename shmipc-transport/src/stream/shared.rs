@@ -107,7 +107,7 @@ impl StreamShared {
     }
 
     /// The stream's id, once the peer has been told.
-    pub(super) fn id(&self) -> Option<StreamId> {
+    pub(crate) fn id(&self) -> Option<StreamId> {
         match self.id.load(Ordering::Relaxed) {
             0 => None,
             id => Some(StreamId(id)),
