@@ -402,6 +402,22 @@ mod tests {
         assert_eq!(u64::from_ne_bytes(counter), 1, "and there is room again");
     }
 
+    /// Sections 7.3 and 15.3 of shmipc's reference for version 4.
+    #[test]
+    fn a_shmipc_peer_is_rung_as_in_the_reference() {
+        let [fd, _other] = eventfds().unwrap();
+        let bell = PeerDoorbell::of_eventfd(fd.try_clone().unwrap()).unwrap();
+        let mut counter = [0xff; 8];
+        let mut read = || nix::unistd::read(&fd, &mut counter).map(|_| counter);
+        assert_eq!(read(), Err(Errno::EAGAIN), "it begins at zero");
+        bell.ring();
+        assert_eq!(read(), Ok([1, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(read(), Err(Errno::EAGAIN), "and is no semaphore");
+        bell.ring();
+        bell.ring();
+        assert_eq!(read(), Ok([2, 0, 0, 0, 0, 0, 0, 0]));
+    }
+
     #[test]
     fn ringing_nobody_is_harmless() {
         for kind in KINDS {

@@ -208,6 +208,35 @@ async fn a_full_socket_would_block_and_recovers() {
     );
 }
 
+/// Section 12.1 of shmipc's reference for versions 2 and 3: one byte, with the buffer region and the queue region.
+#[test]
+fn descriptors_travel_as_in_the_reference_of_shmipc() {
+    let (ours, theirs) = StdStream::pair().unwrap();
+    let socket = ControlSocket::bare(Connection::Unix(ours));
+    let [buffer, queue] = ["/dev/null", "/dev/zero"].map(|path| File::open(path).unwrap());
+    let sent = socket.try_send(&[0], &[buffer.as_fd(), queue.as_fd()]);
+    assert_eq!(sent.unwrap(), 1);
+    let mut bytes = [0xff; 2];
+    let mut control = cmsg_space!([RawFd; 4]);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = recvmsg::<()>(theirs.as_raw_fd(), &mut parts, Some(&mut control), flags);
+    assert_eq!(received.unwrap().bytes, 1);
+    assert_eq!(bytes, [0, 0xff]);
+    let fds: Vec<_> = descriptors(&control)
+        // SAFETY: as in `receive`.
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .collect();
+    // On 64 bits: the length, `SOL_SOCKET`, `SCM_RIGHTS`, and the descriptors as they are numbered here.
+    let head = [0x18, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0];
+    let numbers = fds.iter().flat_map(|fd| fd.as_raw_fd().to_le_bytes());
+    let expected: Vec<u8> = head.into_iter().chain(numbers).collect();
+    assert_eq!(control[..24], expected);
+    let device = |fd: BorrowedFd<'_>| nix::sys::stat::fstat(fd).unwrap().st_rdev;
+    let arrived: Vec<_> = fds.iter().map(|fd| device(fd.as_fd())).collect();
+    assert_eq!(arrived, [device(buffer.as_fd()), device(queue.as_fd())]);
+}
+
 #[test]
 fn control_data_is_listed_to_its_end_and_not_beyond() {
     assert_eq!(descriptors(&[]).count(), 0);

@@ -8,6 +8,8 @@ mod hazards;
 mod lists;
 mod queues;
 #[cfg(not(shmipc_loom))]
+mod transcript;
+#[cfg(not(shmipc_loom))]
 mod vectors;
 
 use std::sync::Arc;
