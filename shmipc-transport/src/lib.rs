@@ -52,6 +52,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
+mod keepalive;
 mod link;
 mod listener;
 #[cfg(feature = "metrics")]
@@ -71,7 +72,7 @@ mod wait;
 pub use address::Address;
 pub use backoff::Backoff;
 pub use byte_stream::{ByteReader, ByteStream, ByteWriter};
-pub use config::{Config, ConfigBuilder, InvalidConfig, Keepalive, Payloads, Wait};
+pub use config::{Config, ConfigBuilder, InvalidConfig, Payloads, Wait};
 pub use core::{
     mem::OutOfRegion,
     outbox::{HeadOverrun, InvalidGeometry, InvalidRecord, ReturnsOverrun},
@@ -85,6 +86,7 @@ pub use error::*;
 pub use handler::{
     LocalClose, RemoteClose, StreamHandler, serve, serve_session, serve_with_shutdown,
 };
+pub use keepalive::Keepalive;
 pub use link::LinkInfo;
 pub use listener::{HandOver, Leftover, Listener};
 pub use peer::Peer;

@@ -13,6 +13,7 @@
 //! streams, `back`, the heap's. `forwards` and `kept` are taken inside none but `growing`, and none inside them. A lock of one
 //! link is never taken while one of another link's is held, which is why what lands is dropped by [`OutboxGuard`]. None is held while code of users runs, or across an `await`.
 
+mod control;
 mod dump;
 mod either;
 mod figures;
@@ -31,6 +32,7 @@ use std::{
     task::Waker,
 };
 
+pub(crate) use control::Control;
 pub(crate) use dump::{CONTROL_LISTED_MAX, LinkDump};
 pub(crate) use either::{Link, Reservation, Rx, TxGuard};
 pub(crate) use figures::{Fill, LinkFigures};
@@ -41,7 +43,7 @@ use inbound::OutboxRx;
 pub use info::LinkInfo;
 use lease::Back;
 pub(crate) use lease::Lease;
-pub(crate) use outbound::{AllocFailure, Control};
+pub(crate) use outbound::AllocFailure;
 use outbound::{OutboxGuard, OutboxReservation, Tx};
 pub(crate) use outgoing::{Outgoing, OutgoingPart};
 pub(crate) use shmipc::{Run, ShmipcLink, ShmipcParts};

@@ -1,5 +1,6 @@
 //! Sessions: two processes, joined.
 
+mod accepting;
 mod custody;
 mod dispatch;
 mod driver;

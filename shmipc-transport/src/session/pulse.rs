@@ -8,7 +8,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::shared::Shared;
-use crate::{config::Keepalive, error::SessionLost};
+use crate::{Keepalive, error::SessionLost};
 
 /// A session's keepalive: quiet for as long as there are no streams, or something is heard now and then.
 #[derive(Debug)]

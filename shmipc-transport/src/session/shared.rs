@@ -1,7 +1,6 @@
 //! What the handles, the streams and the driver of a session share.
 
 use std::{
-    collections::VecDeque,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
     task::{Context, Poll, Waker},
@@ -13,11 +12,10 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{lead::Lead, presence::Presence};
+use super::{accepting::AcceptQueue, lead::Lead, presence::Presence};
 use crate::{
     Config, Peer,
     core::{
-        num::index,
         outbox::Windows,
         streams::StreamTable,
         sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
@@ -56,7 +54,7 @@ pub(crate) struct Shared {
     /// Streams of ours that somebody receives on before the peer has heard of them: they are in no table.
     unheard: Mutex<Vec<Weak<StreamShared>>>,
     pub(super) inbound: Mutex<Inbound>,
-    accept: Mutex<AcceptQueue>,
+    pub(super) accept: Mutex<AcceptQueue>,
     /// Streams of ours that wait until the peer accepts one more.
     open_waiters: Mutex<Vec<Waker>>,
     lost: OnceLock<SessionLost>,
@@ -87,14 +85,6 @@ pub(crate) struct Inbound {
     pub(crate) driver: Heat,
     /// What is left of a wait that a caller began to spin for and leaves to the driver.
     pub(crate) inherited: Option<Lookout>,
-}
-
-#[derive(Default)]
-struct AcceptQueue {
-    streams: VecDeque<Arc<StreamShared>>,
-    wakers: Vec<Waker>,
-    /// Woken as well, but not counted among those who wait.
-    bystanders: Vec<Waker>,
 }
 
 /// What a task waits for.
@@ -529,78 +519,6 @@ impl Shared {
     pub(crate) fn wait_to_open(&self, waker: &Waker) {
         self.link.counters().waits_streams.add(1);
         lock(&self.open_waiters).push(waker.clone());
-    }
-
-    /// Waits for a stream that the peer opens.
-    pub(crate) fn poll_accept(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Arc<StreamShared>, SessionLost>> {
-        let register = |waker: &Waker| self.wait_to_accept(waker);
-        self.poll_wait(cx, Waiter::Acceptor, || self.try_accept(), register)
-    }
-
-    /// As [`poll_accept`](Self::poll_accept), for a task that expects none: nobody looks at the ring on its account, so a stream is
-    /// found when somebody looks for another reason, or the doorbell rings.
-    pub(crate) fn poll_unexpected(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Arc<StreamShared>, SessionLost>> {
-        if let Some(accepted) = self.try_accept() {
-            return Poll::Ready(accepted);
-        }
-        {
-            let bystanders = &mut lock(&self.accept).bystanders;
-            if !bystanders.iter().any(|known| known.will_wake(cx.waker())) {
-                bystanders.push(cx.waker().clone());
-            }
-        }
-        // One that came before we registered, we see now.
-        self.try_accept().map_or(Poll::Pending, Poll::Ready)
-    }
-
-    /// Takes a stream that the peer has opened, or says why there will be none; `None` if there is none yet.
-    pub(crate) fn try_accept(&self) -> Option<Result<Arc<StreamShared>, SessionLost>> {
-        match lock(&self.accept).streams.pop_front() {
-            Some(stream) => Some(Ok(stream)),
-            None => self.lost().cloned().map(Err),
-        }
-    }
-
-    /// Has `waker` called when [`try_accept`](Self::try_accept) has something.
-    pub(crate) fn wait_to_accept(&self, waker: &Waker) {
-        let mut accept = lock(&self.accept);
-        if !accept.wakers.iter().any(|known| known.will_wake(waker)) {
-            accept.wakers.push(waker.clone());
-            self.count_waiting(true);
-        }
-    }
-
-    /// Leaves a stream for whoever accepts. A peer may reset streams and open others as fast as it likes, so those that
-    /// it has reset are dropped before the queue holds more than may be open.
-    pub(super) fn queue_to_accept(&self, stream: Arc<StreamShared>) {
-        {
-            let mut accept = lock(&self.accept);
-            let most = self.config.windows().streams_max;
-            if index(most) <= accept.streams.len() {
-                accept.streams.retain(|waiting| !waiting.is_over());
-            }
-            accept.streams.push_back(stream);
-        }
-        self.wake_acceptors();
-    }
-
-    fn wake_acceptors(&self) {
-        let (acceptors, bystanders) = {
-            let mut accept = lock(&self.accept);
-            let acceptors = mem::take(&mut accept.wakers);
-            (acceptors, mem::take(&mut accept.bystanders))
-        };
-        for waker in acceptors {
-            self.count_waiting(false);
-            waker.wake();
-        }
-        bystanders.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -23,6 +23,7 @@ mod lent;
 mod outbound;
 mod progress;
 mod record;
+mod reservation;
 mod run;
 mod settling;
 #[cfg(test)]
@@ -41,9 +42,10 @@ use budget::Budget;
 pub(super) use inbound::ShmipcRx;
 use inbound::Unread;
 use lent::Lent;
+pub(super) use outbound::ShmipcGuard;
 use outbound::ShmipcTx;
-pub(super) use outbound::{ShmipcGuard, ShmipcReservation};
 use record::Record;
+pub(super) use reservation::ShmipcReservation;
 pub(crate) use run::Run;
 
 use super::Rx;
