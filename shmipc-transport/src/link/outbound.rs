@@ -348,31 +348,27 @@ impl OutboxLink {
     ///
     /// See [`AllocFailure`].
     pub(crate) fn alloc(&self, len: u32) -> Result<Block, AllocFailure> {
-        let (mut collected, mut retired) = (false, false);
+        // Relaxed, here and below: a hint; who takes one at the same time counts for nothing.
         let taken = self.taken.load(Ordering::Relaxed).saturating_add(len);
-        let mut must_collect = TAKEN_BETWEEN_COLLECTIONS <= taken;
-        // Relaxed: a hint; who takes one at the same time counts for nothing.
-        self.taken.store(taken, Ordering::Relaxed);
+        if taken < TAKEN_BETWEEN_COLLECTIONS
+            && let Some(block) = self.heap.take(len)
+        {
+            self.taken.store(taken, Ordering::Relaxed);
+            self.counters.blocks_taken.add(1);
+            return Ok(block);
+        }
+        self.taken.store(0, Ordering::Relaxed);
+        let mut retired = false;
         loop {
-            if must_collect && !collected {
-                self.taken.store(0, Ordering::Relaxed);
-                self.collect_returns(&mut self.tx())
-                    .map_err(AllocFailure::Misbehaved)?;
-                collected = true;
-            }
+            // First what has come back, before more memory is touched.
+            self.collect_returns(&mut self.tx())
+                .map_err(AllocFailure::Misbehaved)?;
             match self.heap.alloc(len) {
                 Ok(block) => {
                     self.counters.blocks_taken.add(1);
                     return Ok(block);
                 }
                 Err(Exhausted::TooLarge) => return Err(AllocFailure::TooLarge),
-                // First what has come back, before more memory is touched.
-                Err(exhausted) if !collected => {
-                    if let Exhausted::NeedsRegion { len, .. } = exhausted {
-                        self.heap.cancel_region(len);
-                    }
-                    must_collect = true;
-                }
                 Err(Exhausted::Full) if !retired && self.heap.has_idle_region() => {
                     retired = true;
                     self.retire_idle().map_err(AllocFailure::Misbehaved)?;

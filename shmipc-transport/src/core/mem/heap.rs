@@ -109,6 +109,22 @@ impl Heap {
         if inner.closed {
             return Err(Exhausted::Full);
         }
+        match self.take_of(&mut inner, len) {
+            Some(block) => Ok(block),
+            None => inner.wanted_region(len),
+        }
+    }
+
+    /// Takes a block out of the regions that there are, if one has room.
+    pub(crate) fn take(self: &Arc<Self>, len: u32) -> Option<Block> {
+        let mut inner = lock(&self.inner);
+        if inner.closed {
+            return None;
+        }
+        self.take_of(&mut inner, len)
+    }
+
+    fn take_of(self: &Arc<Self>, inner: &mut Inner, len: u32) -> Option<Block> {
         for entry in &mut inner.regions {
             let Some((start, size)) = entry.space.alloc(len, u32_len(entry.region.len())) else {
                 continue;
@@ -121,9 +137,9 @@ impl Heap {
             let mut block =
                 unsafe { Block::new(Arc::clone(self), region, id, start..start + size) };
             block.truncate(crate::core::num::index(len));
-            return Ok(block);
+            return Some(block);
         }
-        inner.wanted_region(len)
+        None
     }
 
     /// Adds a region that [`alloc`](Self::alloc) asked for.
