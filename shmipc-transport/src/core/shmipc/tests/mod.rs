@@ -71,6 +71,7 @@ impl Memory for TestMemory {
 pub(super) const LIMITS: ChainLimits = ChainLimits::of(1 << 20);
 
 /// Two lists, of 3 slices of 16 bytes and 2 of 32: the reference's example.
+#[cfg(not(shmipc_loom))]
 pub(super) const SMALL: &[(u32, u32)] = &[(16, 50), (32, 50)];
 
 /// Both sides of a fresh buffer region.
