@@ -323,6 +323,7 @@ impl<M: Memory> Ends<M> {
             head,
             announced: head,
             tail: halves(head)[0],
+            crowd_max: 0,
             ends: self,
         }
     }
@@ -422,6 +423,8 @@ pub(crate) struct Consumer<M> {
     announced: u64,
     /// The low half of what the peer had published when we last looked.
     tail: u32,
+    /// The most elements that were found waiting by a look.
+    crowd_max: u32,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -452,6 +455,7 @@ impl<M: Memory> Consumer<M> {
                 return Ok(None);
             }
             self.tail = self.tail.wrapping_add(waiting);
+            self.crowd_max = self.crowd_max.max(waiting);
         }
         let at = self.ends.element(self.head);
         let [stream, offset, status] =
@@ -468,6 +472,11 @@ impl<M: Memory> Consumer<M> {
             offset,
             status,
         }))
+    }
+
+    /// The most elements that were found waiting when [`take`](Self::take) has looked.
+    pub(crate) fn crowd_max(&self) -> u32 {
+        self.crowd_max
     }
 
     /// Elements consumed so far.

@@ -180,9 +180,9 @@ impl ShmipcLink {
         {
             return self.said(said).map(Some);
         }
-        let waiting = rx.consumer.waiting()?.saturating_mul(ELEMENT_LEN);
-        self.counters.peer_ring_fill_max.raise(u64::from(waiting));
         let Some(element) = rx.consumer.take()? else {
+            let fill = rx.consumer.crowd_max().saturating_mul(ELEMENT_LEN);
+            self.counters.peer_ring_fill_max.raise(u64::from(fill));
             return Ok(self.answered_ping());
         };
         self.forget_files();
