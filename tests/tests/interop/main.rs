@@ -21,49 +21,60 @@ mod protos;
 mod service_of_threads;
 mod tonic_service;
 
-/// Makes one test of each case for each link.
-macro_rules! run_all_cases_over {
-    ($($link:ident,)*) => {
-        $(mod $link {
-            crate::tests_of_cases! {
-                $link:
-                empty_unary,
-                large_unary,
-                client_streaming,
-                server_streaming,
-                ping_pong,
-                empty_stream,
-                half_duplex,
-                custom_metadata_of_a_unary_call,
-                custom_metadata_of_a_full_duplex_call,
-                status_code_and_message_of_a_unary_call,
-                status_code_and_message_of_a_full_duplex_call,
-                special_status_message,
-                unimplemented_method,
-                unimplemented_service,
-                cancel_after_begin,
-                cancel_after_first_response,
-                timeout_on_sleeping_server,
-                concurrent_large_unary,
-                rpc_soak,
-            }
-        })*
-    };
-}
-
-/// Makes one test for one link of each of these cases.
+/// Makes one test of each of these cases for one link. Links and cases are functions in these modules.
 macro_rules! tests_of_cases {
-    ($link:ident: $($case:ident,)*) => {
+    ($links:ident::$link:ident, $cases:ident: $($case:ident,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let link = crate::links::$link().await;
-                tests::in_time(stringify!($case), crate::cases::$case(&link)).await;
+                let link = crate::$links::$link().await;
+                tests::in_time(stringify!($case), crate::$cases::$case(&link)).await;
             }
         )*
     };
 }
 use tests_of_cases;
+
+/// Makes one test for a link of each case in which no call is given up.
+macro_rules! run_cases_to_their_end_over {
+    ($link:ident) => {
+        crate::tests_of_cases! {
+            links::$link, cases:
+            empty_unary,
+            large_unary,
+            client_streaming,
+            server_streaming,
+            ping_pong,
+            empty_stream,
+            half_duplex,
+            custom_metadata_of_a_unary_call,
+            custom_metadata_of_a_full_duplex_call,
+            status_code_and_message_of_a_unary_call,
+            status_code_and_message_of_a_full_duplex_call,
+            special_status_message,
+            unimplemented_method,
+            unimplemented_service,
+            timeout_on_sleeping_server,
+            concurrent_large_unary,
+            rpc_soak,
+        }
+    };
+}
+use run_cases_to_their_end_over;
+
+/// Makes one test of each case for each link.
+macro_rules! run_all_cases_over {
+    ($($link:ident,)*) => {
+        $(mod $link {
+            crate::run_cases_to_their_end_over!($link);
+            crate::tests_of_cases! {
+                links::$link, cases:
+                cancel_after_begin,
+                cancel_after_first_response,
+            }
+        })*
+    };
+}
 
 run_all_cases_over! {
     shared_memory,
@@ -86,12 +97,17 @@ run_all_cases_over! {
     tonic_server_over_http2,
 }
 
+/// A thread that waits for an answer has nobody to tell it that the call is given up.
+mod client_of_threads_over_shared_memory {
+    crate::run_cases_to_their_end_over!(client_of_threads);
+}
+
 /// Makes a test for each link on which messages are compressed, of each case that is about that.
 macro_rules! run_cases_of_compression_over {
     ($($link:ident,)*) => {
         $(mod $link {
-            crate::tests_of_cases_of_compression! {
-                $link:
+            crate::tests_of_cases! {
+                compression::$link, compression:
                 client_compressed_unary,
                 server_compressed_unary,
                 client_compressed_streaming,
@@ -101,46 +117,9 @@ macro_rules! run_cases_of_compression_over {
     };
 }
 
-macro_rules! tests_of_cases_of_compression {
-    ($link:ident: $($case:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() {
-                let link = crate::compression::$link().await;
-                tests::in_time(stringify!($case), crate::compression::$case(&link)).await;
-            }
-        )*
-    };
-}
-use tests_of_cases_of_compression;
-
 run_cases_of_compression_over! {
     http2_by_gzip,
     http2_by_deflate,
     http2_over_a_unix_socket_by_zstd,
     http2_by_rules,
-}
-
-/// All but those in which a call is given up: a thread that waits for an answer has nobody to tell it so.
-mod client_of_threads_over_shared_memory {
-    crate::tests_of_cases! {
-        client_of_threads:
-        empty_unary,
-        large_unary,
-        client_streaming,
-        server_streaming,
-        ping_pong,
-        empty_stream,
-        half_duplex,
-        custom_metadata_of_a_unary_call,
-        custom_metadata_of_a_full_duplex_call,
-        status_code_and_message_of_a_unary_call,
-        status_code_and_message_of_a_full_duplex_call,
-        special_status_message,
-        unimplemented_method,
-        unimplemented_service,
-        timeout_on_sleeping_server,
-        concurrent_large_unary,
-        rpc_soak,
-    }
 }
