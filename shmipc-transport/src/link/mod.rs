@@ -4,7 +4,8 @@
 //! apart for each operation.
 //!
 //! Above it there are streams and messages, below it rings, blocks and cursors. A session asks a link to
-//! [compose](OutboxLink::compose) a message in a reserved record and to [commit](OutboxReservation::commit) it, to [take](OutboxLink::take) the next arrival, to [arm](OutboxLink::arm) and
+//! [reserve](OutboxLink::reserve_for) a record for a message, to [compose](OutboxReservation::compose) it there and to
+//! [commit](OutboxReservation::commit) it, to [take](OutboxLink::take) the next arrival, to [arm](OutboxLink::arm) and
 //! [disarm](OutboxLink::disarm) the sleep flag, and leaves to it who needs a ring of the doorbell.
 //!
 //! # Locks

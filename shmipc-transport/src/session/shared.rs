@@ -1,7 +1,7 @@
 //! What the handles, the streams and the driver of a session share.
 
 use std::{
-    fmt, mem,
+    fmt, mem, ptr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
     task::{Context, Poll, Waker},
     time::Instant,
@@ -192,10 +192,9 @@ impl Shared {
     pub(crate) fn tell_unheard(&self, stream: &Arc<StreamShared>) {
         {
             let mut unheard = lock(&self.unheard);
-            unheard.retain(|known| {
-                let known = known.upgrade();
-                known.is_some_and(|known| known.id().is_none() && !Arc::ptr_eq(&known, stream))
-            });
+            // Looked at without being shared, so that none of them ends here, under the lock.
+            let is_other = |known: &Weak<_>| !ptr::eq(known.as_ptr(), Arc::as_ptr(stream));
+            unheard.retain(|known| known.strong_count() != 0 && is_other(known));
             unheard.push(Arc::downgrade(stream));
         }
         // Whoever ended the session before that has not seen it.
