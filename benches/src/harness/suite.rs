@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
 use super::case::{Case, PeerKind, Placement, Runtime, Waiting, Wire, Work};
+use super::distance::{self, Distance};
 use super::session::{self, Sample, Sites};
 use super::window;
 use crate::peers::go;
@@ -75,6 +76,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// How long each case is measured.
     pub duration: Duration,
+    /// How much time may be spent altogether on waiting until the processors are close, and on taking samples once more.
+    pub patience: Duration,
     /// How long the idle session is watched.
     pub idle: Duration,
     /// How many calls are traced. Peers whose calls all enter the kernel take a tenth.
@@ -90,6 +93,8 @@ pub struct Plan {
 pub struct Findings {
     /// Of each case, one sample for each round that succeeded.
     pub samples: HashMap<Case, Vec<Sample>>,
+    /// How many of these were taken while the processors were further apart than for others.
+    pub far: u64,
     /// Of each traced case, its system calls, or why they could not be counted.
     pub traced: Vec<(Case, std::result::Result<Traced, String>)>,
     /// Where a call of shmipc-rpc allocates.
@@ -105,7 +110,7 @@ pub struct Findings {
 }
 
 impl Plan {
-    /// Enough to publish: below twenty minutes.
+    /// Enough to publish: below twenty minutes, where the processors stay where they are.
     #[must_use]
     pub fn full() -> Self {
         Self {
@@ -114,6 +119,7 @@ impl Plan {
             brief: false,
             warm_up: Duration::from_millis(100),
             duration: Duration::from_millis(300),
+            patience: Duration::from_secs(600),
             idle: Duration::from_secs(60),
             traced_calls: 100_000,
             listed_calls: 1_000,
@@ -130,6 +136,7 @@ impl Plan {
             brief: true,
             warm_up: Duration::from_millis(20),
             duration: Duration::from_millis(50),
+            patience: Duration::ZERO,
             idle: Duration::from_secs(5),
             traced_calls: 10_000,
             listed_calls: 100,
@@ -374,6 +381,7 @@ fn sample_all(plan: &Plan, findings: &mut Findings, progress: &mut Progress) {
             findings.no_go = Some(why.to_string());
         }
     }
+    let mut distance = Distance::new(plan.patience, distance::look);
     for round in 1..=plan.rounds {
         cases.retain(|case| round <= plan.rounds(case));
         for (position, case) in (1..).zip(&cases) {
@@ -383,13 +391,14 @@ fn sample_all(plan: &Plan, findings: &mut Findings, progress: &mut Progress) {
                 cases.len()
             );
             let sample = progress.step(&step, || {
-                session::sample(*case, plan.warm_up(case), plan.duration)
+                distance.sample(|| session::sample(*case, plan.warm_up(case), plan.duration))
             });
             if let Some(sample) = keep(sample, &case.to_string(), &mut findings.failures) {
                 findings.samples.entry(*case).or_default().push(sample);
             }
         }
     }
+    findings.far = distance.far();
 }
 
 fn trace_all(plan: &Plan, findings: &mut Findings, progress: &mut Progress) {

@@ -47,7 +47,11 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   meanwhile. Each case runs {rounds} times for {duration} after {warm_up} of warm-up (four times that where megabytes are
   written, which touches all of the memory once), and between two rounds of a case all others run. Every figure is the median over the rounds of what each round found; “p50 of the rounds” shows the
   smallest and the largest. What is compared under “Figures to reach” was found in the same round: in that whose ratio is the median of
-  all. For the machine has moods, such as where its processors are at the moment, which last for longer than a round's worth of one comparison.
+  all.
+- **Processors that move.** A hypervisor has the processors of a virtual machine share a core for a while, and then lie far apart, where
+  lines of memory take several times as long from one to the other. So the limit's round trip is looked at before and after each
+  sample, which waits until that is at most twice the shortest seen, and is taken once more if it is not any longer. There is some patience for
+  that, and no more: {far} of {samples} samples were taken while the processors were further apart.
 - **Every byte counts.** In each call the sender writes every byte of the payload, differently in each call, and the
   receiver reads and verifies every byte, in both directions, word by word at the speed of memory. Only “forwarded” calls
   leave the payload alone: the server returns the `Bytes` that it received, and the client sends on those that came back.
@@ -89,5 +93,7 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
         warm_up = chosen(plan.warm_up),
         traced = grouped(count(plan.traced_calls)),
         idle = chosen(plan.idle),
+        far = findings.far,
+        samples = findings.samples.values().map(Vec::len).sum::<usize>(),
     )
 }

@@ -79,7 +79,7 @@ impl Summary {
 
 /// What two figures were in the round in which their ratio was the median of all rounds.
 ///
-/// The machine may have moods that last for seconds, such as where its processors are. What is compared within a round was measured
+/// The machine may have moods that last for seconds, such as what its neighbours do. What is compared within a round was measured
 /// in the same one, mostly; the medians of either by itself need not have been.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
