@@ -2,7 +2,7 @@
 
 #[allow(dead_code)]
 mod all_options {
-    include!("../../../../shmipc-codegen/tests/golden/all_options/all_options.rs");
+    include!("../../../shmipc-codegen/tests/golden/all_options/all_options.rs");
 }
 
 use all_options::route_guide_server::RouteGuide;

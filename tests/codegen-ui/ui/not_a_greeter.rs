@@ -1,7 +1,7 @@
 // A server is made of something that does not implement the trait.
 
 mod helloworld {
-    include!("../../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
+    include!("../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
 }
 
 use helloworld::greeter_server::GreeterServer;

@@ -1,7 +1,7 @@
 // A method returns another message than it was declared to.
 
 mod helloworld {
-    include!("../../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
+    include!("../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
 }
 
 use helloworld::HelloRequest;

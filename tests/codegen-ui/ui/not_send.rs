@@ -1,7 +1,7 @@
 // A method keeps something across an await that cannot change threads.
 
 mod helloworld {
-    include!("../../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
+    include!("../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
 }
 
 use helloworld::greeter_server::Greeter;

@@ -2,7 +2,7 @@
 
 #[allow(dead_code)]
 mod streaming {
-    include!("../../../../../shmipc-codegen/tests/golden/streaming/streaming.rs");
+    include!("../../../../shmipc-codegen/tests/golden/streaming/streaming.rs");
 }
 
 use shmipc_rpc::client::CallService;

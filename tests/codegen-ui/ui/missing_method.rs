@@ -1,7 +1,7 @@
 // A trait is implemented without one of its methods.
 
 mod helloworld {
-    include!("../../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
+    include!("../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
 }
 
 use helloworld::greeter_server::Greeter;

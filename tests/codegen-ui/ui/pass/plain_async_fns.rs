@@ -4,7 +4,7 @@
 
 #[allow(dead_code)]
 pub mod streaming {
-    include!("../../../../../shmipc-codegen/tests/golden/streaming/streaming.rs");
+    include!("../../../../shmipc-codegen/tests/golden/streaming/streaming.rs");
 }
 
 use shmipc_rpc::{Request, Response, ResponseStream, Status, Streaming};

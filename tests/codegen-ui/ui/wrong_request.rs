@@ -1,7 +1,7 @@
 // A method takes the request without its envelope.
 
 mod helloworld {
-    include!("../../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
+    include!("../../../shmipc-codegen/tests/golden/helloworld/helloworld.rs");
 }
 
 use helloworld::greeter_server::Greeter;
