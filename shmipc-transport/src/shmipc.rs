@@ -54,7 +54,8 @@ pub enum ShmipcWakes {
     EventFd,
     /// By messages on the socket.
     Socket,
-    /// Not at all: both sides look at their queues after this time, from 1 µs to 1 s, whether or not there is anything.
+    /// Not at all: both sides look at their queues after this time, from 1 µs to 1 s, whether or not there is anything. Where there was
+    /// nothing a hundred times in a row, they look each millisecond, if that is longer: an idle session hardly uses a CPU.
     Polling(Duration),
 }
 

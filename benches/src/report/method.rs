@@ -76,7 +76,7 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   times each. Untouched, as that benchmark has it, memory of the payload's length is reserved, sent and discarded; otherwise as above. A
   message in shmipc's own protocol has one slice, of which there are more than messages under way. The `shmipc` crate runs on a
   `multi_thread` runtime with two workers on each side, as in its own benchmark, shmipc-go with as many threads as there are
-  processors; it reads the clock for each call, too. Polling looks every 100 µs, which tokio's timers make a millisecond. Beside them, a Unix domain
+  processors; it reads the clock for each call, too. Polling looks every 100 µs, which the crate's timers make a millisecond. Beside them, a Unix domain
   socket: blocking for one stream; for more, one for each on one `current_thread` runtime.
 - **Many clients** are sessions of one process, each with a call in flight; the server has one thread for all of them.
 - **Processor time** is what `getrusage` tells of the whole process, user and system, all threads. **Allocations** are

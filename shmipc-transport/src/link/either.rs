@@ -338,6 +338,14 @@ impl Link {
         }
     }
 
+    /// Whether nobody wakes anybody, so that such a time is what both sides sleep for.
+    pub(crate) fn is_polled(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.is_polled(),
+        }
+    }
+
     /// Does what is to be done after such a time.
     ///
     /// # Errors

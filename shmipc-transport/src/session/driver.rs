@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ use crate::{
     sys::{
         doorbell::{self, Doorbell, WatchedDoorbell},
         socket::ControlSocket,
+        timer::{Timer, WatchedTimer},
     },
     wait::{Lookout, Way},
 };
@@ -45,6 +46,8 @@ pub(super) struct Driver {
     idle: Option<Pin<Box<Sleep>>>,
     /// Runs while there is something that nobody will tell.
     tick: Option<Pin<Box<Sleep>>>,
+    /// Does so in its place where nobody wakes anybody.
+    timer: Option<WatchedTimer>,
     /// Runs while there is a stream, if the peer may forget to wake us.
     doubt: Option<Pin<Box<Sleep>>>,
     /// Whether there is no such timer until there is a stream.
@@ -105,6 +108,7 @@ impl Driver {
         doorbell: Option<Doorbell>,
         process: Option<OwnedFd>,
     ) -> io::Result<Self> {
+        let timer = shared.link.is_polled().then(Timer::new).transpose()?;
         Ok(Self {
             doorbell: doorbell.map(Doorbell::watch).transpose()?,
             process: process.map(doorbell::watch).transpose()?,
@@ -113,6 +117,7 @@ impl Driver {
             shared,
             idle: None,
             tick: None,
+            timer: timer.map(Timer::watch).transpose()?,
             doubt: None,
             is_sure: false,
             linger: None,
@@ -152,6 +157,24 @@ impl Driver {
         }
     }
 
+    /// Ready each time that `time` has passed.
+    fn poll_ticked(&mut self, cx: &mut Context<'_>, time: Duration) -> Poll<()> {
+        if let Some(timer) = &mut self.timer {
+            if let Err(source) = ready!(timer.poll_elapsed(cx, time)) {
+                self.shared.lose(SessionLost::Io {
+                    action: "wait for the peer",
+                    source: Arc::new(source),
+                });
+                return Poll::Pending;
+            }
+            return Poll::Ready(());
+        }
+        let tick = self.tick.get_or_insert_with(|| Box::pin(sleep(time)));
+        ready!(tick.as_mut().poll(cx));
+        self.tick = None;
+        Poll::Ready(())
+    }
+
     /// Looks, from time to time, for what nobody tells.
     fn poll_tick(&mut self, cx: &mut Context<'_>) {
         let Some(time) = self.shared.link.tick() else {
@@ -159,11 +182,9 @@ impl Driver {
             return;
         };
         loop {
-            let tick = self.tick.get_or_insert_with(|| Box::pin(sleep(time)));
-            if tick.as_mut().poll(cx).is_pending() {
+            if self.poll_ticked(cx, time).is_pending() {
                 return;
             }
-            self.tick = None;
             if let Err(misbehaved) = self.shared.link.ticked() {
                 self.shared.blame(misbehaved);
                 return;

@@ -30,6 +30,7 @@ use crate::{
         doorbell::{Doorbell, PeerDoorbell},
         endpoint::Connection,
         socket::{ControlSocket, Watched},
+        timer::Timer,
         watch::Watch,
     },
 };
@@ -232,7 +233,8 @@ fn start_blocking(
         doorbell,
         process,
     } = Parts::of(outcome, &config);
-    let watch = Watch::new(doorbell, &*socket, process)?;
+    let timer = link.is_polled().then(Timer::new).transpose()?;
+    let watch = Watch::new(doorbell, &*socket, process, timer)?;
     let lead = Lead::new(watch, socket);
     if link.delivers_from_socket() {
         // A leader that sleeps must hear of what it is to look for.

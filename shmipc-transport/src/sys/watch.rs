@@ -17,7 +17,7 @@ use nix::{
     unistd::write,
 };
 
-use super::doorbell::Doorbell;
+use super::{doorbell::Doorbell, timer::Timer};
 use crate::core::sync::{AtomicU32, Ordering};
 
 /// The descriptors of a session, for one thread at a time to sleep on.
@@ -30,6 +30,8 @@ pub(crate) struct Watch {
     doorbell: Option<Doorbell>,
     /// What is asked of the socket, as [`Concern::code`] has it.
     asked: AtomicU32,
+    /// For times below a millisecond, if there are to be any.
+    timer: Option<Timer>,
     _process: Option<OwnedFd>,
     interrupt: Arc<Interrupt>,
 }
@@ -84,9 +86,14 @@ const DOORBELL: u64 = 0;
 const SOCKET: u64 = 1;
 const PROCESS: u64 = 2;
 const INTERRUPT: u64 = 3;
+const TIMER: u64 = 4;
+
+/// The finest time that epoll knows.
+const COARSE: Duration = Duration::from_millis(1);
 
 impl Watch {
-    /// Watches a doorbell, if there is one, the socket of its session, and, if there is such a descriptor, the peer's process.
+    /// Watches a doorbell, if there is one, the socket of its session, and, if there is such a descriptor, the peer's process. With a
+    /// timer, it also sleeps for less than a millisecond.
     ///
     /// # Errors
     ///
@@ -95,6 +102,7 @@ impl Watch {
         doorbell: Option<Doorbell>,
         socket: impl AsFd,
         process: Option<OwnedFd>,
+        timer: Option<Timer>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let interrupt = Arc::new(Interrupt::new()?);
@@ -110,10 +118,14 @@ impl Watch {
         if let Some(process) = &process {
             epoll.add(process, EpollEvent::new(EpollFlags::EPOLLIN, PROCESS))?;
         }
+        if let Some(timer) = &timer {
+            epoll.add(timer, EpollEvent::new(edge, TIMER))?;
+        }
         Ok(Self {
             epoll,
             doorbell,
             asked: AtomicU32::new(concern.code()),
+            timer,
             _process: process,
             interrupt,
         })
@@ -141,16 +153,25 @@ impl Watch {
         Ok(())
     }
 
-    /// Sleeps until something happens, at most for `timeout`, which is rounded up to milliseconds. `None` is without end.
+    /// Sleeps until something happens, at most for `timeout`, which is rounded up to milliseconds where there is no timer. `None` is
+    /// without end.
     ///
     /// # Errors
     ///
     /// Whatever the kernel says. A signal is no error, and ends the sleep.
     pub(crate) fn sleep(&self, timeout: Option<Duration>) -> io::Result<Seen> {
+        let is_fine = |timeout: &Duration| !timeout.is_zero() && *timeout < COARSE;
+        let timeout = match (&self.timer, timeout.filter(is_fine)) {
+            (Some(timer), Some(fine)) => {
+                timer.set(fine)?;
+                None
+            }
+            _ => timeout,
+        };
         let timeout = timeout.map_or(EpollTimeout::NONE, |timeout| {
             EpollTimeout::try_from(millis(timeout)).unwrap_or(EpollTimeout::MAX)
         });
-        let mut events = [EpollEvent::empty(); 4];
+        let mut events = [EpollEvent::empty(); 5];
         let count = match self.epoll.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
@@ -227,7 +248,7 @@ mod tests {
     fn scene(kind: DoorbellKind) -> Scene {
         let (ours, theirs) = Doorbell::create(kind).unwrap();
         let (socket, other) = UnixStream::pair().unwrap();
-        let watch = Watch::new(Some(ours), &socket, None).unwrap();
+        let watch = Watch::new(Some(ours), &socket, None, None).unwrap();
         // What is readable from the start is seen once.
         while watch.sleep(NOW).unwrap() != Seen::default() {}
         watch.sleep(NOW).unwrap();

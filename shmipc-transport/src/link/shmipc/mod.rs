@@ -22,6 +22,7 @@ mod inbound;
 mod lent;
 mod outbound;
 mod progress;
+mod quiet;
 mod record;
 mod reservation;
 mod run;
@@ -44,6 +45,7 @@ use inbound::Unread;
 use lent::Lent;
 pub(super) use outbound::ShmipcGuard;
 use outbound::ShmipcTx;
+use quiet::Quiet;
 use record::Record;
 pub(super) use reservation::ShmipcReservation;
 pub(crate) use run::Run;
@@ -102,6 +104,7 @@ pub(crate) struct ShmipcLink {
     /// The peer's eventfd, until the session ends.
     bell: Mutex<Option<PeerDoorbell>>,
     pub(super) wakes: Wakes,
+    quiet: Quiet,
     /// Settled in the handshake, as `wakes` is.
     pub(super) version: u8,
     pub(super) mapping: ShmipcMapping,
@@ -165,6 +168,7 @@ impl ShmipcLink {
             socket,
             bell: Mutex::new(parts.bell),
             wakes: parts.terms.wakes,
+            quiet: Quiet::default(),
             version: parts.version,
             mapping: parts.mapping,
             version_byte: version_byte(parts.version),
@@ -232,9 +236,14 @@ impl ShmipcLink {
             return Some(LOOK_AGAIN);
         }
         match self.wakes {
-            Wakes::Polling(interval) => Some(interval),
+            Wakes::Polling(interval) => Some(self.quiet.stretch(interval)),
             Wakes::Socket | Wakes::EventFd => None,
         }
+    }
+
+    /// Whether both sides look at their queues from time to time, and wake nobody.
+    pub(crate) fn is_polled(&self) -> bool {
+        matches!(self.wakes, Wakes::Polling(_))
     }
 
     /// Whether the peer may forget to wake us: others do, now and then (H5, H50, C7).

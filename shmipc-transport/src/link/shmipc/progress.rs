@@ -202,6 +202,9 @@ impl ShmipcLink {
     ///
     /// As for [`relieve`](Self::relieve).
     pub(crate) fn ticked(&self) -> Result<(), PeerMisbehaved> {
+        if self.is_polled() {
+            self.quiet.looked(self.counters.messages_received.get());
+        }
         if self.starving.load(Ordering::Acquire) {
             self.wake_waiters(true)?;
         }
