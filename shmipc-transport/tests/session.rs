@@ -2,7 +2,12 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, mpsc},
+    task::{Context, Wake, Waker},
+    thread,
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut, Bytes};
 use shmipc_transport::{
@@ -327,6 +332,59 @@ async fn more_streams_than_the_peer_accepts_wait_their_turn() {
             .expect("no call may hang")
             .unwrap();
     }
+}
+
+/// A waker that looks at the session right away, as one does that polls its task where it is woken.
+struct Looks {
+    session: Session,
+    looked: mpsc::Sender<()>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        drop(self.session.debug_dump());
+        self.looked.send(()).expect("somebody counts");
+    }
+}
+
+async fn wake_those_who_look(looked: mpsc::Sender<()>) {
+    let single = Config::builder().streams_max(1).build().unwrap();
+    let pair = Pair::with(Config::default(), single).await;
+    let session = pair.client.clone();
+    let waker = Waker::from(Arc::new(Looks { session, looked }));
+    let mut cx = Context::from_waker(&waker);
+
+    let mut first = pair.client.open_stream().unwrap();
+    send(&mut first, b"first", Flush::More).await;
+    let mut second = pair.client.open_stream().unwrap();
+    let mut message = second.buffer(6);
+    message.put_slice(b"second");
+    let (sender, receiver) = second.halves_mut();
+    let sent = sender.poll_send(&mut cx, &mut message, Flush::More);
+    assert!(sent.is_pending(), "there is one stream at a time");
+    first.reset(0);
+    let sent = sender.poll_send(&mut cx, &mut message, Flush::More);
+    assert!(sent.is_ready(), "there is no other");
+
+    assert!(receiver.poll_recv(&mut cx).is_pending());
+    pair.client.close();
+}
+
+#[test]
+fn no_lock_is_held_where_wakers_of_streams_are_called() {
+    let (looked, looks) = mpsc::channel();
+    // In a thread of its own, which is left behind if it hangs.
+    let scene = thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(wake_those_who_look(looked));
+    });
+    for what in ["who waits to open", "who waits to receive"] {
+        assert_eq!(looks.recv_timeout(PATIENCE), Ok(()), "{what}");
+    }
+    scene.join().unwrap();
 }
 
 #[tokio::test]

@@ -174,7 +174,9 @@ impl Shared {
         self.link.sever();
         let unheard = mem::take(&mut *lock(&self.unheard));
         let unheard = unheard.iter().filter_map(Weak::upgrade);
-        for stream in lock(&self.streams).clear().into_iter().chain(unheard) {
+        // Out of its lock first: those who wait are woken, whatever that makes them do.
+        let streams = lock(&self.streams).clear();
+        for stream in streams.into_iter().chain(unheard) {
             stream.lose(self, &reason);
         }
         self.wake_openers();
@@ -509,9 +511,8 @@ impl Shared {
     }
 
     pub(super) fn wake_openers(&self) {
-        for waker in mem::take(&mut *lock(&self.open_waiters)) {
-            waker.wake();
-        }
+        let wakers = mem::take(&mut *lock(&self.open_waiters));
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Has `waker` called when the peer accepts one more stream, or none ever again.
