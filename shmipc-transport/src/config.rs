@@ -294,7 +294,7 @@ pub struct ConfigBuilder {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{setting}` must be {accepted}")]
 pub struct InvalidConfig {
-    /// The setting at fault, as its method of [`ConfigBuilder`] is called.
+    /// The setting at fault, as its method of the builder is called; those of a [`Shmipc`] begin with `shmipc.`.
     pub setting: &'static str,
     /// What it may be.
     pub accepted: &'static str,

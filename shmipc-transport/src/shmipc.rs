@@ -99,7 +99,7 @@ impl Default for Shmipc {
 }
 
 impl Shmipc {
-    /// The length in bytes of the region for payloads, which both sides share. Default: 32 MiB; from 64 KiB.
+    /// The length in bytes of the region for payloads, which both sides share. Default: 32 MiB; a multiple of 4, from 64 KiB.
     ///
     /// Of a memory file only touched pages cost memory; a file is paid for at once.
     #[must_use]

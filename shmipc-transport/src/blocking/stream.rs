@@ -113,6 +113,10 @@ impl Stream {
     }
 
     /// Takes the next message if it is there; `None` if it is not. Does not look whether one has come meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
     pub fn try_recv(&mut self) -> Option<Result<Option<RecvBuf>, RecvError>> {
         self.inner.try_recv()
     }
@@ -233,6 +237,10 @@ impl RecvHalf {
     }
 
     /// Takes the next message if it is there; see [`Stream::try_recv`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
     pub fn try_recv(&mut self) -> Option<Result<Option<RecvBuf>, RecvError>> {
         self.inner.try_recv()
     }

@@ -188,6 +188,10 @@ impl Session {
     /// Polls for a stream that the peer opens; see [`accept_stream`](Self::accept_stream).
     ///
     /// Yields now and then although there is one, so that a busy session does not starve its neighbours.
+    ///
+    /// # Errors
+    ///
+    /// Returns why the session is over.
     pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
         let accepted = self.shared().poll_accept(cx);
         accepted.map(|accepted| Ok(self.accepted(accepted?)))
@@ -417,6 +421,10 @@ impl WeakSession {
     }
 
     /// Polls for a stream that the peer opens; see [`Session::poll_accept_stream`].
+    ///
+    /// # Errors
+    ///
+    /// Returns why the session is over.
     pub fn poll_accept_stream(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, SessionLost>> {
         let accepted = self.shared.poll_accept(cx);
         accepted.map(|accepted| self.accepted(accepted?))
@@ -424,6 +432,10 @@ impl WeakSession {
 
     /// As [`poll_accept_stream`](Self::poll_accept_stream), for a side that expects no stream: nothing is spent on looking out
     /// for one, so that it takes longer to be found.
+    ///
+    /// # Errors
+    ///
+    /// Returns why the session is over.
     pub fn poll_unexpected_stream(
         &self,
         cx: &mut Context<'_>,

@@ -190,11 +190,19 @@ impl Stream {
     }
 
     /// Polls for the next message; see [`RecvHalf::recv`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, RecvError>> {
         self.recv.poll_recv(cx)
     }
 
     /// Takes the next message if it is there; see [`RecvHalf::try_recv`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
     pub fn try_recv(&mut self) -> Option<Result<Option<RecvBuf>, RecvError>> {
         self.recv.try_recv()
     }
@@ -242,6 +250,10 @@ impl SendHalf {
     /// Polls for a message to be sent; see [`send`](Self::send).
     ///
     /// `message` keeps what is left to be done: pass the same one until it is ready. Then it is empty.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
     pub fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -323,6 +335,10 @@ impl SendHalf {
     }
 
     /// Polls for the end of this direction to be sent; see [`finish`](Self::finish).
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.poll_outgoing(cx, None, Flush::End)
     }
@@ -376,6 +392,10 @@ impl RecvHalf {
     }
 
     /// Polls for the next message; see [`recv`](Self::recv).
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, RecvError>> {
         let waiter = Waiter::Receiver {
             wakes_peer: self.take_wakes_peer(),
@@ -395,6 +415,10 @@ impl RecvHalf {
     }
 
     /// Takes the next message if it is there. `None` if it is not; otherwise what [`recv`](Self::recv) would return.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
     pub fn try_recv(&mut self) -> Option<Result<Option<RecvBuf>, RecvError>> {
         self.handle.stream.take(self.handle.session())
     }
