@@ -91,6 +91,112 @@ fn unsafe_lives_where_the_architecture_says() {
     );
 }
 
+/// What a library does not know of, by the names of crates, or how they begin.
+const STRANGERS: [(&str, &[&str]); 3] = [
+    ("shmipc-transport", &["prost", "http", "tower", "shmipc-"]),
+    ("shmipc-rpc", &["memmap2", "nix", "shmipc-codegen"]),
+    ("shmipc-codegen", &["shmipc-", "tokio"]),
+];
+
+#[test]
+fn libraries_know_no_more_than_they_should() {
+    for (library, strangers) in STRANGERS {
+        let manifest = fs::read_to_string(root().join(library).join("Cargo.toml")).unwrap();
+        let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap();
+        let dependencies = dependencies.split("\n[").next().unwrap_or_default();
+        let known: Vec<_> = dependencies
+            .lines()
+            .filter(|line| strangers.iter().any(|stranger| line.starts_with(stranger)))
+            .collect();
+        assert!(known.is_empty(), "{library} depends on {known:?}");
+    }
+}
+
+/// The parts of a library that ARCHITECTURE.md has a row for, or names in one, by their paths from its `src`.
+fn mapped(architecture: &str, library: &str) -> BTreeSet<String> {
+    let (_, section) = architecture
+        .split_once(&format!("### `{library}`\n"))
+        .unwrap();
+    let section = section.split("\n### ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    let cells = rows.filter_map(|row| row.split(" | ").next());
+    cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(|path| path.trim_end_matches('/').to_owned())
+        .collect()
+}
+
+#[test]
+fn the_architecture_says_what_every_module_is_for() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for library in ["shmipc-transport", "shmipc-rpc", "shmipc-codegen"] {
+        let source = root().join(library).join("src");
+        let mapped = mapped(&architecture, library);
+        let gone: Vec<_> = mapped
+            .iter()
+            .filter(|path| !source.join(path).exists())
+            .collect();
+        assert!(gone.is_empty(), "{library}: there is no {gone:?}");
+        let is_mapped = |module: &str| {
+            let below = format!("{module}/");
+            mapped
+                .iter()
+                .any(|path| path == module || path.starts_with(&below))
+        };
+        let modules = names_in(&source)
+            .into_iter()
+            .filter(|name| name != "lib.rs");
+        let unmapped: Vec<_> = modules.filter(|module| !is_mapped(module)).collect();
+        assert!(unmapped.is_empty(), "{library}: what are {unmapped:?} for?");
+    }
+}
+
+#[test]
+fn every_fuzz_target_is_built_and_its_corpus_replayed() {
+    let fuzz = root().join("fuzz");
+    let targets = names_in(&fuzz.join("fuzz_targets"));
+    let targets: BTreeSet<_> = targets
+        .iter()
+        .map(|name| name.trim_end_matches(".rs").to_owned())
+        .collect();
+    let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let binaries = manifest.split("[[bin]]").skip(1);
+    let built: BTreeSet<_> = binaries
+        .filter_map(|binary| Some(binary.split('"').nth(1)?.to_owned()))
+        .collect();
+    let replayed: BTreeSet<_> = ["shmipc-transport", "shmipc-rpc"]
+        .iter()
+        .flat_map(|library| {
+            let tests = fs::read_to_string(root().join(library).join("src/fuzzing.rs")).unwrap();
+            let (_, table) = tests.split_once("const TARGETS").unwrap();
+            let table = table.split("];").next().unwrap_or_default();
+            let names = table.split('"').skip(1).step_by(2);
+            names.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(
+        built, targets,
+        "left: what fuzz/Cargo.toml builds; right: targets"
+    );
+    assert_eq!(
+        replayed, targets,
+        "left: what `cargo test` replays; right: targets"
+    );
+    assert_eq!(
+        names_in(&fuzz.join("corpus")),
+        targets,
+        "left: corpora; right: targets"
+    );
+}
+
+/// The names of what lies in a folder.
+fn names_in(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
 /// All that is known of shmipc's other implementations, by the names that `docs/shmipc-link.md` has for it.
 const HAZARDS: [(char, RangeInclusive<u32>); 7] = [
     ('C', 1..=14),
