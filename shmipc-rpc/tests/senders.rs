@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, Mutex, mpsc::RecvTimeoutError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::{Buf, BufMut};
@@ -328,5 +328,41 @@ fn a_sender_may_be_asked_while_a_message_is_encoded() {
             Code::Cancelled
         );
         in_time(tells).await.expect("it was encoded");
+    });
+}
+
+/// A task that is polled where it is woken.
+struct Eager(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl Wake for Eager {
+    fn wake(self: Arc<Self>) {
+        let task = self.0.lock().expect("nobody panicked").take();
+        let Some(mut task) = task else { return };
+        let waker = Waker::from(Arc::clone(&self));
+        let polled = task.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_pending() {
+            *self.0.lock().expect("nobody panicked") = Some(task);
+        }
+    }
+}
+
+#[test]
+fn a_sender_may_go_on_where_it_is_woken() {
+    unless_it_blocks(|| async {
+        let running = serve(Server::builder().add_service(receiving()));
+        let caller = running.caller().await;
+        let (mut sender, requests) = Sender::for_requests();
+        let (told, tells) = oneshot::channel();
+        let task = async move {
+            let sent = sender.send(&sized(10)).await;
+            drop(told.send((sent, sender)));
+        };
+        Arc::new(Eager(Mutex::new(Some(Box::pin(task))))).wake();
+        let request = Request::new(requests);
+        let (sent, _sender) = tokio::select! {
+            answer = caller.client_streaming::<_, Packet, Packet>(&RECORD, request) => panic!("{answer:?}"),
+            told = in_time(tells) => told.expect("the task goes on"),
+        };
+        sent.expect("it is received");
     });
 }

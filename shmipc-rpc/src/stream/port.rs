@@ -250,31 +250,15 @@ impl Port {
             state = self.state();
             state.ending = Some(ending);
         }
-        let State {
-            way,
-            ending,
-            receiver,
-            sender,
-            ..
-        } = &mut *state;
+        let State { way, ending, .. } = &mut *state;
         let Way::Direct(half) = way else {
             return Poll::Ready(Err(SendError::Finished));
         };
         let Some(ended) = ending else {
-            *receiver = Some(cx.waker().clone());
-            // Whoever waits for the head learns at once that there is somebody.
-            let opened = ready!(half.poll_open(cx, buffer));
-            sender.take().into_iter().for_each(Waker::wake);
-            return match opened {
-                Ok(()) => Poll::Pending,
-                Err(HalfError::Stream(error)) => Poll::Ready(Err(error)),
-                Err(HalfError::Frame(status)) => {
-                    *buffer = None;
-                    *ending = Some(Ending::Failed(status));
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-            };
+            let (polled, wakers) = state.poll_open(cx, buffer);
+            drop(state);
+            wakers.into_iter().flatten().for_each(Waker::wake);
+            return polled;
         };
         let sent = if buffer.is_some() && !half.is_open() {
             // What opens the half waits to be sent as it is. It does not say how the half ends, so it may not be the last.
@@ -352,6 +336,35 @@ impl Port {
     /// Nobody receives any more.
     pub(super) fn close(&self) {
         self.release(&mut None);
+    }
+}
+
+impl State {
+    /// Has a half opened that is sent directly, and waits for what the sender does. Returns whom to wake, too, once nothing is locked.
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Option<SendBuf>,
+    ) -> (Poll<Result<Ending, SendError>>, [Option<Waker>; 2]) {
+        self.receiver = Some(cx.waker().clone());
+        let opened = match &mut self.way {
+            Way::Direct(half) => half.poll_open(cx, buffer),
+            Way::Unknown | Way::Handed(_) | Way::Closed => Poll::Pending,
+        };
+        let Poll::Ready(opened) = opened else {
+            return (Poll::Pending, [None, None]);
+        };
+        // Whoever waits for the head learns at once that there is somebody.
+        let sender = self.sender.take();
+        match opened {
+            Ok(()) => (Poll::Pending, [sender, None]),
+            Err(HalfError::Stream(error)) => (Poll::Ready(Err(error)), [sender, None]),
+            Err(HalfError::Frame(status)) => {
+                *buffer = None;
+                self.ending = Some(Ending::Failed(status));
+                (Poll::Pending, [sender, self.receiver.take()])
+            }
+        }
     }
 }
 
