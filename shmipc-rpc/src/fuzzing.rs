@@ -28,7 +28,7 @@ pub fn response_frame(data: &[u8]) {
 
 /// Reads `data` as a body in the framing of gRPC over HTTP/2 that arrives in pieces; the first byte is their length.
 pub fn grpc_body(data: &[u8]) {
-    crate::body::grpc::fuzz(data);
+    crate::body::grpc::fuzz::body(data);
 }
 
 /// Decompresses `data`, whose first byte says how, among the encodings that are enabled.

@@ -76,6 +76,7 @@ mod deadline;
 mod endpoint;
 mod error;
 mod frame;
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc_headers;

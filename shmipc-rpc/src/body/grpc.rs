@@ -1,16 +1,8 @@
 //! The framing of gRPC over HTTP/2: one byte of flags, four of length, the message.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    task::{Context, Poll, Waker},
-};
+use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http_body::Frame;
-
-use super::Decoder;
-use crate::{Status, codec::Coding};
 
 /// The length of what comes before a message.
 pub(crate) const PREFIX_LEN: usize = 5;
@@ -108,58 +100,74 @@ impl Buf for Pieces {
     }
 }
 
-/// Reads arbitrary bytes as a body that arrives in pieces; the first byte is their length.
-pub(crate) fn fuzz(data: &[u8]) {
-    const LIMIT: usize = 64;
-
-    let Some((&piece_len, bytes)) = data.split_first() else {
-        return;
+/// What only tests and fuzz targets need.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
     };
-    let body = InPieces::new(bytes, usize::from(piece_len).max(1));
-    let mut decoder = Decoder::new(Box::pin(body), Coding::Identity, LIMIT);
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut rest = bytes;
-    while let Poll::Ready(Some(Ok(mut message))) = decoder.poll_message(&mut cx) {
-        let len = message.remaining();
-        assert!(len <= LIMIT, "longer messages are refused");
-        rest.advance(PREFIX_LEN);
-        assert_eq!(message.copy_to_bytes(len), rest[..len]);
-        rest.advance(len);
+
+    use http_body::Frame;
+
+    use super::{Buf, Bytes, PREFIX_LEN, VecDeque};
+    use crate::{Status, body::Decoder, codec::Coding};
+
+    /// Reads arbitrary bytes as a body that arrives in pieces; the first byte is their length.
+    pub(crate) fn body(data: &[u8]) {
+        const LIMIT: usize = 64;
+
+        let Some((&piece_len, bytes)) = data.split_first() else {
+            return;
+        };
+        let body = InPieces::new(bytes, usize::from(piece_len).max(1));
+        let mut decoder = Decoder::new(Box::pin(body), Coding::Identity, LIMIT);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut rest = bytes;
+        while let Poll::Ready(Some(Ok(mut message))) = decoder.poll_message(&mut cx) {
+            let len = message.remaining();
+            assert!(len <= LIMIT, "longer messages are refused");
+            rest.advance(PREFIX_LEN);
+            assert_eq!(message.copy_to_bytes(len), rest[..len]);
+            rest.advance(len);
+        }
     }
-}
 
-/// A body that is there, but in pieces.
-struct InPieces(VecDeque<Bytes>);
+    /// A body that is there, but in pieces.
+    pub(super) struct InPieces(VecDeque<Bytes>);
 
-impl InPieces {
-    fn new(bytes: &[u8], piece_len: usize) -> Self {
-        Self(
-            bytes
-                .chunks(piece_len)
-                .map(Bytes::copy_from_slice)
-                .collect(),
-        )
+    impl InPieces {
+        pub(super) fn new(bytes: &[u8], piece_len: usize) -> Self {
+            Self(
+                bytes
+                    .chunks(piece_len)
+                    .map(Bytes::copy_from_slice)
+                    .collect(),
+            )
+        }
     }
-}
 
-impl http_body::Body for InPieces {
-    type Data = Bytes;
-    type Error = Status;
+    impl http_body::Body for InPieces {
+        type Data = Bytes;
+        type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use proptest::prelude::*;
 
-    use super::*;
-    use crate::Code;
+    use super::{fuzz::InPieces, *};
+    use crate::{Code, Status, body::Decoder, codec::Coding};
 
     /// Decodes all messages of a body that arrives in pieces of `len` bytes.
     fn decode_all(bytes: &[u8], len: usize, max: usize) -> Result<Vec<Bytes>, Status> {
@@ -212,7 +220,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bodies_never_panic(bytes: Vec<u8>) {
-            fuzz(&bytes);
+            fuzz::body(&bytes);
         }
     }
 

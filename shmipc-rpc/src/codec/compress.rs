@@ -150,6 +150,7 @@ fn inflate(message: &mut impl Buf, len_max: usize, out: &mut Vec<u8>) -> io::Res
 }
 
 /// Decompresses arbitrary bytes; the first of them chooses how.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(data: &[u8]) {
     const LIMIT: usize = 4096;
 
