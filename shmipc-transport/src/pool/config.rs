@@ -104,7 +104,7 @@ impl PoolConfigBuilder {
     }
 
     /// The wait after the first failed attempt to connect, and the longest one: each is twice as long as the one before, with jitter.
-    /// Default: 10 ms and 2 s; at least 1 ms.
+    /// Default: 10 ms and 2 s; from 1 ms to 1 h.
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         self.config.backoff = (min, max);
         self
@@ -121,7 +121,7 @@ impl PoolConfigBuilder {
     }
 
     /// How long moving to the successor of a server that restarts may take before it is not acknowledged any more. Default: 2 s, as in
-    /// others. It concerns shmipc's own protocol alone. Sessions that have not moved by then go on trying.
+    /// others; from 1 ms to 1 h. It concerns shmipc's own protocol alone. Sessions that have not moved by then go on trying.
     ///
     /// For as long a session that has moved is kept, for its server to close it.
     pub fn restart_timeout(mut self, timeout: Duration) -> Self {
@@ -144,19 +144,21 @@ impl PoolConfigBuilder {
     ///
     /// Returns [`InvalidConfig`], which names the setting at fault and what it may be.
     pub fn build(self) -> Result<PoolConfig, InvalidConfig> {
+        const LEAST: Duration = Duration::from_millis(1);
+        const MOST: Duration = Duration::from_secs(3600);
         let c = &self.config;
         let (min, max) = c.backoff;
         InvalidConfig::check([
             ("size", (1..=1024).contains(&c.size), "from 1 to 1,024"),
             (
                 "backoff",
-                Duration::from_millis(1) <= min && min <= max,
-                "at least 1 ms, and not to grow downwards",
+                LEAST <= min && min <= max && max <= MOST,
+                "from 1 ms to 1 h, and not to grow downwards",
             ),
             (
                 "restart_timeout",
-                Duration::from_millis(1) <= c.restart_timeout,
-                "at least 1 ms",
+                (LEAST..=MOST).contains(&c.restart_timeout),
+                "from 1 ms to 1 h",
             ),
         ])?;
         Ok(self.config)
@@ -176,11 +178,16 @@ mod tests {
             (builder().size(1025), "size"),
             (builder().backoff(Duration::ZERO, second), "backoff"),
             (builder().backoff(second * 2, second), "backoff"),
+            (builder().backoff(second, Duration::MAX), "backoff"),
             (builder().restart_timeout(Duration::ZERO), "restart_timeout"),
+            (builder().restart_timeout(Duration::MAX), "restart_timeout"),
         ];
         for (builder, setting) in nonsense {
             assert_eq!(builder.build().unwrap_err().setting, setting);
         }
         assert!(builder().build().is_ok());
+        let hour = second * 3600;
+        let slow = builder().backoff(hour, hour).restart_timeout(hour);
+        assert!(slow.build().is_ok());
     }
 }
