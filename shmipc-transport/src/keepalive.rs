@@ -17,12 +17,12 @@ pub struct Keepalive {
 
 impl Keepalive {
     /// Sends a ping when nothing was heard from the peer for `interval` while streams are open, and ends the session if
-    /// there is no answer within `timeout`. Less than 1 ms counts as that.
+    /// there is no answer within `timeout`. Less than 1 ms counts as that, and more than ten years as those.
     #[must_use]
     pub const fn new(interval: Duration, timeout: Duration) -> Self {
         Self {
-            interval: at_least_1_ms(interval),
-            timeout: at_least_1_ms(timeout),
+            interval: usable(interval),
+            timeout: usable(timeout),
             while_idle: false,
         }
     }
@@ -54,10 +54,38 @@ impl Keepalive {
     }
 }
 
-const fn at_least_1_ms(time: Duration) -> Duration {
+/// Times that timers can deal with: what is added to the present must be a time, too.
+const fn usable(time: Duration) -> Duration {
+    const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     if time.as_millis() == 0 {
         Duration::from_millis(1)
-    } else {
+    } else if time.as_millis() < TEN_YEARS.as_millis() {
         time
+    } else {
+        TEN_YEARS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_asked_for_a_timer_can_do() {
+        let shortest = Keepalive::new(Duration::ZERO, Duration::from_nanos(1));
+        let millisecond = Duration::from_millis(1);
+        assert_eq!(
+            (shortest.interval(), shortest.timeout()),
+            (millisecond, millisecond)
+        );
+        let longest = Keepalive::new(Duration::MAX, Duration::MAX);
+        for time in [longest.interval(), longest.timeout()] {
+            assert!(Instant::now().checked_add(time).is_some(), "{time:?}");
+        }
+        let hour = Duration::from_secs(3600);
+        let usual = Keepalive::new(hour, hour);
+        assert_eq!((usual.interval(), usual.timeout()), (hour, hour));
     }
 }
