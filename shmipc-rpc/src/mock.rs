@@ -71,7 +71,8 @@ impl<T: prost::Message + Default + 'static> Stream for Noting<T> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = ready!(Pin::new(&mut self.requests).poll_next(cx));
         if let Some(Ok(message)) = &next {
-            lock(&self.taken).push(message.encode_to_vec().into());
+            let message = message.encode_to_vec();
+            lock(&self.taken).push(message.into());
         }
         Poll::Ready(next)
     }
