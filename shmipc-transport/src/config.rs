@@ -379,7 +379,7 @@ impl ConfigBuilder {
 
     /// How many peers of a listener may be in the middle of a handshake. Default: 64; from 1 to 65,536.
     ///
-    /// Further ones wait in the socket's backlog. Costs 3 descriptors and about 150 KiB of address space each.
+    /// Further ones wait in the socket's backlog. Costs 3 descriptors and about 170 KiB of address space each.
     pub fn handshakes_max(mut self, handshakes: usize) -> Self {
         self.config.handshakes_max = handshakes;
         self

@@ -30,7 +30,13 @@
 //! ```
 //!
 //! Sessions of the root are driven by tasks of a tokio runtime; those of [`blocking`] by the threads that use them, without
-//! one. A [`SessionPool`] keeps several to one address, and follows a server that [restarts](Clients::hot_restart); threads have both as well. `docs/protocol.md` describes the bytes, `ARCHITECTURE.md` the code, `SECURITY.md` what a hostile peer can and cannot do.
+//! one. A [`SessionPool`] keeps several to one address, and follows a server that [restarts](Clients::hot_restart); threads have both
+//! as well.
+//!
+//! Sessions also speak shmipc's own protocol, with shmipc-go and the crate `shmipc`; [`ConfigBuilder::links`] says which are used. The
+//! feature `metrics` has sessions report through the `metrics` crate.
+//!
+//! `docs/protocol.md` describes the bytes, `ARCHITECTURE.md` the code, `SECURITY.md` what a hostile peer can and cannot do.
 
 #[cfg(not(all(
     target_os = "linux",

@@ -17,7 +17,8 @@ pub(super) fn list(sites: Option<&Sites>) -> String {
 
 Written by `cargo run --release -p benches`: where the processes of a 64-byte call (shmipc-rpc, `Wait::Adaptive`, one in
 flight, steady state) ask for heap memory. The benchmark's own handler and client are part of it. Each stack lists the
-functions that asked, the innermost first, without those of the standard library.
+functions that asked, the innermost first, without those of the standard library. Taking the stacks slows the calls down, so
+that the server takes some of them in tasks of their own, which it allocates as well: more than is counted where nobody looks.
 
 "
     .to_owned();
