@@ -265,8 +265,9 @@ impl OutboxLink {
 
     /// Wakes who looks after memory that is no longer used.
     fn wake_keeper(&self) {
-        if let Some(keeper) = &*lock(&self.keeper) {
-            keeper.wake_by_ref();
+        let keeper = lock(&self.keeper).clone();
+        if let Some(keeper) = keeper {
+            keeper.wake();
         }
     }
 

@@ -176,7 +176,7 @@ impl OwnedRegion {
         // SAFETY:
         // - In bounds and mapped writable: `range`, and the mapping's kind.
         // - Disjoint: `source` is a live reference, and none exists into the parts of the region that are written this
-        //   way (rings); blocks are written through `exclusive`.
+        //   way: heads, and free space, of rings. Bodies of reserved records, and blocks, are lent by `exclusive`.
         unsafe { ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) };
     }
 
