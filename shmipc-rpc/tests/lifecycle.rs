@@ -5,12 +5,12 @@ mod common;
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use shmipc_rpc::{
-    Channel, Code, ConnectError, Request, Response, Server, SessionConnectError,
+    Channel, Code, ConnectError, Listener, Request, Response, Server, SessionConnectError,
     client::{CallService, Caller},
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::common::{Packet, RUN, echo, in_time, lab, packet, serve, serve_in};
+use crate::common::{LONG, Packet, RUN, echo, in_time, lab, packet, serve, serve_in};
 
 async fn ask<S: CallService>(caller: &Caller<S>) -> Result<Packet, Code> {
     let result = in_time(caller.unary::<_, Packet>(&RUN, Request::new(packet("ask")))).await;
@@ -263,4 +263,29 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_up_its_neighbours() {
     assert_eq!(ask(&caller).await, Ok(packet("ask")));
     release.send(()).expect("the handler waits");
     assert!(in_time(blocked).await.expect("it does not panic").is_ok());
+}
+
+#[tokio::test]
+async fn a_server_with_a_listener_of_its_own_sees_what_its_sessions_do() {
+    let counts = lab(|request| async move {
+        let received = request.session_stats().map(|stats| stats.messages_received);
+        Ok(Response::new(packet(&format!("{received:?}"))))
+    });
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("lab.sock");
+    let listener = Listener::bind(path.clone()).expect("nobody else listens there");
+    let server = Server::builder().add_service(counts.clone());
+    let server = server.start_with_listener(listener);
+    let channel = in_time(Channel::connect(path)).await.expect("it listens");
+    let caller = Caller::new(channel);
+    for count in 1..=3 {
+        let answer = ask(&caller).await.expect("it is served");
+        assert_eq!(answer, packet(&format!("Some({count})")));
+    }
+    let report = in_time(server.drain(LONG)).await;
+    assert!(report.cut_off.is_empty(), "{report:?}");
+    assert_eq!(ask(&caller).await, Err(Code::Unavailable));
+
+    let within = Caller::new(Channel::in_process(counts));
+    assert_eq!(ask(&within).await, Ok(packet("None")));
 }
