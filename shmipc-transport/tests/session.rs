@@ -201,7 +201,7 @@ async fn exhausted_memory_is_waited_for() {
     let more = pair.client.alloc(4096);
     tokio::pin!(more);
     assert!(
-        futures_poll_once(&mut more).await.is_none(),
+        poll_once(&mut more).await.is_none(),
         "nothing is left to be lent"
     );
     drop(all_of_it);
@@ -221,7 +221,7 @@ async fn exhausted_memory_is_waited_for() {
 }
 
 /// Polls a future once.
-async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
             std::task::Poll::Ready(output) => Some(output),

@@ -311,10 +311,7 @@ async fn over_shmipcs_link_the_queue_and_the_region_show() {
     assert_eq!(client.stats().arena_mapped, client.stats().arena_len_max);
     let used = client.stats().arena_used;
     let mut stream = client.open_stream().unwrap();
-    let sending = async {
-        send(&mut stream, &pattern(10_000, 1), Flush::More).await;
-    };
-    sending.await;
+    send(&mut stream, &pattern(10_000, 1), Flush::More).await;
     let stats = client.stats();
     assert_eq!((stats.messages_sent, stats.ring_fill), (1, 12), "{stats:?}");
     assert!(used + 10_000 <= stats.arena_used && stats.arena_used <= stats.arena_used_max);
