@@ -4,6 +4,8 @@
 //! receiver needs nothing but the payload. Verifying compares every word with the one expected in that place: no order
 //! of words but the right one passes. Both loops vectorise and run at the speed of memory.
 
+use crate::Result;
+
 /// The difference between neighbouring words: odd, and with bits in every byte.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -38,6 +40,19 @@ pub fn matches(source: &[u8], seed: u64) -> bool {
         .zip(word.to_le_bytes())
         .all(|(place, byte)| *place == byte);
     difference == 0 && rest_matches
+}
+
+/// Reads every byte of an answer.
+///
+/// # Errors
+///
+/// Fails unless it holds the pattern of `seed`.
+pub fn verify(answer: &[u8], seed: u64) -> Result<()> {
+    if matches(answer, seed) {
+        Ok(())
+    } else {
+        Err("an answer arrived with wrong bytes".into())
+    }
 }
 
 /// Reads every byte of `source` and returns its seed, or `None` if a byte is wrong or the first word is incomplete.

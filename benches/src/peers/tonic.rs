@@ -327,7 +327,7 @@ impl Calls for Conversation {
         let data = self.buffers.filled(self.seed);
         self.requests.send(Payload { data }).await?;
         let answer = self.responses.message().await?.ok_or("it does not end")?;
-        verify(&answer.data, pattern::answer(self.seed))
+        pattern::verify(&answer.data, pattern::answer(self.seed))
     }
 }
 
@@ -343,18 +343,10 @@ impl Calls for Watching {
     async fn call(&mut self) -> Result<()> {
         for _ in 0..self.together {
             let payload = self.responses.message().await?.ok_or("it does not end")?;
-            verify(&payload.data, self.seed)?;
+            pattern::verify(&payload.data, self.seed)?;
             self.seed += 1;
         }
         Ok(())
-    }
-}
-
-fn verify(payload: &[u8], seed: u64) -> Result<()> {
-    if pattern::matches(payload, seed) {
-        Ok(())
-    } else {
-        Err("an answer arrived with wrong bytes".into())
     }
 }
 
@@ -367,7 +359,7 @@ impl<C: Transport> Calls for TonicCalls<C> {
                     data: self.buffers.filled(seed),
                 };
                 let answer = self.client.exchange(payload).await?.into_inner();
-                verify(&answer.data, pattern::answer(seed))
+                pattern::verify(&answer.data, pattern::answer(seed))
             }
             Work::Forward => {
                 let payload = Payload {
