@@ -16,6 +16,11 @@
 //! that takes a [`Request`]. Its future is dropped when the caller gives up, its deadline passes or its process ends.
 //! Calls that it makes get no more time than it has itself.
 //!
+//! # Runtime
+//!
+//! Channels and servers work in tasks of a tokio runtime with I/O and time enabled. Outside of one they panic, unless they say that they
+//! fail. What is in [`blocking`] needs none.
+//!
 //! # The envelope
 //!
 //! Between clients, servers and layers, a call is an `http::Request<Body>` and an `http::Response<Body>`, as in gRPC over

@@ -174,6 +174,10 @@ impl ChannelBuilder {
     ///
     /// Returns [`ConnectError`] if this first attempt fails, with all servers. It is not repeated.
     ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
     /// # Cancel safety
     ///
     /// Cancel safe: a connection that is only half made is given up.

@@ -107,6 +107,10 @@ impl Channel {
     ///
     /// Returns [`ConnectError`] if this first attempt fails. It is not repeated.
     ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
     /// # Cancel safety
     ///
     /// Cancel safe: a connection that is only half made is given up.
