@@ -1,4 +1,8 @@
-use std::{thread, time::Duration};
+use std::{
+    sync::{Mutex, mpsc},
+    thread,
+    time::Duration,
+};
 
 use shmipc_rpc::{
     Code, Request, Response, Server as AsyncServer, Status,
@@ -223,13 +227,16 @@ fn a_stream_that_is_dropped_ends_its_handler() {
 
 #[test]
 fn deadlines_end_streams_at_both_sides() {
+    /// Enough for a call to begin, however much else there is to do.
+    const TIME: Duration = Duration::from_secs(1);
+    static TOLD: Mutex<Option<mpsc::Sender<Code>>> = Mutex::new(None);
+    let (told, ended) = mpsc::channel();
+    *TOLD.lock().unwrap() = Some(told);
     let running = run(Server::builder().add_service(Streams {
         record: |request| {
-            let late = request.into_inner().message().unwrap_err();
-            assert!(
-                [Code::DeadlineExceeded, Code::Cancelled].contains(&late.code()),
-                "{late:?}"
-            );
+            let late = request.into_inner().find_map(Result::err).unwrap();
+            let told = TOLD.lock().unwrap().take();
+            told.unwrap().send(late.code()).unwrap();
             Err(late)
         },
         chat: |request| {
@@ -242,18 +249,25 @@ fn deadlines_end_streams_at_both_sides() {
     }));
     let caller = running.caller();
     let mut request = Request::new(());
-    request.set_timeout(Duration::from_millis(20));
+    request.set_timeout(TIME);
     let mut chat: Duplex<Packet, Packet> = caller.bidi_streaming(&CHAT, request).unwrap();
     chat.send(&numbered(1)).unwrap();
     assert_eq!(chat.message().unwrap().unwrap().number, 1);
     assert_eq!(chat.message().unwrap_err().code(), Code::DeadlineExceeded);
     assert!(chat.message().unwrap().is_none(), "a failure is told once");
     // An iterator that waits is not interrupted, but its call is over when it goes on.
-    let mut request = Request::new(std::iter::repeat_with(|| {
-        thread::sleep(Duration::from_millis(30));
+    let late = std::iter::once_with(|| {
+        thread::sleep(TIME);
         numbered(1)
-    }));
-    request.set_timeout(Duration::from_millis(20));
+    });
+    let numbers = std::iter::repeat_with(|| numbered(1));
+    let mut request = Request::new(numbers.clone().take(1).chain(late).chain(numbers));
+    request.set_timeout(TIME);
     let late: Handled = caller.client_streaming(&RECORD, request);
     assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+    let code = ended.recv_timeout(LONG).unwrap();
+    assert!(
+        [Code::DeadlineExceeded, Code::Cancelled].contains(&code),
+        "{code:?}"
+    );
 }
