@@ -16,21 +16,23 @@ const REASON_LINES: usize = 5;
 
 /// Where Rust files lie. What generators and compilers are compared with (golden files, sources for trybuild) is not ours to
 /// shape.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 14] = [
     "shmipc-transport/src",
     "shmipc-transport/tests",
     "shmipc-rpc/src",
     "shmipc-rpc/tests",
     "shmipc-codegen/src",
+    "shmipc-codegen/tests",
     "benches/src",
     "benches/tests",
     "examples/src",
     "examples/tests",
     "tests/src",
     "tests/tests",
+    "tests/codegen-ui",
     "fuzz/fuzz_targets",
 ];
-const NOT_OURS: [&str; 2] = ["tests/tests/ui", "golden"];
+const NOT_OURS: [&str; 2] = ["tests/codegen-ui/ui/", "golden/"];
 
 /// A file, and what is wrong with it.
 struct Source {
