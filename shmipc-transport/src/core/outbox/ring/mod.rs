@@ -39,8 +39,24 @@ use crate::core::{
     sync::{AtomicU32, Ordering, fence},
 };
 
-/// Bytes that are zeroed beyond the record that is reserved, if they are free. Loom sees each word, so there is but one there.
+/// The most bytes that are zeroed beyond the record that is reserved, if they are free. Loom sees each word, so there is but one there.
 const ZEROED_AHEAD: u32 = if cfg!(shmipc_loom) { 4 } else { 1024 };
+
+/// As many as are zeroed beyond a record that is longer than [`SMALL`].
+const ZEROED_LINE: u32 = if cfg!(shmipc_loom) { 4 } else { 64 };
+
+/// The longest record, with its head, of which many lie in what is zeroed at once.
+const SMALL: u32 = 256;
+
+/// How many bytes to zero beyond a record of `stride` bytes, if what follows is like it. One word is needed. Where records are small,
+/// it pays to zero for many of them; what longer ones overwrite would be written twice.
+const fn ahead_of(stride: u32) -> u32 {
+    if stride <= SMALL {
+        ZEROED_AHEAD
+    } else {
+        ZEROED_LINE
+    }
+}
 
 /// The bytes of our own ring.
 pub(crate) trait WriteRing {
@@ -122,6 +138,8 @@ pub(crate) struct Producer {
     head_seen: u32,
     /// Bytes at `tail` and beyond that are zero.
     zeroed: u32,
+    /// How many there are to be, as far as the last record tells.
+    ahead: u32,
     /// The most bytes that were in use, as far as somebody looked.
     fill_max: u32,
     /// Records reserved so far.
@@ -139,6 +157,7 @@ impl Producer {
             tail: cursor,
             head_seen: cursor,
             zeroed: 0,
+            ahead: ZEROED_AHEAD,
             fill_max: 0,
             records: 0,
         }
@@ -216,6 +235,7 @@ impl Producer {
         self.tail = tail.wrapping_add(pad + stride);
         self.records = self.records.wrapping_add(1);
         self.zeroed = self.zeroed.saturating_sub(pad + stride);
+        self.ahead = ahead_of(stride);
         // The Release of this record's commit (or of the pad's, below) orders these before what it publishes.
         if self.zeroed == 0 {
             self.zero_ahead(ring);
@@ -234,7 +254,7 @@ impl Producer {
     /// Whether little is left that is zero, so that one of the next records would have to wait until more is. See
     /// [`prepare`](Self::prepare).
     pub(crate) fn is_low(&self) -> bool {
-        self.zeroed < ZEROED_AHEAD / 2
+        self.zeroed < self.ahead / 2
     }
 
     /// Zeroes ahead now, when nobody waits for a record, instead of while one is reserved.
@@ -249,7 +269,7 @@ impl Producer {
     /// Zeroes what is free beyond what is zero already, as far as is worth it.
     fn zero_ahead(&mut self, ring: &impl WriteRing) {
         let free = self.capacity.get() - self.fill();
-        let wanted = ZEROED_AHEAD.min(free);
+        let wanted = self.ahead.min(free);
         while self.zeroed < wanted {
             let at = self.capacity.slot(self.tail.wrapping_add(self.zeroed));
             let len = (wanted - self.zeroed).min(self.capacity.get() - at);

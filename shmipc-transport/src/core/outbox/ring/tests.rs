@@ -378,6 +378,32 @@ fn what_is_prepared_lies_behind_the_word_that_the_consumer_looks_at() {
     assert_ne!(prepared, 0);
 }
 
+#[cfg(not(shmipc_loom))] // As above.
+#[test]
+fn little_is_zeroed_of_what_long_records_overwrite() {
+    let ring = Watched {
+        ring: TestRing::new(4096, 0),
+        zeroed: Vec::new().into(),
+    };
+    let mut producer = Producer::new(Capacity::new(4096).unwrap());
+    let mut consumer = Consumer::new(Capacity::new(4096).unwrap());
+    let mut push = |body_len, value| {
+        let slot = producer.reserve(&ring, body_len).unwrap();
+        fill(&ring.ring, slot, value);
+        producer.prepare(&ring);
+        assert_eq!(pop(&mut consumer, &ring.ring), Some((value, body_len)));
+        producer.refresh(&ring.ring.head).unwrap();
+        ring.zeroed.take().iter().map(ExactSizeIterator::len).sum()
+    };
+    let zeroed: Vec<usize> = (0..100).map(|value| push(1024, value)).collect();
+    assert!(zeroed.iter().all(|bytes| (4..=64).contains(bytes)));
+    // Short ones in between have enough.
+    for value in 0..100 {
+        let zeroed: usize = push(if value % 3 == 0 { 700 } else { 32 }, value);
+        assert!(zeroed <= 1024);
+    }
+}
+
 #[test]
 fn a_look_finds_how_full_the_ring_is_and_learns_nothing() {
     model(|| {
