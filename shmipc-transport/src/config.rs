@@ -390,6 +390,10 @@ impl ConfigBuilder {
     ///
     /// Asked on both sides, before anything is set up for the peer. Runs on the runtime, so it must not block.
     ///
+    /// Clients that are not admitted are told so ([`RefusalCode::Unauthorized`](crate::RefusalCode)), or are hung up on if they begin with
+    /// version 2 or 3 of shmipc's protocol, which have no words for it. For that a listener waits for the first message of up to 16 of them at
+    /// a time, and hangs up on further ones at once; they count for nothing in [`handshakes_max`](Self::handshakes_max).
+    ///
     /// Over TCP the kernel vouches for nobody, so that the peer's credentials are `None`. Whoever is admitted all the same must name
     /// files of our own user, see [`Address::Tcp`](crate::Address::Tcp). Who asks for a certain user id admits nobody there.
     pub fn authorize(mut self, allow: impl Fn(&Peer) -> bool + Send + Sync + 'static) -> Self {

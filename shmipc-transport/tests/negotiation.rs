@@ -9,7 +9,11 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -17,9 +21,11 @@ use std::{
 use common::{in_time, modes::modes, place::Place};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shmipc_transport::{
-    Address, Config, ConnectError, HandshakeStep, LinkInfo, LinkKind, Listener, Session, Shmipc,
-    ShmipcMapping, ShmipcWakes, Wait, blocking,
+    Address, Config, ConnectError, HandshakeStep, LinkInfo, LinkKind, Listener, PoolConfig,
+    PoolError, RefusalCode, Session, SessionLost, SessionPool, Shmipc, ShmipcMapping, ShmipcWakes,
+    Wait, blocking,
 };
+use tokio::io::AsyncReadExt;
 
 use LinkKind::{Outbox, ShmipcV2, ShmipcV3, ShmipcV4};
 
@@ -196,6 +202,137 @@ async fn who_admits_others_has_our_own_link_alone() {
     for connected in connect_both(&place.socket(), &config(&place, &LinkKind::ALL)).await {
         assert_is(connected.unwrap().0, Outbox, "our own");
     }
+}
+
+/// Has listeners of tasks and of threads admit nobody, one after the other, while `clients` come.
+async fn admitting_nobody<F: Future<Output = ()>>(clients: impl Fn(PathBuf, Place) -> F) {
+    let strict = |place: &Place| {
+        let builder = Config::builder().links(LinkKind::ALL).shmipc(small(place));
+        builder.authorize(|_| false).build().unwrap()
+    };
+    let place = Place::new();
+    let (path, config) = (place.socket(), strict(&place));
+    let listener = Listener::bind_with(path.clone(), config).unwrap();
+    tokio::select! {
+        () = clients(path, place) => {}
+        accepted = listener.accept() => panic!("{accepted:?}"),
+    }
+    let place = Place::new();
+    let (path, config) = (place.socket(), strict(&place));
+    let listener = blocking::Listener::bind_with(path.clone(), config).unwrap();
+    let stopper = listener.stopper();
+    let accepting = tokio::task::spawn_blocking(move || listener.accept().map(drop));
+    clients(path, place).await;
+    stopper.stop();
+    accepting.await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn hazard_h34_who_is_not_admitted_hears_so_in_words_that_it_knows() {
+    admitting_nobody(|path, place| async move {
+        let links = [&[Outbox][..], &[ShmipcV4], &LinkKind::ALL];
+        for asked in links {
+            for connected in connect_both(&path, &config(&place, asked)).await {
+                assert!(
+                    matches!(&connected, Err(ConnectError::Refused(no)) if no.code() == RefusalCode::Unauthorized),
+                    "{asked:?}: {connected:?}"
+                );
+            }
+        }
+        // These have no such words.
+        for asked in [&[ShmipcV3][..], &[ShmipcV3, ShmipcV2]] {
+            for connected in connect_both(&path, &config(&place, asked)).await {
+                let error = connected.unwrap_err();
+                let step = HandshakeStep::Negotiation;
+                assert!(
+                    matches!(error, ConnectError::Closed { step: at } if at == step),
+                    "{asked:?}: {error:?}"
+                );
+                assert!(error.to_string().contains("not admit"), "{error}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hazard_h34_a_pool_says_why_its_server_has_no_session_for_it() {
+    admitting_nobody(|path, place| async move {
+        let v3 = config(&place, &[ShmipcV3]);
+        let pool = PoolConfig::builder().session(v3).build().unwrap();
+        let tasks = SessionPool::connect_lazy(path.clone(), pool.clone());
+        let of_tasks = in_time("a pool for tasks fails", tasks.stream()).await;
+        let threads = blocking::SessionPool::connect_lazy(path, pool);
+        let of_threads = tokio::task::spawn_blocking(move || threads.stream().map(drop));
+        let of_threads = in_time("a pool for threads fails", of_threads).await;
+        for failed in [of_tasks.map(drop), of_threads.unwrap()] {
+            match failed {
+                Err(PoolError::Unavailable {
+                    source: Some(source),
+                }) if matches!(*source, ConnectError::Closed { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hazard_h34_in_version_2_who_is_not_admitted_is_closed_after_the_handshake() {
+    admitting_nobody(|path, place| async move {
+        let v2 = config(&place, &[ShmipcV2]);
+        let session = Session::connect_with(path.clone(), v2.clone()).await;
+        let session = session.unwrap();
+        let lost = in_time("a task's session ends", session.closed()).await;
+        assert!(matches!(lost, SessionLost::ClosedByPeer), "{lost:?}");
+        let thread = move || {
+            let session = blocking::Session::connect_with(path, v2).unwrap();
+            session.accept_stream().map(drop)
+        };
+        let lost = in_time("a thread's ends", tokio::task::spawn_blocking(thread)).await;
+        let lost = lost.unwrap();
+        assert!(matches!(lost, Err(SessionLost::ClosedByPeer)), "{lost:?}");
+    })
+    .await;
+}
+
+/// Connects more strangers than are listened to, and then somebody who is admitted.
+async fn after_strangers(path: PathBuf, admitted: Arc<AtomicBool>) -> Session {
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        strangers.push(tokio::net::UnixStream::connect(&path).await.unwrap());
+    }
+    // Too many of them: the last that came is not waited for.
+    let mut last = strangers.pop().unwrap();
+    assert_eq!(last.read(&mut [0]).await.unwrap(), 0);
+    admitted.store(true, Ordering::Relaxed);
+    let config = Config::builder().handshake_timeout(LONG).build().unwrap();
+    Session::connect_with(path, config).await.unwrap()
+}
+
+#[tokio::test]
+async fn strangers_that_say_nothing_keep_nobody_out() {
+    let admitting = || {
+        let (place, admitted) = (Place::new(), Arc::new(AtomicBool::new(false)));
+        let admits = Arc::clone(&admitted);
+        let builder = Config::builder().handshakes_max(1).handshake_timeout(LONG);
+        let builder = builder.authorize(move |_| admits.load(Ordering::Relaxed));
+        (place, builder.build().unwrap(), admitted)
+    };
+    let (place, config, admitted) = admitting();
+    let listener = Listener::bind_with(place.socket(), config).unwrap();
+    let connecting = after_strangers(place.socket(), admitted);
+    let both = async { tokio::join!(connecting, listener.accept()) };
+    let (client, server) = in_time("a task lets one of our own in", both).await;
+    assert_eq!(client.peer(), server.unwrap().peer());
+
+    let (place, config, admitted) = admitting();
+    let listener = blocking::Listener::bind_with(place.socket(), config).unwrap();
+    let accepting = tokio::task::spawn_blocking(move || listener.accept());
+    let connecting = after_strangers(place.socket(), admitted);
+    let both = async { tokio::join!(connecting, accepting) };
+    let (client, server) = in_time("a thread lets one of our own in", both).await;
+    assert_eq!(client.peer(), server.unwrap().unwrap().peer());
 }
 
 /// Begins as a server that says nothing, and is one of ours once its client has lost patience.

@@ -65,8 +65,12 @@ pub enum ConnectError {
         /// The configured time for the whole handshake.
         timeout: Duration,
     },
-    /// The server hung up. It may be shutting down, or it does not speak this protocol.
-    #[error("the server hung up, {step}")]
+    /// The server hung up. It may be shutting down, it does not speak this protocol, or it does not admit this process: versions 2 and 3 of
+    /// shmipc's protocol have no words for that, so whoever begins with them is just hung up on. Whom a server admits is set by its
+    /// [`authorize`](crate::ConfigBuilder::authorize).
+    #[error(
+        "the server hung up, {step}: it may be shutting down, speak another protocol, or not admit this process"
+    )]
     Closed {
         /// What was being waited for.
         step: HandshakeStep,

@@ -22,6 +22,9 @@ pub enum SessionLost {
     #[error("the session was closed on this side")]
     ClosedHere,
     /// The peer closed the session in good order.
+    ///
+    /// In version 2 of shmipc's protocol a server never answers, so a client has a session before it is known whether it is admitted: one
+    /// that is not is closed at once.
     #[error("the peer closed the session")]
     ClosedByPeer,
     /// The peer's process ended, or dropped the connection without closing the session.

@@ -21,6 +21,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     error::{AcceptError, HandshakeError},
+    session::Strangers,
     sys::{
         endpoint::{Connection, Listening},
         socket::Watched,
@@ -31,11 +32,12 @@ use crate::{
 ///
 /// There is no task for the listening socket: whoever calls [`accept`](Self::accept) drives it. Each handshake is a task
 /// of its own and goes on in between. A handshake that is complete occupies its place until its session is taken, so a
-/// server that accepts slowly leaves further clients in the kernel's queue.
+/// server that accepts slowly leaves further clients in the kernel's queue. Clients that are not admitted have no place.
 #[derive(Debug)]
 pub(super) struct Acceptor<S> {
     door: Door,
     handshakes_max: usize,
+    strangers: Strangers,
     state: Mutex<State<S>>,
 }
 
@@ -103,16 +105,20 @@ impl<S: Send + 'static> Acceptor<S> {
         Self {
             door,
             handshakes_max,
+            strangers: Strangers::default(),
             state: Mutex::new(state),
         }
     }
 
-    /// Returns the next session. `shake` makes one of a connection.
+    /// Returns the next session. `shake` makes one of a connection, and counts clients that it turns away.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: handshakes that have begun go on, and what they yield is left for the next call.
-    pub(super) async fn accept<F>(&self, shake: impl Fn(Watched) -> F) -> Result<S, AcceptError>
+    pub(super) async fn accept<F>(
+        &self,
+        shake: impl Fn(Watched, Strangers) -> F,
+    ) -> Result<S, AcceptError>
     where
         F: Future<Output = Result<S, HandshakeError>> + Send + 'static,
     {
@@ -122,7 +128,7 @@ impl<S: Send + 'static> Acceptor<S> {
                 handshakes,
                 paused_until,
             } = &mut *state;
-            let has_room = handshakes.len() < self.handshakes_max;
+            let has_room = handshakes.len() < self.handshakes_max + self.strangers.count();
             tokio::select! {
                 biased;
                 Some(finished) = handshakes.join_next() => {
@@ -130,12 +136,13 @@ impl<S: Send + 'static> Acceptor<S> {
                         return Ok(session);
                     }
                 }
+                () = self.strangers.met(), if !has_room => {}
                 () = sleep_until(paused_until.unwrap_or_else(Instant::now)), if paused_until.is_some() => {
                     *paused_until = None;
                 }
                 accepted = self.door.accept(), if has_room && paused_until.is_none() => match accepted {
                     Ok(stream) => {
-                        handshakes.spawn(shake(stream));
+                        handshakes.spawn(shake(stream, self.strangers.clone()));
                     }
                     Err(error) if is_fatal(&error) => return Err(AcceptError::Socket(Arc::new(error))),
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -161,6 +168,7 @@ impl<S: Send + 'static> Acceptor<S> {
         let Self {
             door,
             handshakes_max,
+            strangers,
             state,
         } = self;
         let queue = if takes_queue {
@@ -172,6 +180,7 @@ impl<S: Send + 'static> Acceptor<S> {
             waiting: queue.map_or_else(VecDeque::new, empty_queue),
             handshakes: state.into_inner().handshakes,
             handshakes_max,
+            strangers,
         }
     }
 }
@@ -182,6 +191,7 @@ pub(super) struct Leftover<S> {
     waiting: VecDeque<Connection>,
     handshakes: JoinSet<Result<S, HandshakeError>>,
     handshakes_max: usize,
+    strangers: Strangers,
 }
 
 /// The most connections that are taken from a queue that is closed: as many as Linux lets wait by default.
@@ -200,21 +210,27 @@ impl<S: Send + 'static> Leftover<S> {
     /// # Cancel safety
     ///
     /// Cancel safe, as with [`Acceptor::accept`].
-    pub(super) async fn next<F>(&mut self, shake: impl Fn(Watched) -> F) -> Option<S>
+    pub(super) async fn next<F>(&mut self, shake: impl Fn(Watched, Strangers) -> F) -> Option<S>
     where
         F: Future<Output = Result<S, HandshakeError>> + Send + 'static,
     {
         loop {
-            while self.handshakes.len() < self.handshakes_max
+            while self.handshakes.len() < self.handshakes_max + self.strangers.count()
                 && let Some(connection) = self.waiting.pop_front()
             {
                 let stream = connection.prepare().and_then(|()| Watched::new(connection));
                 match stream {
-                    Ok(stream) => drop(self.handshakes.spawn(shake(stream))),
+                    Ok(stream) => {
+                        drop(self.handshakes.spawn(shake(stream, self.strangers.clone())))
+                    }
                     Err(error) => warn!(%error, "cannot watch a connection"),
                 }
             }
-            if let Some(session) = report(self.handshakes.join_next().await?) {
+            let finished = tokio::select! {
+                finished = self.handshakes.join_next() => finished?,
+                () = self.strangers.met() => continue,
+            };
+            if let Some(session) = report(finished) {
                 return Some(session);
             }
         }
@@ -310,13 +326,17 @@ mod tests {
         }
     }
 
-    /// A handshake of one byte, which becomes the session. 0 is a failure, 255 a panic.
-    async fn shake(stream: Watched) -> Result<u8, HandshakeError> {
+    /// A handshake of one byte, which becomes the session. 0 is a failure, 254 a stranger, 255 a panic.
+    async fn shake(stream: Watched, strangers: Strangers) -> Result<u8, HandshakeError> {
         let Watched::Unix(mut stream) = stream else {
             unreachable!("the door is a Unix socket")
         };
         match stream.read_u8().await {
             Ok(255) => panic!("a bug"),
+            Ok(254) => {
+                let _place = strangers.meet();
+                std::future::pending().await
+            }
             Ok(0) | Err(_) => Err(Failure::NotSupported { protocol: 0 }.into()),
             Ok(byte) => Ok(byte),
         }
@@ -364,6 +384,25 @@ mod tests {
         assert_eq!(server.accept().await.unwrap(), 3);
         first.write_u8(1).await.unwrap();
         assert_eq!(server.accept().await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn strangers_take_no_place() {
+        let server = Server::new(1);
+        let mut strangers = Vec::new();
+        for byte in 1..10 {
+            strangers.push(server.client().await);
+            strangers.last_mut().unwrap().write_u8(254).await.unwrap();
+            server.client().await.write_u8(byte).await.unwrap();
+            assert_eq!(server.accept().await.unwrap(), byte);
+        }
+        for byte in [254, 11, 12] {
+            server.client().await.write_u8(byte).await.unwrap();
+        }
+        let mut leftover = server.acceptor.close(true);
+        for byte in [11, 12] {
+            assert_eq!(leftover.next(shake).await, Some(byte));
+        }
     }
 
     #[tokio::test]

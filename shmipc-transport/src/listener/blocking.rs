@@ -26,7 +26,7 @@ use crate::{
     blocking::{Clients, Session},
     core::sync::{AtomicBool, Ordering, lock},
     error::{AcceptError, BindError, HandOverError, InheritError, RestartError},
-    session::Joining,
+    session::{Joining, Strangers},
     sys::{
         endpoint::{Connection, Listening},
         watch::millis,
@@ -62,6 +62,8 @@ pub struct Stopper {
 #[derive(Debug, Default)]
 struct Front {
     joining: Vec<Joining>,
+    /// Those of them whose clients are not admitted. They take no place of others.
+    strangers: Strangers,
     /// No connection is taken before this time, because the system lacked something.
     paused_until: Option<Instant>,
 }
@@ -316,9 +318,7 @@ impl Listener {
         if is_passed_on && front.joining.is_empty() {
             return Ok(Look::Stopped);
         }
-        let has_room =
-            front.joining.len() < self.config.handshakes_max() && front.paused_until.is_none();
-        let takes = has_room && !is_passed_on;
+        let takes = front.has_room(&self.config) && front.paused_until.is_none() && !is_passed_on;
         let stopping = if is_passed_on {
             PollFlags::empty()
         } else {
@@ -361,9 +361,14 @@ impl Listener {
 }
 
 impl Front {
+    /// Whether one more client may shake hands.
+    fn has_room(&self, config: &Config) -> bool {
+        self.joining.len() < config.handshakes_max() + self.strangers.count()
+    }
+
     /// Begins a handshake.
     fn begin(&mut self, connection: Connection, config: &Config) {
-        match Joining::begin(connection, config) {
+        match Joining::begin(connection, config, &self.strangers) {
             Ok(joining) => self.joining.push(joining),
             Err(error) => debug!(error = %Chain(&error), "a client failed to shake hands"),
         }
@@ -442,7 +447,7 @@ impl Iterator for Leftover {
             clients,
         } = self;
         loop {
-            while front.joining.len() < config.handshakes_max()
+            while front.has_room(config)
                 && let Some(connection) = waiting.pop_front()
             {
                 front.begin(connection, config);

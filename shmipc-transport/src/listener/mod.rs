@@ -217,7 +217,7 @@ impl Listener {
     pub async fn accept(&self) -> Result<Session, AcceptError> {
         let accepted = self
             .acceptor
-            .accept(|stream| Session::accept(stream, self.config.clone()));
+            .accept(|stream, strangers| Session::accept(stream, self.config.clone(), strangers));
         let session = accepted.await?;
         self.clients.register(&session);
         Ok(session)
@@ -308,7 +308,8 @@ impl Leftover {
             config,
             clients,
         } = self;
-        let next = acceptor.next(|stream| Session::accept(stream, config.clone()));
+        let next =
+            acceptor.next(|stream, strangers| Session::accept(stream, config.clone(), strangers));
         next.await.inspect(|session| clients.register(session))
     }
 }

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::{
     Session,
     driver::Driver,
-    handshake::{self, Attach, AttachError, Clock, Established, Outcome, Plan, Shaking},
+    handshake::{self, Attach, AttachError, Clock, Established, Outcome, Plan, Shaking, Strangers},
     lead::Lead,
     shared::Shared,
 };
@@ -164,8 +164,9 @@ fn unwatched<E: From<HandshakeError>>(source: io::Error) -> E {
 pub(super) async fn accept(
     stream: impl Into<Watched>,
     config: Config,
+    strangers: &Strangers,
 ) -> Result<Session, HandshakeError> {
-    let outcome = handshake::accept(stream, &config, Join::new(&config)).await?;
+    let outcome = handshake::accept(stream, &config, Join::new(&config), strangers).await?;
     start(outcome, config, false).map_err(unwatched)
 }
 
@@ -175,8 +176,12 @@ pub(crate) struct Joining(Shaking<Join>);
 
 impl Joining {
     /// Begins with a client that has connected.
-    pub(crate) fn begin(connection: Connection, config: &Config) -> Result<Self, HandshakeError> {
-        Shaking::with_client(connection, config, Join::new(config)).map(Self)
+    pub(crate) fn begin(
+        connection: Connection,
+        config: &Config,
+        strangers: &Strangers,
+    ) -> Result<Self, HandshakeError> {
+        Shaking::with_client(connection, config, Join::new(config), strangers).map(Self)
     }
 
     /// Goes on as far as that takes no waiting. Returns itself if it is not done.
@@ -357,9 +362,10 @@ mod tests {
             is_foreign: if foreign { |_| true } else { |_| false },
             ..Join::new(&config)
         });
+        let strangers = Strangers::default();
         let (client, server) = tokio::join!(
             handshake::connect(&address, &config, Clock::start(), NEGOTIATE, client),
-            handshake::accept(theirs, &config, server)
+            handshake::accept(theirs, &config, server, &strangers)
         );
         (
             start(client.unwrap(), config.clone(), true).unwrap(),

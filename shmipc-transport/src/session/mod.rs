@@ -28,7 +28,7 @@ use bytes::Bytes;
 pub(crate) use establish::Joining;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::{fuzz_session, shmipc::fuzz_shmipc_session};
-pub(crate) use handshake::{dial_plain, dial_plain_blocking};
+pub(crate) use handshake::{Strangers, dial_plain, dial_plain_blocking};
 pub(crate) use lead::Elapsed;
 pub(crate) use observe::Lack;
 pub(crate) use shared::{Shared, Waiter};
@@ -117,12 +117,13 @@ impl Session {
         establish::connect(&address.into(), config).await
     }
 
-    /// Shakes hands with a client that has connected.
+    /// Shakes hands with a client that has connected. If it is not admitted, it is one of `strangers`.
     pub(crate) async fn accept(
         stream: impl Into<Watched>,
         config: Config,
+        strangers: Strangers,
     ) -> Result<Self, HandshakeError> {
-        establish::accept(stream, config).await
+        establish::accept(stream, config, &strangers).await
     }
 
     /// Connects a session without a task, for [`blocking`](crate::blocking).

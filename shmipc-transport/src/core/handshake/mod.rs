@@ -14,6 +14,9 @@
 //! established                           established
 //! ```
 //!
+//! Who is not admitted says what it speaks before it is turned away: versions 2 and 3 know no answer that could be read as a refusal, so
+//! their clients are hung up on (H8).
+//!
 //! Once both have negotiated, the two directions do not wait for each other (H11). A side is established when it has mapped
 //! the peer's outbox, said so, and heard the same from the peer (H12). One deadline covers everything (H15).
 //!
@@ -53,6 +56,8 @@ pub(crate) struct Handshake<Fd> {
     deadline: Duration,
     /// Until when the server may begin to answer, if that is less.
     answer_by: Duration,
+    /// Why the client is turned away as soon as it is known what it speaks.
+    unwelcome: Option<Refusal>,
     transmits: VecDeque<Transmit<Fd>>,
     events: VecDeque<Event<Fd>>,
 }
@@ -233,6 +238,7 @@ impl<Fd> Handshake<Fd> {
             timeout,
             deadline: now.saturating_add(timeout),
             answer_by: Duration::MAX,
+            unwelcome: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -245,6 +251,9 @@ impl<Fd> Handshake<Fd> {
         self.handle_timeout(now);
         match (self.state, message) {
             (State::Established | State::Failed, _) => {}
+            (State::AwaitingRequest, message) if self.unwelcome.is_some() => {
+                self.show_out(&message);
+            }
             (State::AwaitingRequest, Message::Negotiation(json)) => self.handle_request(&json),
             // Whoever asks for our version is told (H18). Paths come from clients of version 2.
             (State::AwaitingRequest, Message::Legacy(first))
@@ -309,10 +318,12 @@ impl<Fd> Handshake<Fd> {
     /// Lets the deadline take effect if it has passed.
     pub(crate) fn handle_timeout(&mut self, now: Duration) {
         if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            self.fail(Failure::TimedOut {
+            let late = Failure::TimedOut {
                 step: self.step(),
                 timeout: self.timeout,
-            });
+            };
+            let failure = self.unwelcome.take().map_or(late, Failure::Declined);
+            self.fail(failure);
         }
     }
 
@@ -380,6 +391,11 @@ impl<Fd> Handshake<Fd> {
         self.fail(Failure::Declined(refusal));
     }
 
+    /// Turns the client away, on a server, once it has said what it speaks: whoever negotiates is told why, and others are hung up on.
+    pub(crate) fn turn_away(&mut self, refusal: Refusal) {
+        self.unwelcome = Some(refusal);
+    }
+
     /// Whether both sides have agreed that memory may be passed on (H17). Known once both have negotiated.
     pub(crate) fn forwards(&self) -> bool {
         self.forwards
@@ -410,6 +426,18 @@ impl<Fd> Handshake<Fd> {
             _ => self.deadline,
         };
         self.is_under_way().then_some(deadline)
+    }
+
+    /// Ends it with a client that is not admitted, which has said what it speaks.
+    fn show_out(&mut self, first: &Message<Fd>) {
+        let Some(refusal) = self.unwelcome.take() else {
+            return;
+        };
+        match first {
+            Message::Negotiation(_) => self.decline(refusal),
+            // Whatever else there is knows no refusal, and would take ours for misbehaviour.
+            _ => self.fail(Failure::Declined(refusal)),
+        }
     }
 
     fn handle_request(&mut self, json: &[u8]) {

@@ -302,12 +302,30 @@ fn nothing_happens_after_the_end() {
 fn the_client_learns_why_it_is_refused() {
     let mut pair = Pair::new();
     let refusal = Refusal::new(RefusalCode::Unauthorized, "user 5 is not admitted");
-    assert!(pair.server.handshake.may_decline());
-    pair.server.handshake.decline(refusal.clone());
+    pair.server.handshake.turn_away(refusal.clone());
     pair.run();
     assert!(matches!(pair.server.failure(), Failure::Declined(ours) if *ours == refusal));
     assert!(matches!(pair.client.failure(), Failure::Refused(theirs) if *theirs == refusal));
     assert!(pair.server.mapped.is_none());
+    // Who would not understand it hears nothing.
+    let terms = ServerTerms {
+        versions: [true, true],
+        ..ServerTerms::outbox(DoorbellKind::EventFd)
+    };
+    for first in [Some(Frame::Version(3)), Some(Frame::Polling), None] {
+        let mut server = Handshake::<u32>::server(Duration::ZERO, TIMEOUT, terms);
+        server.turn_away(refusal.clone());
+        match &first {
+            Some(frame) => server.handle_message(Duration::ZERO, Message::Legacy(frame.clone())),
+            None => server.handle_timeout(TIMEOUT),
+        }
+        assert_eq!(server.poll_transmit(), None, "{first:?}");
+        let event = server.poll_event();
+        assert!(
+            matches!(&event, Some(Event::Failed(Failure::Declined(ours))) if *ours == refusal),
+            "{event:?}"
+        );
+    }
 }
 
 #[test]

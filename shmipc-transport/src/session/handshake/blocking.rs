@@ -10,7 +10,9 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::{Attach, Attempt, Outcome, Shaking, Wants, dial::dial_blocking, drive::Clock};
+use super::{
+    Attach, Attempt, Outcome, Shaking, Strangers, Wants, dial::dial_blocking, drive::Clock,
+};
 use crate::{
     Address, Config,
     error::{ConnectError, HandshakeError},
@@ -70,12 +72,13 @@ impl<A: Attach> Shaking<A> {
         connection: Connection,
         config: &Config,
         attach: A,
+        strangers: &Strangers,
     ) -> Result<Self, HandshakeError> {
         connection.prepare().map_err(|source| HandshakeError::Io {
             action: "prepare the socket",
             source,
         })?;
-        Self::server(ControlSocket::bare(connection), config, attach)
+        Self::server(ControlSocket::bare(connection), config, attach, strangers)
     }
 
     /// What to wait for, and for how long, before it can go on.

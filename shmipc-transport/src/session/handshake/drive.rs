@@ -6,15 +6,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::warn;
 
-use super::{Attach, AttachError};
+use super::{Attach, AttachError, Strangers};
 use crate::{
     Config, LinkKind, Peer,
     config::is_own_user,
     core::{
-        handshake::{Event, Handshake, ServerTerms, Shmipc, ShmipcGrant},
+        handshake::{Event, Failure, Handshake, ServerTerms, Shmipc, ShmipcGrant},
         shmipc::terms::Terms,
         wire::{
             Transmit,
@@ -85,6 +85,8 @@ pub(crate) struct Drive<T> {
     /// The peer takes nothing any more; what it said before may still be there to read (H10).
     hung_up: bool,
     attached: Option<T>,
+    /// Held for a client that is not admitted.
+    _stranger: Option<OwnedSemaphorePermit>,
 }
 
 /// How far a handshake has come.
@@ -162,20 +164,28 @@ impl<T> Drive<T> {
         Self::new(handshake, line)
     }
 
-    /// Begins as the side that accepted.
+    /// Begins as the side that accepted. A client that is not admitted is one of `strangers` until it was told so.
     pub(crate) fn server<A: Attach<Attached = T>>(
         socket: ControlSocket,
         config: &Config,
         attach: &A,
+        strangers: &Strangers,
     ) -> Result<Self, HandshakeError> {
         let line = Line::to_client(socket)?;
         let terms = server_terms(config, &line, attach.doorbell(&line.peer));
-        let mut handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), terms);
-        if !config.authorize().allows(&line.peer) {
-            let message = format!("{} is not admitted", line.peer);
-            handshake.decline(Refusal::new(RefusalCode::Unauthorized, &message));
+        let handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), terms);
+        let is_admitted = config.authorize().allows(&line.peer);
+        let mut drive = Self::new(handshake, line);
+        if !is_admitted {
+            let message = format!("{} is not admitted", drive.line.peer);
+            let refusal = Refusal::new(RefusalCode::Unauthorized, &message);
+            match strangers.meet() {
+                None => return Err(Failure::Declined(refusal).into()),
+                stranger => drive._stranger = stranger,
+            }
+            drive.handshake.turn_away(refusal);
         }
-        Ok(Self::new(handshake, line))
+        Ok(drive)
     }
 
     fn new(handshake: Handshake<OwnedFd>, line: Line) -> Self {
@@ -185,6 +195,7 @@ impl<T> Drive<T> {
             sending: None,
             hung_up: false,
             attached: None,
+            _stranger: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod drive;
 mod plan;
 mod shaking;
 mod shmipc;
+mod strangers;
 
 use std::{io, os::fd::OwnedFd};
 
@@ -19,6 +20,7 @@ pub(crate) use self::{
     plan::{Attempt, Plan},
     shaking::{Outcome, Shaking},
     shmipc::Joined,
+    strangers::Strangers,
 };
 use self::{
     drive::{Advance, Drive, Wants},
@@ -117,7 +119,7 @@ pub(crate) async fn connect<A: Attach>(
     Ok(run(shaking).await?)
 }
 
-/// Shakes hands with a client that has connected, within the configured time.
+/// Shakes hands with a client that has connected, within the configured time. If it is not admitted, it is one of `strangers`.
 ///
 /// # Cancel safety
 ///
@@ -126,8 +128,10 @@ pub(crate) async fn accept<A: Attach>(
     stream: impl Into<Watched>,
     config: &Config,
     attach: A,
+    strangers: &Strangers,
 ) -> Result<Outcome<A::Attached>, HandshakeError> {
-    run(Shaking::server(ControlSocket::new(stream), config, attach)?).await
+    let socket = ControlSocket::new(stream);
+    run(Shaking::server(socket, config, attach, strangers)?).await
 }
 
 async fn run<A: Attach>(mut shaking: Shaking<A>) -> Result<Outcome<A::Attached>, HandshakeError> {

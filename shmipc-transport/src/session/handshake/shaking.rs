@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{
-    Advance, Attach, Attempt, Conversation, Drive, Established, Joined, Wants,
+    Advance, Attach, Attempt, Conversation, Drive, Established, Joined, Strangers, Wants,
     drive::{Clock, Line},
 };
 use crate::{
@@ -71,8 +71,10 @@ impl<A: Attach> Shaking<A> {
         socket: ControlSocket,
         config: &Config,
         attach: A,
+        strangers: &Strangers,
     ) -> Result<Self, HandshakeError> {
-        let stage = Stage::Common(Box::new(Drive::server(socket, config, &attach)?));
+        let drive = Drive::server(socket, config, &attach, strangers)?;
+        let stage = Stage::Common(Box::new(drive));
         Ok(Self::new(stage, attach, config, false))
     }
 

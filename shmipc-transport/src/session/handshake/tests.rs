@@ -65,9 +65,10 @@ async fn shake(
 ) -> (Shaken<ConnectError>, Shaken<HandshakeError>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
+    let strangers = Strangers::default();
     let (client, server) = tokio::join!(
         connect(&address, &config[0], Clock::start(), NEGOTIATE, client),
-        accept(theirs, &config[1], server)
+        accept(theirs, &config[1], server, &strangers)
     );
     (
         client.map(Outcome::unwrap_outbox),
@@ -250,6 +251,7 @@ async fn against(villain: impl FnOnce(&mut StdStream)) -> Shaken<HandshakeError>
         UnixStream::from_std(ours).unwrap(),
         &Config::default(),
         &mut Files::default(),
+        &Strangers::default(),
     )
     .await
     .map(Outcome::unwrap_outbox)
@@ -296,7 +298,9 @@ async fn times_out(address: &Address) -> HandshakeStep {
 #[tokio::test(start_paused = true)]
 async fn a_stalled_peer_is_given_up() {
     let (_kept, ours) = UnixStream::pair().unwrap();
-    let server = accept(ours, &Config::default(), &mut Files::default()).await;
+    let strangers = Strangers::default();
+    let (config, mut files) = (Config::default(), Files::default());
+    let server = accept(ours, &config, &mut files, &strangers).await;
     let text = format!("{:?}", server.unwrap_err());
     assert!(text.contains("TimedOut { step: Negotiation"), "{text}");
     let (_kept, ours) = UnixStream::pair().unwrap();
@@ -347,10 +351,11 @@ async fn dropping_the_future_hangs_up() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let address = Address::from(OwnedFd::from(ours.into_std().unwrap()));
         let (config, mut files) = (Config::default(), Files::default());
-        let server =
-            tokio::spawn(
-                async move { accept(theirs, &Config::default(), &mut Files::default()).await },
-            );
+        let server = tokio::spawn(async move {
+            let strangers = Strangers::default();
+            let (config, mut files) = (Config::default(), Files::default());
+            accept(theirs, &config, &mut files, &strangers).await
+        });
         {
             let mut client = std::pin::pin!(connect(
                 &address,
