@@ -198,6 +198,11 @@ impl Joining {
         }
     }
 
+    /// Does not count so much time, in which nobody has looked after it.
+    pub(crate) fn forgive(&mut self, time: Duration) {
+        self.0.forgive(time);
+    }
+
     /// What to wait for, and for how long, before it can go on.
     pub(crate) fn wants(&self) -> (PollFd<'_>, Duration) {
         self.0.poll_fd()

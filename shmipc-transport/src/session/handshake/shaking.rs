@@ -1,5 +1,7 @@
 //! A whole handshake, in both of its parts, moved on without ever waiting.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{
@@ -138,6 +140,14 @@ impl<A: Attach> Shaking<A> {
         match &self.stage {
             Stage::Common(drive) => drive.deadline(),
             Stage::Shmipc(conversation) => conversation.deadline(),
+        }
+    }
+
+    /// Does not count so much time, in which nobody has looked after it.
+    pub(crate) fn forgive(&mut self, time: Duration) {
+        match &mut self.stage {
+            Stage::Common(drive) => drive.line.clock.forgive(time),
+            Stage::Shmipc(conversation) => conversation.line.clock.forgive(time),
         }
     }
 

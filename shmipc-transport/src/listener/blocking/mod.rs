@@ -1,5 +1,7 @@
 //! Accepting sessions in threads, with many handshakes at once in the one that waits.
 
+mod front;
+
 use std::{
     collections::VecDeque,
     io,
@@ -9,15 +11,15 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags},
     sys::eventfd::{EfdFlags, EventFd},
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
+use self::front::Front;
 pub use super::handover::blocking::HandOver;
 use super::{
-    acceptor::{Chain, PAUSE, empty_queue, is_fatal},
+    acceptor::{PAUSE, empty_queue, is_fatal},
     bind::{self, SocketFile},
     check_links, handover,
 };
@@ -26,11 +28,7 @@ use crate::{
     blocking::{Clients, Session},
     core::sync::{AtomicBool, Ordering, lock},
     error::{AcceptError, BindError, HandOverError, InheritError, RestartError},
-    session::{Joining, Strangers},
-    sys::{
-        endpoint::{Connection, Listening},
-        watch::millis,
-    },
+    sys::endpoint::{Connection, Listening},
 };
 
 /// Waits for sessions at an address, in the calling thread. Needs no runtime and makes no thread.
@@ -56,16 +54,6 @@ pub struct Listener {
 pub struct Stopper {
     /// Readable for good once it is stopped.
     stopped: Arc<EventFd>,
-}
-
-/// Handshakes under way. They go on while somebody accepts.
-#[derive(Debug, Default)]
-struct Front {
-    joining: Vec<Joining>,
-    /// Those of them whose clients are not admitted. They take no place of others.
-    strangers: Strangers,
-    /// No connection is taken before this time, because the system lacked something.
-    paused_until: Option<Instant>,
 }
 
 /// What a look at all sockets came to.
@@ -177,7 +165,8 @@ impl Listener {
     ///
     /// Handshakes run side by side in the calling thread, so a client that stalls delays nobody; up to
     /// [`handshakes_max`](crate::ConfigBuilder::handshakes_max) of them. They and new connections only make progress while
-    /// somebody calls this method, so call it again soon. One thread at a time accepts; others wait for their turn. What
+    /// somebody calls this method, so call it again soon; what clients have waited in between does not count against their time.
+    /// One thread at a time accepts; others wait for their turn. What
     /// goes wrong with one client is logged at `debug` and otherwise ignored; while the process lacks file descriptors, the
     /// listener pauses.
     ///
@@ -200,15 +189,26 @@ impl Listener {
     /// As for [`accept`](Self::accept).
     pub fn accept_until(&self, deadline: Option<Instant>) -> Result<Option<Session>, AcceptError> {
         let mut front = lock(&self.front);
+        front.come_back();
+        let accepted = self.accept_at(&mut front, deadline);
+        front.leave();
+        accepted
+    }
+
+    fn accept_at(
+        &self,
+        front: &mut Front,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Session>, AcceptError> {
         loop {
             if let Some(session) = front.advance(&self.config, &self.clients) {
                 return Ok(Some(session));
             }
-            match self.look(&mut front, deadline)? {
+            match self.look(front, deadline)? {
                 // Who began to shake hands before the socket was passed on is still served here.
                 Look::Stopped if self.is_passed_on() && !front.joining.is_empty() => {}
                 Look::Stopped => return Err(AcceptError::Stopped),
-                Look::Connection => self.take_connection(&mut front)?,
+                Look::Connection => self.take_connection(front)?,
                 Look::Other => {}
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -360,67 +360,6 @@ impl Listener {
     }
 }
 
-impl Front {
-    /// Whether one more client may shake hands.
-    fn has_room(&self, config: &Config) -> bool {
-        self.joining.len() < config.handshakes_max() + self.strangers.count()
-    }
-
-    /// Begins a handshake.
-    fn begin(&mut self, connection: Connection, config: &Config) {
-        match Joining::begin(connection, config, &self.strangers) {
-            Ok(joining) => self.joining.push(joining),
-            Err(error) => debug!(error = %Chain(&error), "a client failed to shake hands"),
-        }
-    }
-
-    /// Waits for `timeout` at most, until one of `fds` is ready, which says so, or a handshake may go on.
-    fn wait<'a>(
-        &'a self,
-        fds: &mut Vec<PollFd<'a>>,
-        mut timeout: Option<Duration>,
-    ) -> io::Result<()> {
-        for joining in &self.joining {
-            let (fd, left) = joining.wants();
-            fds.push(fd);
-            timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
-        }
-        let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
-            PollTimeout::try_from(millis(timeout)).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(fds, timeout) {
-            Ok(_) => Ok(()),
-            // Nothing is ready, then.
-            Err(Errno::EINTR) => {
-                fds.clear();
-                Ok(())
-            }
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Goes on with all handshakes, and returns a session if one of them is done, which is one of `clients` from then on.
-    fn advance(&mut self, config: &Config, clients: &Clients) -> Option<Session> {
-        let mut index = 0;
-        while index < self.joining.len() {
-            match self.joining.swap_remove(index).advance(config) {
-                Ok(Ok(session)) => {
-                    clients.register(&session);
-                    return Some(Session::new(session));
-                }
-                Ok(Err(joining)) => {
-                    self.joining.push(joining);
-                    let last = self.joining.len() - 1;
-                    self.joining.swap(index, last);
-                    index += 1;
-                }
-                Err(error) => debug!(error = %Chain(&error), "a client failed to shake hands"),
-            }
-        }
-        None
-    }
-}
-
 /// The clients that had connected to a [`Listener`] when it was [closed](Listener::close): yields the sessions of those that were admitted
 /// and have shaken hands.
 ///
@@ -446,23 +385,10 @@ impl Iterator for Leftover {
             config,
             clients,
         } = self;
-        loop {
-            while front.has_room(config)
-                && let Some(connection) = waiting.pop_front()
-            {
-                front.begin(connection, config);
-            }
-            if let Some(session) = front.advance(config, clients) {
-                return Some(session);
-            }
-            if front.joining.is_empty() && waiting.is_empty() {
-                return None;
-            }
-            if let Err(error) = front.wait(&mut Vec::new(), None) {
-                warn!(%error, "cannot wait for clients");
-                return None;
-            }
-        }
+        front.come_back();
+        let next = front.next(waiting, config, clients);
+        front.leave();
+        next
     }
 }
 
@@ -476,98 +402,4 @@ impl Stopper {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{io::Write, net::TcpStream, os::unix::net::UnixStream, thread};
-
-    use super::*;
-    use crate::{LinkKind, Shmipc, core::shmipc::frames::Frame};
-
-    #[test]
-    fn stalled_clients_delay_nobody_and_rubbish_is_shown_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        let listener = Listener::bind(path.as_path()).unwrap();
-        let _stalled = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
-        let mut rubbish = UnixStream::connect(&path).unwrap();
-        rubbish.write_all(b"PRI * HTTP/2.0\r\n\r\n").unwrap();
-        thread::scope(|scope| {
-            let clients: Vec<_> = (0..20)
-                .map(|_| scope.spawn(|| Session::connect(path.as_path()).unwrap()))
-                .collect();
-            let sessions: Vec<_> = (0..20).map(|_| listener.accept().unwrap()).collect();
-            for (client, session) in clients.into_iter().zip(&sessions) {
-                assert_eq!(client.join().unwrap().peer(), session.peer());
-            }
-        });
-    }
-
-    #[test]
-    fn hazard_h41_s8_who_stalls_in_the_middle_of_shmipcs_own_handshake_delays_nobody() {
-        let files = tempfile::tempdir_in("/dev/shm").unwrap();
-        let shmipc = Shmipc::default().directory(files.path());
-        let config = Config::builder().links([LinkKind::ShmipcV3]).shmipc(shmipc);
-        let config = config.build().unwrap();
-        for place in [
-            Address::from(files.path().join("socket")),
-            "tcp://127.0.0.1:0".into(),
-        ] {
-            let listener = Listener::bind_with(place, config.clone()).unwrap();
-            let hello = Frame::Version(3).encode(3);
-            let mut stalled: Box<dyn Write> = match listener.local_address() {
-                Address::Tcp(port) => Box::new(TcpStream::connect(port).unwrap()),
-                _ => Box::new(UnixStream::connect(files.path().join("socket")).unwrap()),
-            };
-            stalled.write_all(&hello).unwrap();
-            thread::scope(|scope| {
-                let clients: Vec<_> = (0..5)
-                    .map(|_| {
-                        let address = listener.local_address().clone();
-                        let config = config.clone();
-                        scope.spawn(|| Session::connect_with(address, config).unwrap())
-                    })
-                    .collect();
-                let sessions: Vec<_> = (0..5).map(|_| listener.accept().unwrap()).collect();
-                for client in clients {
-                    drop(client.join().unwrap());
-                }
-                drop(sessions);
-            });
-        }
-    }
-
-    #[test]
-    fn beyond_the_limit_clients_wait_in_the_kernel() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        let config = Config::builder()
-            .handshakes_max(1)
-            .handshake_timeout(Duration::from_millis(50))
-            .build()
-            .unwrap();
-        let listener = Listener::bind_with(path.as_path(), config).unwrap();
-        let _stalled = UnixStream::connect(&path).unwrap();
-        thread::scope(|scope| {
-            let client = scope.spawn(|| Session::connect(path.as_path()).unwrap());
-            let session = listener.accept().unwrap();
-            assert_eq!(client.join().unwrap().peer(), session.peer());
-        });
-    }
-
-    #[test]
-    fn a_listener_can_be_stopped_and_waits_no_longer_than_it_should() {
-        let directory = tempfile::tempdir().unwrap();
-        let listener = Listener::bind(directory.path().join("socket")).unwrap();
-        let soon = Instant::now() + Duration::from_millis(5);
-        assert!(listener.accept_until(Some(soon)).unwrap().is_none());
-        let stopper = listener.stopper();
-        thread::scope(|scope| {
-            let accepting = scope.spawn(|| listener.accept());
-            stopper.stop();
-            assert!(matches!(
-                accepting.join().unwrap(),
-                Err(AcceptError::Stopped)
-            ));
-        });
-        assert!(matches!(listener.accept(), Err(AcceptError::Stopped)));
-    }
-}
+mod tests;
