@@ -40,6 +40,28 @@ pub(crate) struct Speaks {
     pub(crate) goes_on: bool,
 }
 
+/// When a client that has asked for the server's version goes on with version 3, over the same connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum GoesOn {
+    /// Not at all: it wanted to know, and connects again.
+    Never,
+    /// If that is the server's newest.
+    IfNewest,
+    /// If the server knows it.
+    IfKnown,
+}
+
+impl GoesOn {
+    /// Whether it does with a server whose newest version is this.
+    const fn with(self, newest: u8) -> bool {
+        match self {
+            Self::Never => false,
+            Self::IfNewest => newest == 3,
+            Self::IfKnown => 3 <= newest,
+        }
+    }
+}
+
 /// How a client's regions reach the server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Mapping {
@@ -109,8 +131,8 @@ enum State {
 pub(crate) struct Handshake<Fd> {
     state: State,
     version: u8,
-    /// The newest version of a server that the client goes on with, in version 3.
-    newest: u8,
+    /// When the client goes on, in version 3.
+    goes_on: GoesOn,
     mapping: Mapping,
     /// Whether the server takes regions of its client.
     takes_regions: bool,
@@ -159,9 +181,9 @@ impl<Fd> Handshake<Fd> {
         handshake
     }
 
-    /// Goes on with version 3 only if the server knows no version beyond `newest`.
-    pub(crate) fn with_none_beyond(mut self, newest: u8) -> Self {
-        self.newest = newest;
+    /// Goes on with version 3 only then.
+    pub(crate) fn that_goes_on(mut self, goes_on: GoesOn) -> Self {
+        self.goes_on = goes_on;
         self
     }
 
@@ -202,7 +224,7 @@ impl<Fd> Handshake<Fd> {
         Self {
             state: State::Failed,
             version,
-            newest: u8::MAX,
+            goes_on: GoesOn::IfKnown,
             mapping: Mapping::File,
             takes_regions: true,
             paths: None,
@@ -355,7 +377,7 @@ impl<Fd> Handshake<Fd> {
     }
 
     fn handle_version(&mut self, version: u8) {
-        if (3..=self.newest).contains(&version) {
+        if self.goes_on.with(version) {
             self.send_paths();
         } else {
             self.fail(Failure::NotSupported { protocol: version });

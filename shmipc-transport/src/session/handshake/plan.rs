@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::{
     Address, Config, LinkKind,
-    core::shmipc::handshake::NEGOTIATED,
+    core::shmipc::handshake::{GoesOn, NEGOTIATED},
     error::{ConnectError, HandshakeStep, RefusalCode},
 };
 
@@ -31,17 +31,11 @@ pub(crate) enum Attempt {
         /// How long the server has for its answer, if less than for all.
         patience: Option<Duration>,
     },
-    /// Asks which version of shmipc's protocol the server speaks, and goes on with version 3, if the server speaks that and none beyond
-    /// this.
-    Ask(u8),
+    /// Asks which version of shmipc's protocol the server speaks, and perhaps goes on with version 3.
+    Ask(GoesOn),
     /// Begins with version 2 of shmipc's protocol.
     Version2,
 }
-
-/// The versions to go on with once a server has answered: none; the third, if it is the server's newest; and the third in any case.
-const NONE: u8 = 2;
-const ONLY: u8 = 3;
-const ANY: u8 = u8::MAX;
 
 /// What a client will attempt, in order.
 #[derive(Debug)]
@@ -70,7 +64,7 @@ impl Plan {
             _ if negotiates => Attempt::Negotiate {
                 patience: (may_redial && has.contains(&true)).then_some(PATIENCE),
             },
-            [true, _] => Attempt::Ask(ANY),
+            [true, _] => Attempt::Ask(GoesOn::IfKnown),
             [false, true] => Attempt::Version2,
             [false, false] => {
                 return Err(ConnectError::NoLink {
@@ -99,7 +93,7 @@ impl Plan {
     pub(crate) fn failed(&mut self, error: ConnectError) -> Result<(), ConnectError> {
         let next = match self.next {
             Attempt::Negotiate { .. } => self.after_negotiation(&error),
-            Attempt::Ask(newest) => self.after_question(newest, &error),
+            Attempt::Ask(goes_on) => self.after_question(goes_on, &error),
             Attempt::Version2 => None,
         };
         match next {
@@ -114,39 +108,45 @@ impl Plan {
 
     fn after_negotiation(&self, error: &ConnectError) -> Option<Attempt> {
         let [has_3, has_2] = self.has;
-        let newest = match error {
+        let goes_on = match error {
             ConnectError::Refused(refusal) => match refusal.code() {
-                RefusalCode::FeatureNotSupported | RefusalCode::VersionNotSupported => ANY,
+                RefusalCode::FeatureNotSupported | RefusalCode::VersionNotSupported => {
+                    GoesOn::IfKnown
+                }
                 _ => return None,
             },
-            ConnectError::NotSupported { .. } => ANY,
+            ConnectError::NotSupported { .. } => GoesOn::IfKnown,
             ConnectError::Closed { step } | ConnectError::TimedOut { step, .. }
                 if *step == HandshakeStep::Negotiation && !self.has_asked_again =>
             {
-                ONLY
+                GoesOn::IfNewest
             }
             _ => return None,
         };
-        match (has_3, newest) {
-            (true, newest) => Some(Attempt::Ask(newest)),
+        match (has_3, goes_on) {
+            (true, goes_on) => Some(Attempt::Ask(goes_on)),
             // It has said that there is nothing else.
-            (false, ANY) => has_2.then_some(Attempt::Version2),
-            (false, _) => has_2.then_some(Attempt::Ask(NONE)),
+            (false, GoesOn::IfKnown) => has_2.then_some(Attempt::Version2),
+            (false, _) => has_2.then_some(Attempt::Ask(GoesOn::Never)),
         }
     }
 
-    fn after_question(&self, newest: u8, error: &ConnectError) -> Option<Attempt> {
+    fn after_question(&self, goes_on: GoesOn, error: &ConnectError) -> Option<Attempt> {
         let [_, has_2] = self.has;
         match error {
             // It has not said yet that there is nothing that it would agree to.
-            ConnectError::NotSupported { protocol } if NEGOTIATED <= *protocol && newest != ANY => {
+            ConnectError::NotSupported { protocol }
+                if NEGOTIATED <= *protocol && goes_on != GoesOn::IfKnown =>
+            {
                 Some(Attempt::Negotiate { patience: None })
             }
             ConnectError::NotSupported { protocol } => {
                 (has_2 && 2 <= *protocol).then_some(Attempt::Version2)
             }
             // It has answered, and does not go on with version 3.
-            ConnectError::Closed { step } if newest == ANY && *step == HandshakeStep::Mapped => {
+            ConnectError::Closed { step }
+                if goes_on == GoesOn::IfKnown && *step == HandshakeStep::Mapped =>
+            {
                 has_2.then_some(Attempt::Version2)
             }
             _ => None,
@@ -158,6 +158,7 @@ impl Plan {
 mod tests {
     use std::os::fd::OwnedFd;
 
+    use GoesOn::{IfKnown, IfNewest, Never};
     use LinkKind::{Outbox, ShmipcV2, ShmipcV3, ShmipcV4};
 
     use super::*;
@@ -223,15 +224,15 @@ mod tests {
     fn who_hangs_up_or_says_nothing_is_asked_for_its_version_and_waited_for() {
         for error in [closed, silent] {
             let attempts = |links: &[LinkKind]| attempts(links, &path(), [error(), error()]);
-            let asked = [IMPATIENT, Attempt::Ask(ONLY)];
+            let asked = [IMPATIENT, Attempt::Ask(IfNewest)];
             assert_eq!(attempts(&LinkKind::ALL), asked);
             assert_eq!(attempts(&[Outbox, ShmipcV3]), asked);
             assert_eq!(
                 attempts(&[ShmipcV2, Outbox]),
-                [IMPATIENT, Attempt::Ask(NONE)]
+                [IMPATIENT, Attempt::Ask(Never)]
             );
             assert_eq!(attempts(&[Outbox, ShmipcV4]), [PATIENT]);
-            assert_eq!(attempts(&[ShmipcV2, ShmipcV3]), [Attempt::Ask(ANY)]);
+            assert_eq!(attempts(&[ShmipcV2, ShmipcV3]), [Attempt::Ask(IfKnown)]);
             assert_eq!(attempts(&[ShmipcV2]), [Attempt::Version2]);
         }
     }
@@ -242,10 +243,10 @@ mod tests {
             let errors = [silent(), answered(4)].into_iter().chain(then);
             attempts(&LinkKind::ALL, &path(), errors)
         };
-        let again = [IMPATIENT, Attempt::Ask(ONLY), PATIENT];
+        let again = [IMPATIENT, Attempt::Ask(IfNewest), PATIENT];
         assert_eq!(late([silent(), closed(), closed()]), again);
         assert_eq!(late([closed(), closed(), closed()]), again);
-        let rest = [Attempt::Ask(ANY), Attempt::Version2];
+        let rest = [Attempt::Ask(IfKnown), Attempt::Version2];
         assert_eq!(
             late([declined(), answered(2), closed()]),
             [&again[..], &rest].concat()
@@ -253,19 +254,19 @@ mod tests {
         let late = [silent(), answered(4), declined(), closed()];
         assert_eq!(
             attempts(&[Outbox, ShmipcV2], &path(), late),
-            [IMPATIENT, Attempt::Ask(NONE), PATIENT, Attempt::Version2]
+            [IMPATIENT, Attempt::Ask(Never), PATIENT, Attempt::Version2]
         );
     }
 
     #[test]
     fn version_2_is_for_those_who_have_answered() {
-        let asked = [IMPATIENT, Attempt::Ask(ONLY), Attempt::Version2];
+        let asked = [IMPATIENT, Attempt::Ask(IfNewest), Attempt::Version2];
         let errors = [closed(), answered(2), closed()];
         assert_eq!(attempts(&LinkKind::ALL, &path(), errors), asked);
-        let asked = [IMPATIENT, Attempt::Ask(NONE), Attempt::Version2];
+        let asked = [IMPATIENT, Attempt::Ask(Never), Attempt::Version2];
         let errors = [silent(), answered(3), closed()];
         assert_eq!(attempts(&[ShmipcV4, ShmipcV2], &path(), errors), asked);
-        let asked = [Attempt::Ask(ANY), Attempt::Version2];
+        let asked = [Attempt::Ask(IfKnown), Attempt::Version2];
         let left = ConnectError::Closed {
             step: HandshakeStep::Mapped,
         };
@@ -278,7 +279,7 @@ mod tests {
     #[test]
     fn who_declines_is_not_asked_for_the_best_again() {
         for no in [declined(), answered(4)] {
-            let asked = [IMPATIENT, Attempt::Ask(ANY)];
+            let asked = [IMPATIENT, Attempt::Ask(IfKnown)];
             assert_eq!(
                 attempts(&[Outbox, ShmipcV3], &path(), [no, answered(2)]),
                 asked
@@ -297,7 +298,7 @@ mod tests {
         let older = [ShmipcV2, ShmipcV3];
         assert_eq!(
             attempts(&older, &inherited, [answered(2)]),
-            [Attempt::Ask(ANY)]
+            [Attempt::Ask(IfKnown)]
         );
     }
 
@@ -307,7 +308,7 @@ mod tests {
         let refused = plan(&[Outbox], &tcp).unwrap_err();
         assert!(matches!(refused, ConnectError::NoLink { .. }));
         let both = [Outbox, ShmipcV3];
-        assert_eq!(attempts(&both, &tcp, [closed()]), [Attempt::Ask(ANY)]);
+        assert_eq!(attempts(&both, &tcp, [closed()]), [Attempt::Ask(IfKnown)]);
     }
 
     #[test]

@@ -58,8 +58,8 @@ impl<A: Attach> Shaking<A> {
             Attempt::Negotiate { patience } => {
                 Stage::Common(Box::new(Drive::client(line, config, &attach, patience)))
             }
-            Attempt::Ask(newest) => {
-                Stage::Shmipc(Box::new(Conversation::asking(line, config, newest)?))
+            Attempt::Ask(goes_on) => {
+                Stage::Shmipc(Box::new(Conversation::asking(line, config, goes_on)?))
             }
             Attempt::Version2 => {
                 Stage::Shmipc(Box::new(Conversation::client(line, config, 2, None)?))

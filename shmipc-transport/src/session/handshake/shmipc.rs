@@ -17,7 +17,7 @@ use crate::{
         shmipc::{
             Pool, QueueLayout, Queues,
             frames::{Deframer, Paths},
-            handshake::{Event, Handshake, Mapping, Regions, Wants as Awaits},
+            handshake::{Event, GoesOn, Handshake, Mapping, Regions, Wants as Awaits},
             terms::{Terms, Wakes},
         },
         wire::Transmit,
@@ -110,10 +110,14 @@ impl Conversation {
         Ok(Self::new(line, handshake, terms, Side::Client(made)))
     }
 
-    /// Goes on as the client of a server that is asked for its version: with version 3, if it knows none beyond `newest`.
-    pub(super) fn asking(line: Line, config: &Config, newest: u8) -> Result<Self, HandshakeError> {
+    /// Goes on as the client of a server that is asked for its version.
+    pub(super) fn asking(
+        line: Line,
+        config: &Config,
+        goes_on: GoesOn,
+    ) -> Result<Self, HandshakeError> {
         let mut asking = Self::client(line, config, 3, None)?;
-        asking.handshake = asking.handshake.with_none_beyond(newest);
+        asking.handshake = asking.handshake.that_goes_on(goes_on);
         Ok(asking)
     }
 

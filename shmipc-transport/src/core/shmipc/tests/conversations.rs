@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::{
     frames::{Deframer, Frame, Paths, fuzz_frames},
-    handshake::{Event, Handshake, Mapping, Regions, Speaks, Wants},
+    handshake::{Event, GoesOn, Handshake, Mapping, Regions, Speaks, Wants},
 };
 use crate::{core::handshake::Failure, error::HandshakeStep};
 
@@ -158,16 +158,19 @@ fn a_server_that_knows_more_versions_is_spoken_to_in_the_third() {
 
 #[test]
 fn a_client_goes_on_with_a_server_that_knows_what_it_may_know() {
-    for (beyond, version, goes_on) in [
-        (3, 3, true),
-        (3, 4, false),
-        (3, 255, false),
-        (255, 255, true),
-        (255, 2, false),
-        (2, 3, false),
-        (2, 2, false),
+    for (when, version, goes_on) in [
+        (GoesOn::IfNewest, 2, false),
+        (GoesOn::IfNewest, 3, true),
+        (GoesOn::IfNewest, 4, false),
+        (GoesOn::IfNewest, 255, false),
+        (GoesOn::IfKnown, 2, false),
+        (GoesOn::IfKnown, 3, true),
+        (GoesOn::IfKnown, 255, true),
+        (GoesOn::Never, 2, false),
+        (GoesOn::Never, 3, false),
+        (GoesOn::Never, 255, false),
     ] {
-        let mut client = client(3, Mapping::File, false).with_none_beyond(beyond);
+        let mut client = client(3, Mapping::File, false).that_goes_on(when);
         sent(&mut client);
         deliver(&mut client, &Frame::Version(version).encode(3));
         if goes_on {
@@ -175,7 +178,7 @@ fn a_client_goes_on_with_a_server_that_knows_what_it_may_know() {
             continue;
         }
         let Failure::NotSupported { protocol } = failure(&mut client) else {
-            panic!("it knows {version}")
+            panic!("{when:?}: it knows {version}")
         };
         assert_eq!(protocol, version);
     }
