@@ -44,8 +44,8 @@ pub(super) struct Driver {
     process: Option<AsyncFd<OwnedFd>>,
     /// Runs while there is memory that may be given back.
     idle: Option<Pin<Box<Sleep>>>,
-    /// Runs while there is something that nobody will tell.
-    tick: Option<Pin<Box<Sleep>>>,
+    /// Runs while there is something that nobody will tell, or may forget to.
+    tick: Option<Tick>,
     /// Does so in its place where nobody wakes anybody.
     timer: Option<WatchedTimer>,
     /// Runs while there is a stream, if the peer may forget to wake us.
@@ -61,6 +61,28 @@ pub(super) struct Driver {
     custody: Custody,
     #[cfg(feature = "metrics")]
     beat: super::report::Beat,
+}
+
+/// When to look again.
+struct Tick {
+    /// After which time.
+    after: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Tick {
+    /// Waits for so long since it was waited for first, or for as long as before if that is less.
+    fn poll(this: &mut Option<Self>, after: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        // What is to be looked for now may be more urgent.
+        drop(this.take_if(|tick| after < tick.after));
+        let tick = this.get_or_insert_with(|| Self {
+            after,
+            timer: Box::pin(sleep(after)),
+        });
+        ready!(tick.timer.as_mut().poll(cx));
+        *this = None;
+        Poll::Ready(())
+    }
 }
 
 /// A wait during which we look.
@@ -169,19 +191,12 @@ impl Driver {
             }
             return Poll::Ready(());
         }
-        let tick = self.tick.get_or_insert_with(|| Box::pin(sleep(time)));
-        ready!(tick.as_mut().poll(cx));
-        self.tick = None;
-        Poll::Ready(())
+        Tick::poll(&mut self.tick, time, cx)
     }
 
     /// Looks, from time to time, for what nobody tells.
     fn poll_tick(&mut self, cx: &mut Context<'_>) {
-        let Some(time) = self.shared.link.tick() else {
-            self.tick = None;
-            return;
-        };
-        loop {
+        while let Some(time) = self.shared.link.tick() {
             if self.poll_ticked(cx, time).is_pending() {
                 return;
             }
@@ -189,10 +204,8 @@ impl Driver {
                 self.shared.blame(misbehaved);
                 return;
             }
-            if self.shared.link.tick().is_none() {
-                return;
-            }
         }
+        self.tick = None;
     }
 
     /// Has the queue looked at now and then, by polling this task, although nobody was woken.
@@ -236,11 +249,7 @@ impl Driver {
             if farewell.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let again = self.tick.get_or_insert_with(|| Box::pin(sleep(UNTOLD)));
-            if again.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.tick = None;
+            ready!(Tick::poll(&mut self.tick, UNTOLD, cx));
         }
     }
 

@@ -73,6 +73,10 @@ use crate::{
 /// How long to wait before another look, while somebody waits for what the protocol does not tell.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
+/// How long a server leaves a session alone in which no stream is open, if its client may forget to wake it: then it looks whether there is
+/// one. Everything else that might be forgotten is looked for sooner, while a stream is open.
+const LOOK_SELDOM: Duration = Duration::from_secs(5);
+
 /// More messages than the kernel holds of a socket, unless somebody has told it to hold much more than it does by itself.
 const SOCKET_MESSAGES_MAX: usize = 1 << 16;
 
@@ -237,7 +241,10 @@ impl ShmipcLink {
         }
         match self.wakes {
             Wakes::Polling(interval) => Some(self.quiet.stretch(interval)),
-            Wakes::Socket | Wakes::EventFd => None,
+            // Whoever opens no streams hears nothing new while none is open.
+            Wakes::Socket | Wakes::EventFd => {
+                (self.may_miss_wakes() && !self.is_client).then_some(LOOK_SELDOM)
+            }
         }
     }
 

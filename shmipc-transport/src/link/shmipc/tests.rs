@@ -16,6 +16,12 @@ use crate::{
     sys::{endpoint::Connection, regions},
 };
 
+/// What versions 2 and 3 come with.
+const LEGACY: Terms = Terms {
+    wakes: Wakes::Socket,
+    windows: None,
+};
+
 const VERY_LONG: Duration = Duration::from_secs(3600);
 
 /// A link, and what its peer has of it.
@@ -31,15 +37,11 @@ struct Scene {
 
 /// The link of a client that speaks our records, if `windows` are said, and what everybody speaks otherwise.
 fn scene(version: u8, windows: Option<Windows>, wakes: Wakes) -> Scene {
-    scene_with(version, windows, wakes, Vec::new())
+    let terms = Terms { wakes, windows };
+    scene_of(true, version, terms, Vec::new())
 }
 
-fn scene_with(
-    version: u8,
-    windows: Option<Windows>,
-    wakes: Wakes,
-    files: Vec<NamedRegion>,
-) -> Scene {
+fn scene_of(is_client: bool, version: u8, terms: Terms, files: Vec<NamedRegion>) -> Scene {
     const BUFFER_LEN: u32 = 64 << 10;
     let (layout, plan) = (QueueLayout::of(version), QueuePlan::new(16));
     let mapped = |len| regions::create_memfd("test", len).unwrap().0;
@@ -48,8 +50,8 @@ fn scene_with(
     let geometry = Geometry::plan(BUFFER_LEN, &[(1024, 100)]).unwrap();
     let parts = ShmipcParts {
         version,
-        is_client: true,
-        terms: Terms { wakes, windows },
+        is_client,
+        terms,
         mapping: ShmipcMapping::Memfd,
         pool: Pool::create(buffers.clone(), geometry),
         owner,
@@ -296,7 +298,7 @@ fn hazard_h42_files_lose_their_names_when_they_are_known_to_be_mapped() {
     let names = || std::fs::read_dir(directory.path()).unwrap().count();
     let scene = || {
         let (_, file) = regions::create_file(directory.path(), "file", 4096).unwrap();
-        scene_with(2, None, Wakes::Socket, vec![file])
+        scene_of(true, 2, LEGACY, vec![file])
     };
 
     let mut heard = scene();
@@ -321,4 +323,24 @@ fn hazard_h42_files_lose_their_names_when_they_are_known_to_be_mapped() {
     assert_eq!(names(), 1);
     drop(over);
     assert_eq!(names(), 0);
+}
+
+#[test]
+fn hazard_h50_nobody_looks_unasked_but_a_server_whose_client_may_forget_to_wake_it() {
+    let tick = |is_client, version, wakes, windows| {
+        let scene = scene_of(is_client, version, Terms { wakes, windows }, Vec::new());
+        scene.link.tick()
+    };
+    for (version, wakes) in [(2, Wakes::Socket), (3, Wakes::Socket), (4, Wakes::EventFd)] {
+        assert_eq!(tick(true, version, wakes, None), None);
+        let seldom = tick(false, version, wakes, None).unwrap();
+        assert!(
+            Duration::from_secs(1) < seldom,
+            "an idle session costs no time"
+        );
+    }
+    assert_eq!(
+        tick(false, 4, Wakes::EventFd, Some(Windows::UNLIMITED)),
+        None
+    );
 }

@@ -1,6 +1,11 @@
 //! Lies in the queues.
 
-use std::{os::unix::net::UnixListener, sync::mpsc, thread};
+use std::{
+    os::unix::net::{UnixListener, UnixStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use bytes::BufMut;
 use shmipc_transport::{
@@ -12,6 +17,7 @@ use shmipc_transport::{
 use tests::{
     LONG, alone,
     echo::{self, Place},
+    until,
     villain::{
         Role,
         shmipc::{Dialect, Element, ShmipcScript, ShmipcVillain},
@@ -138,6 +144,79 @@ fn hazard_h50_what_nobody_was_woken_for_is_found_while_a_stream_is_open() {
             }
         }
     });
+}
+
+/// The villain's next message, which must be this one, on this stream.
+fn expect(villain: &mut ShmipcVillain, stream: u32, message: &[u8]) {
+    let heard = villain.message().expect("the victim answers");
+    let dialect = villain.dialect;
+    assert_eq!(heard, (stream, message.to_vec()), "{dialect:?}");
+}
+
+#[test]
+fn hazard_h50_so_is_the_first_message_of_a_stream() {
+    alone(async {
+        let (mut stages, mut sessions) = (Vec::new(), Vec::new());
+        for dialect in Dialect::those(is_woken) {
+            let mut stage = stage(dialect).await;
+            let (mut villain, session) = session(&mut stage, Role::Client, dialect).await;
+            // A stream that is over, since which the victim sleeps.
+            let stream = villain.prod(b"echo");
+            expect(&mut villain, stream, b"echo");
+            villain.put(Element {
+                stream,
+                offset: 0,
+                status: 1,
+            });
+            until("no stream is open", || session.stats().streams_open == 0).await;
+            sessions.push((villain, session));
+            stages.push(stage);
+        }
+        // While a stream was open, the victim has looked once in a second, and may do so once more.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let streams: Vec<u32> = sessions
+            .iter_mut()
+            .map(|(villain, _)| {
+                let stream = villain.stream();
+                send_unwoken(villain, stream, b"first");
+                stream
+            })
+            .collect();
+        for ((villain, _), stream) in sessions.iter_mut().zip(streams) {
+            expect(villain, stream, b"first");
+        }
+    });
+}
+
+#[test]
+fn hazard_h50_a_thread_that_accepts_finds_it_too() {
+    for dialect in Dialect::those(|dialect| is_woken(dialect) && !dialect.is_tcp()) {
+        let files = tempfile::tempdir_in("/dev/shm").unwrap();
+        let config = config(dialect, files.path(), |shmipc| shmipc);
+        let place = Place::new();
+        let listener = blocking::Listener::bind_with(place.path(), config.build().unwrap());
+        let listener = listener.unwrap();
+        let victim = thread::spawn(move || {
+            let session = listener.accept().unwrap();
+            for _ in 0..2 {
+                let mut stream = session.accept_stream().unwrap();
+                let message = stream.recv().unwrap().unwrap();
+                let mut answer = stream.buffer(message.len());
+                answer.put(message);
+                stream.send(answer, Flush::More).unwrap();
+            }
+        });
+        let socket = UnixStream::connect(place.path()).unwrap();
+        let ending = ShmipcScript::new(Role::Client, dialect, files.path()).play(socket);
+        let mut villain = ending.session();
+        let stream = villain.prod(b"echo");
+        expect(&mut villain, stream, b"echo");
+        let stream = villain.stream();
+        send_unwoken(&mut villain, stream, b"first");
+        expect(&mut villain, stream, b"first");
+        drop(villain);
+        victim.join().unwrap();
+    }
 }
 
 #[test]
