@@ -1,5 +1,7 @@
 //! What can be wrong with memory that shmipc's protocol shares.
 
+use core::time::Duration;
+
 /// How what a peer shares contradicts shmipc's protocol, or exceeds what is taken by it. Whoever wrote it, the session with that peer
 /// ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -116,5 +118,12 @@ pub enum InvalidShmipc {
     Status {
         /// The element's status word.
         status: u32,
+    },
+    /// The peer has taken everything that was sent, and does not say that it sleeps. Nobody can know then whether it is done with that, and
+    /// so nothing could go over the socket behind it.
+    #[error("it has taken everything, and did not go to sleep within {waited:?}")]
+    Restless {
+        /// How long that was waited for.
+        waited: Duration,
     },
 }

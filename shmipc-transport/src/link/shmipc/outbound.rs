@@ -7,7 +7,8 @@
 //! what went through the queue before. Between two of our own the receiver sees to that, as it does for everybody (it takes what the queue
 //! had when the message was read). Natively, a peer that is woken by the socket reads a `polling` message right before it, and takes the
 //! queue then (H49); one that is not woken by the socket has two tasks for the two (C1), so the message waits until the
-//! peer has taken all that was published, and has handed it out: then it sleeps or, if nobody wakes it, one more interval has passed.
+//! peer has taken all that was published, and has handed it out: then it sleeps or, if nobody wakes it, one more interval has passed. Or
+//! it has taken something that was published since. A peer that has nothing to take and does not go to sleep ends its session.
 //!
 //! What the socket does not take at once is kept, up to a limit at which senders wait, and answers to pings. A peer that lets too many
 //! of those wait ends its session. Beyond the limit goes only what is said once for a stream that has fallen back, or for the session.
@@ -26,7 +27,7 @@ use super::{
     is_full,
     record::wire_id,
     reservation::{Route, ShmipcReservation},
-    settling::Settling,
+    settling::{Rest, Settling},
     unsent::Unsent,
 };
 use crate::{
@@ -52,7 +53,7 @@ pub(crate) struct ShmipcTx {
     pub(super) reserved: u32,
     /// What the socket has not taken yet.
     pub(super) unsent: Unsent,
-    /// What a peer that nobody wakes has handed out.
+    /// What a peer that is not woken by the socket has handed out.
     settling: Settling,
     /// Whether anything has ever fallen back to the socket.
     pub(super) has_fallen_back: bool,
@@ -101,6 +102,7 @@ impl ShmipcTx {
     /// Forgets a stream that is over, some time.
     pub(super) fn forget(&mut self, stream: StreamId) {
         self.fallen.forget(wire_id(stream));
+        self.settling.forget(wire_id(stream));
     }
 
     /// Whether there is room for one more element beside those that are promised.
@@ -267,25 +269,23 @@ impl ShmipcLink {
             return Ok(Some(Route::Nothing));
         }
         let may_overtake = self.is_native() && self.wakes != Wakes::Socket && !is_fallen;
-        if may_overtake && !self.is_handed_out(tx)? {
+        if may_overtake && !self.is_handed_out(tx, wire_id(stream))? {
             return Ok(None);
         }
         Ok(Some(Route::Socket(Vec::new())))
     }
 
-    /// Whether the peer has taken all that was published, and has handed it out.
-    fn is_handed_out(&self, tx: &mut ShmipcTx) -> Result<bool, InvalidShmipc> {
-        let waiting = tx.producer.refresh()?;
-        Ok(match self.wakes {
+    /// Whether the peer has taken all that was published of a stream, and has handed it out.
+    fn is_handed_out(&self, tx: &mut ShmipcTx, stream: u32) -> Result<bool, InvalidShmipc> {
+        let untaken = tx.producer.refresh()?;
+        let rest = match self.wakes {
             // Its timer is no finer than ours.
-            Wakes::Polling(interval) => tx.settling.is_over(
-                tx.producer.published(),
-                waiting,
-                interval.max(LOOK_AGAIN),
-                Instant::now(),
-            ),
-            Wakes::Socket | Wakes::EventFd => waiting == 0 && tx.producer.is_consumer_idle(),
-        })
+            Wakes::Polling(interval) => Rest::After(interval.max(LOOK_AGAIN)),
+            Wakes::Socket | Wakes::EventFd => Rest::Asleep(tx.producer.is_consumer_idle()),
+        };
+        let published = tx.producer.published();
+        tx.settling
+            .is_over(stream, published, untaken, rest, Instant::now())
     }
 
     /// The slices of a message, if all of it has some. If not, the message is as it was.
@@ -387,6 +387,7 @@ impl ShmipcLink {
     }
 
     pub(super) fn publish(&self, tx: &mut ShmipcTx, element: Element) {
+        tx.settling.forget(element.stream);
         tx.producer.put(element);
         self.unwoken.store(true, Ordering::Release);
         if self.has_files.load(Ordering::Relaxed) {

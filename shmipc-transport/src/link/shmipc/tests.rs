@@ -236,6 +236,24 @@ fn hazard_c1_a_first_fallback_waits_for_one_more_interval() {
 }
 
 #[test]
+fn hazard_c1_a_peer_that_is_never_done_has_handed_out_what_it_took_before() {
+    let mut scene = scene(4, None, Wakes::EventFd);
+    assert!(scene.send(2));
+    let _all = scene.exhaust();
+    scene.from_us.disarm();
+    assert!(scene.from_us.take().unwrap().is_some());
+    assert!(!scene.send(2), "it has just been taken");
+    let (stream, code) = (StreamId(4), 0);
+    scene.link.control(Control::Reset { stream, code }).unwrap();
+    assert!(!scene.send(2), "and nothing since");
+    assert!(scene.from_us.take().unwrap().is_some());
+    assert!(scene.send(2));
+    // Without an eventfd, it was woken over the socket before.
+    let last = std::iter::from_fn(|| scene.heard()).last();
+    assert!(matches!(last, Some(Frame::Fallback { stream: 2, .. })));
+}
+
+#[test]
 fn hazard_c1_where_nothing_was_published_a_fallback_overtakes_nothing() {
     let mut scene = scene(4, None, Wakes::Polling(VERY_LONG));
     let _all = scene.exhaust();

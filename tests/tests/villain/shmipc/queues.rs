@@ -10,14 +10,14 @@ use std::{
 use bytes::BufMut;
 use shmipc_transport::{
     Flush,
-    InvalidShmipc::{QueueCursors, Status},
+    InvalidShmipc::{self, QueueCursors, Status},
     PeerMisbehaved::Shmipc,
-    blocking,
+    SessionLost, blocking,
 };
 use tests::{
     LONG, alone,
     echo::{self, Place},
-    until,
+    in_time, until,
     villain::{
         Role,
         shmipc::{Dialect, Element, ShmipcScript, ShmipcVillain},
@@ -97,6 +97,51 @@ fn hazard_v2_what_was_verified_or_is_our_own_is_not_read_again() {
             }),
         ])
         .await;
+    });
+}
+
+#[test]
+fn hazard_c1_who_never_sleeps_is_not_overtaken_and_not_waited_for() {
+    alone(async {
+        let dialect = Dialect::V4Eventfd;
+        let mut stage = stage(dialect).await;
+        let (mut villains, mut sessions) = (Vec::new(), Vec::new());
+        for role in [Role::Client, Role::Server] {
+            let (mut villain, session) = session(&mut stage, role, dialect).await;
+            let stream = villain.prod(b"echo");
+            // Besides the answer, what comes on other streams that the victim has opened.
+            let others = match role {
+                Role::Client => 0,
+                Role::Server => super::VICTIMS_STREAMS - 1,
+            };
+            for _ in 0..=others {
+                villain.message().expect("the victim answers");
+            }
+            // From now on, all answers would have to go over the socket.
+            for list in villain.buffers.lists.clone() {
+                // The last is never handed out.
+                for _ in 1..list.count {
+                    let _hoarded = villain.buffers.take(&list);
+                }
+            }
+            let is_awake = || villain.queues.load(villain.from_victim.working) == 1;
+            until("the victim has woken the villain", is_awake).await;
+            villain.fall_back(stream, 0, b"echo");
+            villains.push(villain);
+            sessions.push(session);
+        }
+        for (mut villain, session) in villains.into_iter().zip(sessions) {
+            let lost = in_time("the end", session.closed()).await;
+            let is_found = matches!(
+                lost,
+                SessionLost::PeerMisbehaved(Shmipc(InvalidShmipc::Restless { .. }))
+            );
+            assert!(is_found, "{:?}: {lost:?}", villain.role);
+            // Nothing has overtaken anything.
+            assert_eq!(villain.peek(), None);
+            villain.wait_to_be_left();
+        }
+        stage.bystander_is_well("who never sleeps").await;
     });
 }
 
