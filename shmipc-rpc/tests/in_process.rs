@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use shmipc_rpc::{
@@ -18,7 +17,7 @@ use shmipc_rpc::{
 use tokio::sync::mpsc;
 
 use crate::common::{
-    Packet, in_time, lab, packet,
+    Packet, growing, in_time, lab, packet,
     streams::{CHAT, LIST, RECORD, iter, numbered, queue, streams},
 };
 
@@ -197,14 +196,20 @@ async fn a_call_that_was_answered_has_no_more_requests() {
 
 #[tokio::test]
 async fn the_deadline_tells_tasks_although_the_caller_does_not_look() {
-    let (caller, mut learned) = leaving();
-    let (_sender, requests) = queue::<Packet>();
-    let mut request = Request::new(requests);
-    request.set_timeout(Duration::from_millis(20));
-    let mut responses = in_time(caller.bidi_streaming::<_, _, Packet>(&CHAT, request))
-        .await
-        .expect("it begins")
-        .into_inner();
+    let mut begun = None;
+    for time in growing() {
+        let (caller, learned) = leaving();
+        let (sender, requests) = queue::<Packet>();
+        let mut request = Request::new(requests);
+        request.set_timeout(time);
+        let response = in_time(caller.bidi_streaming::<_, _, Packet>(&CHAT, request)).await;
+        // It may be late before it has begun.
+        if let Ok(response) = response {
+            begun = Some((caller, learned, sender, response.into_inner()));
+            break;
+        }
+    }
+    let (_caller, mut learned, _sender, mut responses) = begun.expect("a call begins");
     // One task waits for room to send, which only the caller could make.
     assert_eq!(
         all(&mut learned, 2).await,

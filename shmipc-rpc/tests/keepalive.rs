@@ -20,14 +20,14 @@ async fn a_handler_that_blocks_a_thread_of_several_does_not_look_stuck() {
     let service = lab(|request| async move {
         if request.get_ref().text == "block" {
             // As if it computed, for much longer than a ping may take; the runtime is told, and leaves its other tasks to others.
-            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(6)));
         }
         Ok(Response::new(request.into_inner()))
     });
     let server = Server::builder().add_service(service);
     let server = runtime.spawn(server.start(path.clone())).await;
     let _server = server.expect("no panic").expect("nobody listens there");
-    let keepalive = Keepalive::new(Duration::from_millis(10), Duration::from_secs(1));
+    let keepalive = Keepalive::new(Duration::from_millis(10), Duration::from_secs(5));
     let connecting = Channel::builder(path).keepalive(keepalive).connect();
     let caller = Caller::new(in_time(connecting).await.expect("the server listens"));
     for text in ["block"; 2] {

@@ -22,15 +22,13 @@ use tokio::sync::{mpsc, oneshot};
 use tower::{buffer::BufferLayer, layer::layer_fn};
 
 use crate::common::{
-    LONG, OnDrop, Packet, RUN, Running, in_time, lab, packet, serve,
+    LONG, OnDrop, Packet, RUN, Running, growing, in_time, lab, packet, serve,
     streams::{CHAT, LIST, RECORD, Streams, iter, numbered, numbers, streams},
+    told,
 };
 
 /// The kinds of calls that stream.
 const STREAMING: [&Method; 3] = [&LIST, &RECORD, &CHAT];
-
-/// Long enough for a call to get to its second server; all of it passes.
-const SHORT: Duration = Duration::from_millis(300);
 
 /// Messages that never come. It may tell when it is dropped.
 struct Silence<T> {
@@ -197,14 +195,22 @@ async fn the_deadline_of_a_call_is_that_of_the_calls_within() {
         entered: &mut mpsc::UnboundedReceiver<oneshot::Receiver<()>>,
         ended: &mut mpsc::UnboundedReceiver<Code>,
     ) {
-        for method in STREAMING {
-            let status = call(&caller, method, Some(SHORT))
-                .await
-                .expect_err("nobody answers");
-            assert_eq!(status.code(), Code::DeadlineExceeded, "{}", method.name());
-            assert_eq!(ended.recv().await, Some(Code::DeadlineExceeded));
-            let dropped = entered.recv().await.expect("it was called");
-            dropped.await.expect("it says so");
+        'methods: for method in STREAMING {
+            for time in growing() {
+                let status = call(&caller, method, Some(time))
+                    .await
+                    .expect_err("nobody answers");
+                assert_eq!(status.code(), Code::DeadlineExceeded, "{}", method.name());
+                // The call is to get to its second server before it is late.
+                if let Some(code) = told(ended, time).await {
+                    assert_eq!(code, Code::DeadlineExceeded);
+                    if let Some(dropped) = told(entered, time).await {
+                        dropped.await.expect("it says so");
+                        continue 'methods;
+                    }
+                }
+            }
+            panic!("{} never gets there", method.name());
         }
     }
     let mut inner = inner();

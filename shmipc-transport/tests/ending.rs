@@ -143,13 +143,14 @@ async fn whoever_holds_a_session_weakly_serves_it_until_nobody_else_uses_it() {
 
 #[tokio::test]
 async fn a_peer_that_answers_pings_may_take_its_time() {
-    let keepalive = Keepalive::new(Duration::from_millis(5), Duration::from_millis(500));
+    let timeout = Duration::from_secs(5);
+    let keepalive = Keepalive::new(Duration::from_millis(5), timeout);
     let config = Config::builder().keepalive(keepalive).build().unwrap();
     let pair = Pair::with(config.clone(), config).await;
     let mut stream = pair.client.open_stream().unwrap();
     send(&mut stream, b"slow", Flush::End).await;
     let mut accepted = pair.server.accept_stream().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(timeout + Duration::from_secs(1)).await;
     assert!(accepted.recv().await.unwrap().is_some());
     send(&mut accepted, b"done", Flush::End).await;
     assert_eq!(all(stream.recv().await.unwrap().unwrap()), b"done");

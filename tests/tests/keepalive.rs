@@ -13,8 +13,8 @@ use tests::{
 };
 use tokio::{sync::mpsc, time::sleep};
 
-/// Short, because tests wait for it, and long enough for a process to be scheduled.
-const TIMEOUT: Duration = Duration::from_millis(400);
+/// Short, because tests wait for it, and long enough for a process to be scheduled where there is much else to do.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 const KEEPALIVE: Keepalive = Keepalive::new(Duration::from_millis(20), TIMEOUT);
 
@@ -82,7 +82,7 @@ fn calls_of_a_stopped_server_fail_and_the_next_goes_to_its_successor() {
                 Ok(_) => assert!(may_be_answered),
                 Err(status) => {
                     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-                    let message = "the peer did not answer a ping within 400ms";
+                    let message = "the peer did not answer a ping within 5s";
                     assert_eq!(status.message(), message);
                 }
             }
@@ -135,7 +135,7 @@ fn a_slow_handler_is_waited_for() {
         let _server = start("server", &place.path());
         let caller = connect(&place).await;
         let mut slow = request("");
-        slow.set_timeout(4 * TIMEOUT);
+        slow.set_timeout(TIMEOUT + TIMEOUT / 2);
         let call = caller.unary::<_, Packet>(&HANG, slow);
         let status = in_time("the deadline", call).await.unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
@@ -161,7 +161,7 @@ fn an_idle_session_is_left_alone_unless_that_is_wished_for() {
         server.stop();
         let lost = in_time("the end", lively.closed()).await;
         assert!(matches!(lost, SessionLost::Unresponsive { .. }), "{lost:?}");
-        sleep(2 * TIMEOUT).await;
+        sleep(TIMEOUT / 2).await;
         assert!(!quiet.is_closed());
         assert_eq!(quiet.stats().doorbells_rung, rung, "nothing was sent");
     });

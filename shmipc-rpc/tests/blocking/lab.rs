@@ -166,6 +166,13 @@ pub(crate) fn ask(caller: &Caller, text: &str) -> Handled {
     caller.unary(&RUN, request)
 }
 
+/// Times for calls that get to their handlers first, and are late then: short ones, since the tests wait for all of it, and longer ones on
+/// a machine that has much else to do.
+pub(crate) fn growing() -> impl Iterator<Item = Duration> {
+    let times = std::iter::successors(Some(Duration::from_millis(20)), |time| Some(*time * 4));
+    times.take_while(|time| *time < LONG)
+}
+
 /// Waits for something that another thread does.
 pub(crate) fn until(mut happens: impl FnMut() -> bool) {
     let began = Instant::now();

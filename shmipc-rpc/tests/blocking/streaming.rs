@@ -261,7 +261,7 @@ fn deadlines_end_streams_at_both_sides() {
         numbered(1)
     });
     let numbers = std::iter::repeat_with(|| numbered(1));
-    let mut request = Request::new(numbers.clone().take(1).chain(late).chain(numbers));
+    let mut request = Request::new(numbers.take(1).chain(late).chain(numbers));
     request.set_timeout(TIME);
     let late: Handled = caller.client_streaming(&RECORD, request);
     assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);

@@ -20,7 +20,10 @@ use shmipc_rpc::{
     server::{self, NamedService, ResponseFuture, Router, Service},
 };
 use tempfile::TempDir;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tower_layer::Layer;
 
 /// The message of all requests and responses.
@@ -220,6 +223,22 @@ where
 
 /// Longer than anything here takes, unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Times for calls that get to their handlers first, and are late then: short ones, since the tests wait for all of it, and longer ones on
+/// a machine that has much else to do.
+pub(crate) fn growing() -> impl Iterator<Item = Duration> {
+    let times = std::iter::successors(Some(Duration::from_millis(20)), |time| Some(*time * 4));
+    times.take_while(|time| *time < LONG)
+}
+
+/// What is told of a call that had `time`; `None` if nothing is, because it did not get there.
+pub(crate) async fn told<T>(
+    receiver: &mut mpsc::UnboundedReceiver<T>,
+    time: Duration,
+) -> Option<T> {
+    let told = tokio::time::timeout(time.max(Duration::from_secs(1)), receiver.recv());
+    told.await.ok().flatten()
+}
 
 /// Fails instead of hanging.
 pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {

@@ -99,7 +99,7 @@ async fn pass(
 
 /// Asks often, and gives a machine that is busy time to answer.
 fn soon() -> Keepalive {
-    Keepalive::new(Duration::from_millis(50), Duration::from_secs(2))
+    Keepalive::new(Duration::from_millis(50), Duration::from_secs(5))
 }
 
 fn config() -> Config {

@@ -26,7 +26,7 @@ use crate::{LONG, Lab};
 const SHORT: Duration = Duration::from_millis(150);
 
 /// Long enough for something to have begun, even where there is much else to do.
-const LONGER: Duration = Duration::from_secs(2);
+const LONGER: Duration = Duration::from_secs(5);
 
 const LEN: usize = 1000;
 

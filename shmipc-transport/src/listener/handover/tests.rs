@@ -223,8 +223,9 @@ async fn an_offer_that_is_given_up_too_late_has_been_taken() {
 async fn successors_that_fail_are_followed_by_others() {
     let stage = Stage::new();
     let (path, door) = (stage.path("socket"), stage.path("door"));
-    let soon = Duration::from_millis(100);
-    let config = Config::builder().handshake_timeout(soon).build().unwrap();
+    // What the mute one is waited for, and enough for the last.
+    let time = Duration::from_secs(5);
+    let config = Config::builder().handshake_timeout(time).build().unwrap();
     let listener = Listener::bind_with(path.as_path(), config).unwrap();
     let hand_over = listener.hand_over().unwrap();
     let offer = hand_over.offer(door.as_path());
