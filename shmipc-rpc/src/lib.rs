@@ -47,7 +47,7 @@
 //! - `metrics`: reports of calls and sessions through the metrics crate; see the module `metrics`.
 //! - `reflection`: services that describe the others, by gRPC's server reflection protocol.
 //! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
-//! - `grpc`: gRPC over HTTP/2, see above.
+//! - `grpc`: gRPC over HTTP/2, see above; set up by the modules `http2` and `tls`.
 //! - `tonic`: what tonic generated runs here; see the module `tonic`.
 //!
 //! # Observing
@@ -61,6 +61,8 @@ pub mod codec;
 pub mod dynamic;
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(feature = "grpc")]
+pub mod http2;
 pub mod interceptor;
 pub mod metadata;
 #[cfg(feature = "metrics")]

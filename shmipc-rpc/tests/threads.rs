@@ -156,10 +156,13 @@ fn of_reflection() -> Vec<String> {
 
 #[cfg(feature = "grpc")]
 fn of_http2() -> Vec<String> {
-    use shmipc_rpc::tls;
+    use shmipc_rpc::{http2, tls};
 
     let names = shared![
         client::Http2ConnectError,
+        http2::InvalidSettings,
+        http2::Settings,
+        http2::SettingsBuilder,
         server::ClientCertificates,
         server::Http2BindError,
         server::RemoteAddr,

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 #[cfg(feature = "grpc")]
-use super::http2::{Http2Channel, Http2Settings};
+use super::http2::{DialSettings, Http2Channel};
 use super::{
     Channel, ServiceConfig,
     balance::Balanced,
@@ -25,7 +25,7 @@ use super::{
     member::Member,
 };
 #[cfg(feature = "grpc")]
-use crate::tls::ClientTls;
+use crate::{http2, tls::ClientTls};
 use crate::{
     Body, ConnectError, Endpoint, Server, Status, endpoint,
     error::BoxError,
@@ -46,7 +46,7 @@ pub struct ChannelBuilder {
     #[cfg(feature = "health")]
     health_check: Option<Arc<str>>,
     #[cfg(feature = "grpc")]
-    http2: Http2Settings,
+    dial: DialSettings,
 }
 
 impl ChannelBuilder {
@@ -63,7 +63,7 @@ impl ChannelBuilder {
             #[cfg(feature = "health")]
             health_check: None,
             #[cfg(feature = "grpc")]
-            http2: Http2Settings::default(),
+            dial: DialSettings::default(),
         }
     }
 
@@ -155,7 +155,7 @@ impl ChannelBuilder {
     /// How `https` servers are known, and what they are shown. Default: [`ClientTls::new`].
     #[cfg(feature = "grpc")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
-        self.http2.tls = tls;
+        self.dial.tls = tls;
         self
     }
 
@@ -164,7 +164,16 @@ impl ChannelBuilder {
     /// For sessions there is [`handshake_timeout`](shmipc_transport::ConfigBuilder::handshake_timeout).
     #[cfg(feature = "grpc")]
     pub fn http2_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.http2.connect_timeout = timeout;
+        self.dial.connect_timeout = timeout;
+        self
+    }
+
+    /// How HTTP/2 and the TCP beneath it are set up: windows, frames, headers, sockets. Default: [`Settings::default`](http2::Settings).
+    ///
+    /// It holds for each server over HTTP/2, if there are several.
+    #[cfg(feature = "grpc")]
+    pub fn http2(mut self, settings: http2::Settings) -> Self {
+        self.dial.http2 = settings;
         self
     }
 
@@ -259,9 +268,9 @@ impl ChannelBuilder {
                 }
                 #[cfg(feature = "grpc")]
                 endpoint::Way::Http2(address) => {
-                    let settings = Http2Settings {
+                    let settings = DialSettings {
                         keepalive: self.keepalive.or(self.config.keepalive()),
-                        ..self.http2.clone()
+                        ..self.dial.clone()
                     };
                     let http2 = Http2Channel::new(address.clone(), settings, self.wait_for_ready);
                     members.push(Member::Http2(http2));

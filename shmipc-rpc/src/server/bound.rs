@@ -16,7 +16,7 @@ use sync_wrapper::SyncWrapper;
 use super::http2::{self, Http2Listener, Respond};
 use super::{ServerHandle, SessionServices, serve};
 #[cfg(feature = "grpc")]
-use crate::tls::ServerTls;
+use crate::{http2::Settings, tls::ServerTls};
 use crate::{Endpoint, ServeError, endpoint::Way};
 
 /// A server that listens, and is about to serve. Made by [`Server::bind`](crate::Server::bind).
@@ -53,6 +53,8 @@ pub(super) struct Services {
     pub(super) respond: SyncWrapper<Box<dyn Respond>>,
     #[cfg(feature = "grpc")]
     pub(super) tls: Option<ServerTls>,
+    #[cfg(feature = "grpc")]
+    pub(super) http2: Settings,
 }
 
 /// Something that connections come from.
@@ -214,7 +216,7 @@ impl Services {
             Socket::Http2(listener) => {
                 let (services, limits) =
                     (self.respond.get_mut().boxed_clone(), self.sessions.limits());
-                let (terms, drain) = (http2::Terms::of(&self.config), self.sessions.drain());
+                let (terms, drain) = (http2::Terms::of(&self.config, self.http2), self.sessions.drain());
                 Box::pin(async move {
                     let served = http2::serve(listener, services, limits, terms, drain).await;
                     served.map_err(ServeError::Http2Accept)

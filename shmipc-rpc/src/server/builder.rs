@@ -15,7 +15,7 @@ use super::{
     session::Shared,
 };
 #[cfg(feature = "grpc")]
-use crate::tls::ServerTls;
+use crate::{http2::Settings, tls::ServerTls};
 use crate::{
     Body, Endpoint, Method, ServeError, context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError,
 };
@@ -55,6 +55,8 @@ pub struct Server<L = Identity> {
     on_session: Option<OnSession>,
     #[cfg(feature = "grpc")]
     tls: Option<ServerTls>,
+    #[cfg(feature = "grpc")]
+    http2: Settings,
 }
 
 impl Server {
@@ -75,6 +77,8 @@ impl Server {
             on_session: None,
             #[cfg(feature = "grpc")]
             tls: None,
+            #[cfg(feature = "grpc")]
+            http2: Settings::default(),
         }
     }
 }
@@ -167,6 +171,8 @@ impl<L> Server<L> {
             on_session: self.on_session,
             #[cfg(feature = "grpc")]
             tls: self.tls,
+            #[cfg(feature = "grpc")]
+            http2: self.http2,
         }
     }
 
@@ -203,7 +209,7 @@ impl<L> Server<L> {
     ///
     /// Further ones are answered with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted). A call whose
     /// handler is done without waiting does not count. Over HTTP/2 the clients are told the limit, and hold further calls
-    /// back; there it is 1,024 by default.
+    /// back; there it is 1,024 by default, or what the [settings](Self::http2) say.
     pub fn concurrent_calls_per_session(mut self, calls: usize) -> Self {
         self.limits.calls_per_session_max = calls;
         self
@@ -253,6 +259,13 @@ impl<L> Server<L> {
     #[cfg(feature = "grpc")]
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// How HTTP/2 and the TCP beneath it are set up: windows, frames, headers, sockets. Default: [`Settings::default`](Settings).
+    #[cfg(feature = "grpc")]
+    pub fn http2(mut self, settings: Settings) -> Self {
+        self.http2 = settings;
         self
     }
 }
@@ -428,7 +441,7 @@ where
         }
         let takes_over = self.takes_over;
         #[cfg(feature = "grpc")]
-        let tls = self.tls.clone();
+        let (tls, http2) = (self.tls.clone(), self.http2);
         let (service, sessions) = self.into_services();
         #[cfg(not(feature = "grpc"))]
         drop(service);
@@ -440,6 +453,8 @@ where
             respond: sync_wrapper::SyncWrapper::new(Box::new(service)),
             #[cfg(feature = "grpc")]
             tls,
+            #[cfg(feature = "grpc")]
+            http2,
         })
     }
 

@@ -122,7 +122,7 @@ impl Code {
     #[must_use]
     pub fn from_http(status: http::StatusCode) -> Self {
         match status.as_u16() {
-            400 => Self::Internal,
+            400 | 431 => Self::Internal,
             401 => Self::Unauthenticated,
             403 => Self::PermissionDenied,
             404 => Self::Unimplemented,

@@ -2,8 +2,8 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
@@ -16,27 +16,27 @@ use crate::{
     client::reconnect::Dial,
     endpoint::{Http2Address, Place},
     error::BoxError,
+    http2::Settings,
     socket::Socket,
     tls::{ClientTls, TlsError},
 };
 
-/// The most bytes that the headers or trailers of a response may have: those of a status with details and metadata.
-const HEADERS_LEN_MAX: u32 = 64 << 10;
-
 /// How connections are made.
 #[derive(Clone, Debug)]
-pub(crate) struct Http2Settings {
+pub(crate) struct DialSettings {
     pub(crate) tls: ClientTls,
+    pub(crate) http2: Settings,
     /// How long making a connection may take.
     pub(crate) connect_timeout: Duration,
     /// How often a server that is silent is pinged while calls run, and how long it may take to answer.
     pub(crate) keepalive: Option<Keepalive>,
 }
 
-impl Default for Http2Settings {
+impl Default for DialSettings {
     fn default() -> Self {
         Self {
             tls: ClientTls::new(),
+            http2: Settings::default(),
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             keepalive: None,
         }
@@ -94,13 +94,13 @@ type TlsParts = (Arc<ClientConfig>, ServerName<'static>);
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) address: Http2Address,
-    settings: Http2Settings,
+    settings: DialSettings,
     /// `None` without TLS. What is wrong with the settings is told when somebody connects.
     tls: Option<Result<TlsParts, Arc<TlsError>>>,
 }
 
 impl Dialer {
-    pub(super) fn new(address: Http2Address, settings: Http2Settings) -> Self {
+    pub(super) fn new(address: Http2Address, settings: DialSettings) -> Self {
         let tls = match &address.place {
             Place::Tcp { host, .. } if address.tls => {
                 Some(settings.tls.build(host).map_err(Arc::new))
@@ -123,9 +123,9 @@ impl Dialer {
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await;
                 let stream = stream.map_err(|error| unreachable(error.into()))?;
-                // Requests are written whole; there is nothing to wait for.
-                stream
-                    .set_nodelay(true)
+                self.settings
+                    .http2
+                    .set_up(&stream)
                     .map_err(|error| unreachable(error.into()))?;
                 match self.connector()? {
                     None => self.shake(Box::new(stream)).await,
@@ -181,10 +181,8 @@ impl Dialer {
     }
 
     async fn shake(&self, stream: Socket) -> Result<SendRequest<SentBody>, Http2ConnectError> {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEADERS_LEN_MAX);
+        let mut builder = self.settings.http2.for_client();
+        builder.timer(TokioTimer::new());
         if let Some(keepalive) = self.settings.keepalive {
             builder
                 .keep_alive_interval(keepalive.interval())

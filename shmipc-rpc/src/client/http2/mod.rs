@@ -18,7 +18,7 @@ pub use self::dial::Http2ConnectError;
 use self::{body::CallAlive, dial::Dialer};
 pub(crate) use self::{
     body::{ReceivedBody, SentBody, body_of},
-    dial::Http2Settings,
+    dial::DialSettings,
     request::{request_of_many, request_of_one},
 };
 use super::{
@@ -50,7 +50,7 @@ impl Http2Channel {
     /// Connects when it is first called.
     pub(crate) fn new(
         address: Http2Address,
-        settings: Http2Settings,
+        settings: DialSettings,
         wait_for_ready: bool,
     ) -> Self {
         Self {
@@ -310,11 +310,16 @@ fn status_of(error: hyper::Error) -> Status {
     if let Some(status) = chain().find_map(|error| error.downcast_ref::<Status>()) {
         return status.clone();
     }
-    let reason = chain()
+    let reset = chain()
         .find_map(|error| error.downcast_ref::<h2::Error>())
-        .filter(|error| error.is_reset())
-        .and_then(h2::Error::reason);
+        .filter(|error| error.is_reset());
+    let reason = reset.and_then(h2::Error::reason);
     let (code, message) = match reason {
+        // Not the server's word, but ours on what it has sent.
+        Some(reason) if reset.is_some_and(h2::Error::is_library) => (
+            Code::Internal,
+            format!("the response has more headers than `max_header_list_size` allows, or is malformed: {reason}"),
+        ),
         Some(reason) => (
             code_of(reason),
             format!("the server reset the call: {reason}"),

@@ -13,6 +13,7 @@ use super::preface::Prefaced;
 use crate::{
     Endpoint,
     endpoint::{Http2Address, Place},
+    http2::Settings,
     server::drain::Origin,
     socket::Socket,
     tls::{ServerTls, TlsError},
@@ -145,7 +146,7 @@ impl Http2Listener {
         &self.endpoint
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+    pub(super) async fn accept(&self, settings: &Settings) -> io::Result<Accepted> {
         let mut client = Extensions::new();
         let socket = match &self.socket {
             Listening::Unix(listener) => {
@@ -158,8 +159,8 @@ impl Http2Listener {
             Listening::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 client.insert(RemoteAddr(address));
-                // Responses are written whole; there is nothing to wait for. Should it fail, the connection is broken anyway.
-                let _ = stream.set_nodelay(true);
+                // Should it fail, the connection is broken anyway.
+                let _ = settings.set_up(&stream);
                 match &self.tls {
                     None => {
                         #[cfg(feature = "tonic")]

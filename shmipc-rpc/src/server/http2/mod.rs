@@ -35,10 +35,7 @@ use super::{
     router::call_when_ready,
     running::Calls,
 };
-use crate::{Body, Config, Keepalive, error::BoxError, socket::Socket};
-
-/// The most bytes that the headers of a request may have.
-const HEADERS_LEN_MAX: u32 = 64 << 10;
+use crate::{Body, Config, Keepalive, error::BoxError, http2::Settings, socket::Socket};
 
 /// How many calls of one connection may run at once, unless the server says so.
 const CALLS_MAX_DEFAULT: u32 = 1 << 10;
@@ -52,15 +49,17 @@ type Responding = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
 /// What holds for all connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
+    settings: Settings,
     keepalive: Option<Keepalive>,
     /// How long a client may take to begin with HTTP/2.
     handshake_timeout: Duration,
 }
 
 impl Terms {
-    /// Takes what sessions have as well.
-    pub(crate) fn of(config: &Config) -> Self {
+    /// Takes what sessions have as well, and what they have not.
+    pub(crate) fn of(config: &Config, settings: Settings) -> Self {
         Self {
+            settings,
             keepalive: config.keepalive(),
             handshake_timeout: config.handshake_timeout(),
         }
@@ -118,7 +117,7 @@ pub(crate) async fn serve(
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
                     connections.live.remove(&id);
                 }
-                accepted = listener.accept() => match accepted {
+                accepted = listener.accept(&terms.settings) => match accepted {
                     Ok(accepted) => {
                         let calls = Calls::new(Arc::clone(&drain), accepted.origin());
                         let connection = Connection {
@@ -198,7 +197,7 @@ impl Connection {
             Ok((socket, mut client)) => {
                 client.insert(self.draining);
                 let watcher = self.watcher;
-                let builder = builder(self.limits.server, self.terms.keepalive);
+                let builder = builder(self.limits.server, &self.terms);
                 let (services, limits, calls) = (self.services, self.limits, self.calls);
                 let service = service_fn(move |request: http::Request<Incoming>| {
                     let answer = serve_call(
@@ -239,14 +238,11 @@ async fn establish(
     }
 }
 
-fn builder(limits: Limits, keepalive: Option<Keepalive>) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: Limits, terms: &Terms) -> Builder<TokioExecutor> {
     let calls_max = u32::try_from(limits.calls_per_session_max).unwrap_or(CALLS_MAX_DEFAULT);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(calls_max)
-        .max_header_list_size(HEADERS_LEN_MAX);
-    if let Some(keepalive) = keepalive {
+    let mut builder = terms.settings.for_server(calls_max);
+    builder.timer(TokioTimer::new());
+    if let Some(keepalive) = terms.keepalive {
         builder
             .keep_alive_interval(keepalive.interval())
             .keep_alive_timeout(keepalive.timeout());
