@@ -1,5 +1,7 @@
 //! Where a server is, and how it is spoken to.
 
+#[cfg(feature = "grpc")]
+use std::net::SocketAddr;
 use std::{
     fmt,
     os::fd::OwnedFd,
@@ -146,6 +148,26 @@ impl Endpoint {
     #[cfg(feature = "grpc")]
     pub(crate) fn http2(address: Http2Address) -> Self {
         Self(Way::Http2(address))
+    }
+}
+
+#[cfg(feature = "grpc")]
+impl Http2Address {
+    /// The address of a socket that is bound.
+    pub(crate) fn tcp(bound: SocketAddr, tls: bool) -> Self {
+        // Without what only this host makes of it, the index of an interface.
+        let name = SocketAddr::new(bound.ip(), bound.port()).to_string();
+        Self {
+            place: Place::Tcp {
+                host: bound.ip().to_string(),
+                port: bound.port(),
+            },
+            tls,
+            // It cannot fail: brackets and all, it is how authorities are written.
+            authority: name
+                .parse()
+                .unwrap_or_else(|_| Authority::from_static("localhost")),
+        }
     }
 }
 

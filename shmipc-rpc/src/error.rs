@@ -29,6 +29,15 @@ pub enum ConnectError {
         /// The endpoint in question.
         endpoint: String,
     },
+    /// The [origin](crate::client::ChannelBuilder::origin) of the channel is none. Nothing was tried.
+    #[cfg(feature = "grpc")]
+    #[error("{origin:?} cannot be the origin of requests: {problem}")]
+    Origin {
+        /// The origin in question.
+        origin: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// There is no session.
     #[error(transparent)]
     Session(#[from] SessionConnectError),

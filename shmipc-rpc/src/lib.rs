@@ -48,7 +48,7 @@
 //! - `reflection`: services that describe the others, by gRPC's server reflection protocol.
 //! - `service-config-json`: reads a [`ServiceConfig`](client::ServiceConfig) from the JSON form that gRPC has for it.
 //! - `grpc`: gRPC over HTTP/2, see above; set up by the modules `http2` and `tls`.
-//! - `tonic`: what tonic generated runs here; see the module `tonic`.
+//! - `tonic`: what tonic generated runs here; see the module `tonic`. What replaces tonic's transport is listed in `coming_from_tonic`, with the feature `grpc`.
 //!
 //! # Observing
 //!
@@ -58,6 +58,8 @@
 pub mod blocking;
 pub mod client;
 pub mod codec;
+#[cfg(feature = "grpc")]
+pub mod coming_from_tonic;
 pub mod dynamic;
 #[cfg(feature = "health")]
 pub mod health;

@@ -47,6 +47,18 @@ async fn calls_fail_fast_where_nobody_listens() {
 }
 
 #[tokio::test]
+async fn a_service_may_be_there_or_not() {
+    for service in [Some(echo()), None] {
+        let expected = match service {
+            Some(_) => Ok(packet("ask")),
+            None => Err(Code::Unimplemented),
+        };
+        let running = serve(Server::builder().add_optional_service(service));
+        assert_eq!(ask(&running.caller().await).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_call_may_wait_for_the_server() {
     async fn check<S: CallService>(caller: Caller<S>, directory: tempfile::TempDir) {
         let mut patient = Request::new(packet("patient"));

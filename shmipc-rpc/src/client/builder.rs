@@ -1,20 +1,22 @@
 //! What a channel is told before it connects.
 
-#[cfg(feature = "grpc")]
-use std::time::Duration;
 use std::{
     future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
 };
+#[cfg(feature = "grpc")]
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use shmipc_transport::{Address, Config, Keepalive};
+#[cfg(feature = "grpc")]
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower_layer::Layer;
 use tower_service::Service;
 
 #[cfg(feature = "grpc")]
-use super::http2::{DialSettings, Http2Channel};
+use super::http2::{Connector, DialSettings, Http2Channel, InvalidOrigin};
 use super::{
     Channel, ServiceConfig,
     balance::Balanced,
@@ -24,13 +26,13 @@ use super::{
     managed::{Managed, Ways},
     member::Member,
 };
-#[cfg(feature = "grpc")]
-use crate::{http2, tls::ClientTls};
 use crate::{
     Body, ConnectError, Endpoint, Server, Status, endpoint,
     error::BoxError,
     server::{Router, SessionServices},
 };
+#[cfg(feature = "grpc")]
+use crate::{http2, tls::ClientTls};
 
 /// Configures a [`Channel`].
 #[must_use = "a builder does nothing until it connects"]
@@ -177,6 +179,64 @@ impl ChannelBuilder {
         self
     }
 
+    /// What the program is called in the `user-agent` of requests over HTTP/2, such as `painter/1.2`: it comes before the name of this crate.
+    /// Default: that name alone.
+    ///
+    /// A request whose metadata has a `user-agent` is sent with that.
+    #[cfg(feature = "grpc")]
+    pub fn user_agent(mut self, program: http::HeaderValue) -> Self {
+        self.dial.identity.set_user_agent(&program);
+        self
+    }
+
+    /// Whom requests over HTTP/2 are addressed to, such as `https://painter.example`: a host, with a port and a scheme if wanted. Default:
+    /// the endpoint.
+    ///
+    /// For servers that are reached at another place than the one that they are known by: through a proxy, a tunnel or a Unix
+    /// socket. It says nothing of where to connect, nor [whose certificate](ClientTls::server_name) is expected.
+    ///
+    /// Connecting fails with [`ConnectError::Origin`] if it is something else.
+    #[cfg(feature = "grpc")]
+    pub fn origin(mut self, origin: http::Uri) -> Self {
+        self.dial.identity.set_origin(origin);
+        self
+    }
+
+    /// Makes the sockets of connections over HTTP/2 by `connect`, which is given the endpoint that they are to lead to: through a proxy, from a
+    /// certain address, or within the program. Default: TCP and Unix sockets.
+    ///
+    /// TLS is agreed on over such a socket if the endpoint begins with `https`. The
+    /// [time](Self::http2_connect_timeout) for connecting holds; what is [set](Self::http2) of TCP does not. `connect` is called for each
+    /// attempt.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), shmipc_rpc::ConnectError> {
+    /// use shmipc_rpc::Channel;
+    /// use tokio::net::TcpSocket;
+    ///
+    /// let channel = Channel::builder("http://10.0.0.1:50051")
+    ///     .http2_connector(|_| async {
+    ///         let socket = TcpSocket::new_v4()?;
+    ///         socket.bind(([10, 0, 0, 7], 0).into())?;
+    ///         socket.connect(([10, 0, 0, 1], 50051).into()).await
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "grpc")]
+    pub fn http2_connector<C, F, S>(mut self, connect: C) -> Self
+    where
+        C: Fn(Endpoint) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.dial.connector = Some(Connector::new(connect));
+        self
+    }
+
     /// Connects to the server; if there are several, to all of them, but to those over HTTP/2 only if no other can be reached.
     ///
     /// # Errors
@@ -253,6 +313,11 @@ impl ChannelBuilder {
 
     /// Makes the connections, none of which is connected.
     fn members(&self) -> Result<Vec<Member>, ConnectError> {
+        #[cfg(feature = "grpc")]
+        if let Err((origin, InvalidOrigin(problem))) = self.dial.identity.check() {
+            let origin = origin.to_string();
+            return Err(ConnectError::Origin { origin, problem });
+        }
         let mut members = Vec::new();
         for endpoint in &self.endpoints {
             match endpoint.way() {

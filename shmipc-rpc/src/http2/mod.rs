@@ -12,6 +12,7 @@ use std::{io, time::Duration};
 
 use hyper::{client, server};
 use hyper_util::rt::TokioExecutor;
+use shmipc_transport::Backoff;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -24,6 +25,9 @@ const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// What Linux accepts of seconds and of probes.
 const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
 const KEEPALIVE_RETRIES_MAX: u32 = 127;
+
+/// Longer than connections last by themselves, and well within what timers can wait.
+const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Settings of connections over HTTP/2, known to be within what the protocol allows.
 ///
@@ -54,6 +58,8 @@ pub struct Settings {
     max_header_list_size: u32,
     header_table_size: Option<u32>,
     max_send_buffer_size: Option<u32>,
+    max_connection_age: Option<Duration>,
+    max_connection_age_grace: Option<Duration>,
     tcp: Tcp,
 }
 
@@ -100,6 +106,8 @@ impl Default for Settings {
             max_header_list_size: 64 << 10,
             header_table_size: None,
             max_send_buffer_size: None,
+            max_connection_age: None,
+            max_connection_age_grace: None,
             tcp: Tcp {
                 nodelay: true,
                 keepalive: None,
@@ -145,10 +153,7 @@ impl Settings {
     }
 
     /// Returns what serves connections, of which each may have `calls_max` calls unless the settings say otherwise.
-    pub(crate) fn for_server(
-        &self,
-        calls_max: u32,
-    ) -> server::conn::http2::Builder<TokioExecutor> {
+    pub(crate) fn for_server(&self, calls_max: u32) -> server::conn::http2::Builder<TokioExecutor> {
         let mut builder = server::conn::http2::Builder::new(TokioExecutor::new());
         let usual = Usual::OF_SERVERS;
         if self.adaptive_window {
@@ -175,6 +180,14 @@ impl Settings {
             .unwrap_or(usual.max_send_buffer_size);
         // Nothing that is built here has addresses of fewer bits.
         usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Returns how old a connection that begins now may get, and how long its calls may go on then. The age differs from one
+    /// to the next, so that clients that have come together do not leave together.
+    pub(crate) fn age(&self) -> Option<(Duration, Option<Duration>)> {
+        let factor = 0.9 + 0.2 * Backoff::random_fraction();
+        let age = self.max_connection_age?.mul_f64(factor);
+        Some((age, self.max_connection_age_grace))
     }
 
     /// Sets a socket up.
@@ -272,10 +285,11 @@ impl SettingsBuilder {
     }
 
     /// The most bytes that the headers of a request, or the headers or trailers of a response, may have, with 32 more for each as the
-    /// protocol counts. Default: 64 KiB; at least 1.
+    /// protocol counts. Default: 64 KiB, enough for a status with details and metadata; at least 1.
     ///
     /// The server refuses a request with more, and its caller gets [`Code::Internal`](crate::Code::Internal), as gRPC has it
-    /// for that. So does the caller whose response has more. If it is a multiple of this, the whole connection is given up.
+    /// for that. So does the caller whose response begins with more. Of trailers with more the rest is lost, details of a status first.
+    /// For more than four times as much, the whole connection is given up.
     pub fn max_header_list_size(mut self, bytes: u32) -> Self {
         self.settings.max_header_list_size = bytes;
         self
@@ -295,6 +309,25 @@ impl SettingsBuilder {
     /// A message is taken up as a whole, so there may be one more.
     pub fn max_send_buffer_size(mut self, bytes: u32) -> Self {
         self.settings.max_send_buffer_size = Some(bytes);
+        self
+    }
+
+    /// How long a server keeps a connection, more or less 10 %. Then it tells the client to open another one for further calls, and closes
+    /// this one after the last that runs. Default: for good; from 1 ms to 30 days.
+    ///
+    /// Clients so come to know of servers that were added behind a name or a load balancer. A call of ours that is sent while the server's
+    /// word comes may fail with [`Code::Unavailable`](crate::Code::Unavailable): the server has not looked at it then.
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.settings.max_connection_age = Some(age);
+        self
+    }
+
+    /// How long the calls of a connection that has reached its [`max_connection_age`](Self::max_connection_age) may go on, before they
+    /// are cut off. Default: as long as they take; at most 30 days. It takes that age.
+    ///
+    /// Their handlers are dropped, and their callers get [`Code::Unavailable`](crate::Code::Unavailable).
+    pub fn max_connection_age_grace(mut self, grace: Duration) -> Self {
+        self.settings.max_connection_age_grace = Some(grace);
         self
     }
 
@@ -335,79 +368,116 @@ impl SettingsBuilder {
     ///
     /// Returns [`InvalidSettings`], which names the setting at fault and what it may be.
     pub fn build(self) -> Result<Settings, InvalidSettings> {
-        let s = &self.settings;
-        let is_time = |time: Option<Duration>| {
-            let range = Duration::from_secs(1)..=Duration::from_secs(KEEPALIVE_SECONDS_MAX);
-            time.is_none_or(|time| range.contains(&time))
-        };
-        let fixed = s.stream_window.or(s.connection_window).is_some();
-        let paced = s.tcp.keepalive_interval.is_some();
-        let counted = s.tcp.keepalive_retries.is_some();
-        let asks = s.tcp.keepalive.is_some();
-        let checks = [
+        self.settings.check_windows()?;
+        self.settings.check_limits()?;
+        self.settings.tcp.check()?;
+        Ok(self.settings)
+    }
+}
+
+impl Settings {
+    fn check_windows(&self) -> Result<(), InvalidSettings> {
+        let (stream, connection) = (self.stream_window, self.connection_window);
+        let is_sized = stream.is_some() || connection.is_some();
+        InvalidSettings::check([
             (
                 "initial_stream_window_size",
-                s.stream_window.is_none_or(|bytes| (1..=WINDOW_MAX).contains(&bytes)),
+                stream.is_none_or(|bytes| (1..=WINDOW_MAX).contains(&bytes)),
                 "from 1 to 2,147,483,647 bytes",
             ),
             (
                 "initial_connection_window_size",
-                s.connection_window
-                    .is_none_or(|bytes| (SPECIFIED_WINDOW..=WINDOW_MAX).contains(&bytes)),
+                connection.is_none_or(|bytes| (SPECIFIED_WINDOW..=WINDOW_MAX).contains(&bytes)),
                 "from 65,535 to 2,147,483,647 bytes",
             ),
             (
                 "adaptive_window",
-                !(s.adaptive_window && fixed),
+                !(self.adaptive_window && is_sized),
                 "off where a window has a size of its own",
             ),
+        ])
+    }
+
+    fn check_limits(&self) -> Result<(), InvalidSettings> {
+        let (age, grace) = (self.max_connection_age, self.max_connection_age_grace);
+        InvalidSettings::check([
             (
                 "max_frame_size",
-                (1 << 14..1 << 24).contains(&s.max_frame_size),
+                (1 << 14..1 << 24).contains(&self.max_frame_size),
                 "from 16,384 to 16,777,215 bytes",
             ),
             (
                 "max_concurrent_streams",
-                s.max_concurrent_streams != Some(0),
+                self.max_concurrent_streams != Some(0),
                 "at least 1",
             ),
             (
                 "max_header_list_size",
-                0 < s.max_header_list_size,
+                0 < self.max_header_list_size,
                 "at least 1 byte",
             ),
             (
                 "max_send_buffer_size",
-                s.max_send_buffer_size != Some(0),
+                self.max_send_buffer_size != Some(0),
                 "at least 1 byte",
             ),
-            ("tcp_keepalive", is_time(s.tcp.keepalive), "from 1 to 32,767 s"),
             (
-                "tcp_keepalive_interval",
-                is_time(s.tcp.keepalive_interval),
-                "from 1 to 32,767 s",
+                "max_connection_age",
+                age.is_none_or(|age| (Duration::from_millis(1)..=AGE_MAX).contains(&age)),
+                "from 1 ms to 30 days",
             ),
             (
+                "max_connection_age_grace",
+                grace.is_none_or(|grace| grace <= AGE_MAX),
+                "at most 30 days",
+            ),
+            (
+                "max_connection_age_grace",
+                age.is_some() || grace.is_none(),
+                "set together with `max_connection_age`",
+            ),
+        ])
+    }
+}
+
+impl Tcp {
+    fn check(&self) -> Result<(), InvalidSettings> {
+        const TIMES: &str = "from 1 to 32,767 s";
+
+        let is_time = |time: Option<Duration>| {
+            let range = Duration::from_secs(1)..=Duration::from_secs(KEEPALIVE_SECONDS_MAX);
+            time.is_none_or(|time| range.contains(&time))
+        };
+        let asks = self.keepalive.is_some();
+        let (interval, retries) = (self.keepalive_interval, self.keepalive_retries);
+        InvalidSettings::check([
+            ("tcp_keepalive", is_time(self.keepalive), TIMES),
+            ("tcp_keepalive_interval", is_time(interval), TIMES),
+            (
                 "tcp_keepalive_interval",
-                asks || !paced,
+                asks || interval.is_none(),
                 "set together with `tcp_keepalive`",
             ),
             (
                 "tcp_keepalive_retries",
-                s.tcp
-                    .keepalive_retries
-                    .is_none_or(|retries| (1..=KEEPALIVE_RETRIES_MAX).contains(&retries)),
+                retries.is_none_or(|retries| (1..=KEEPALIVE_RETRIES_MAX).contains(&retries)),
                 "from 1 to 127",
             ),
             (
                 "tcp_keepalive_retries",
-                asks || !counted,
+                asks || retries.is_none(),
                 "set together with `tcp_keepalive`",
             ),
-        ];
+        ])
+    }
+}
+
+impl InvalidSettings {
+    /// Checks settings: the name of each, whether it is accepted, and what is. The first that is not is at fault.
+    fn check<const N: usize>(checks: [(&'static str, bool, &'static str); N]) -> Result<(), Self> {
         match checks.into_iter().find(|(_, holds, _)| !holds) {
-            Some((setting, _, accepted)) => Err(InvalidSettings { setting, accepted }),
-            None => Ok(self.settings),
+            Some((setting, _, accepted)) => Err(Self { setting, accepted }),
+            None => Ok(()),
         }
     }
 }

@@ -106,6 +106,39 @@ fn what_the_kernel_does_not_take_is_refused() {
 }
 
 #[test]
+fn connections_get_old_in_good_time() {
+    let seconds = Duration::from_secs;
+    for age in [Duration::ZERO, AGE_MAX + seconds(1), Duration::MAX] {
+        assert_eq!(
+            refused(|settings| settings.max_connection_age(age)),
+            "`max_connection_age` must be from 1 ms to 30 days"
+        );
+    }
+    assert_eq!(
+        refused(|settings| settings
+            .max_connection_age(seconds(1))
+            .max_connection_age_grace(Duration::MAX)),
+        "`max_connection_age_grace` must be at most 30 days"
+    );
+    assert_eq!(
+        refused(|settings| settings.max_connection_age_grace(seconds(1))),
+        "`max_connection_age_grace` must be set together with `max_connection_age`"
+    );
+    assert_eq!(Settings::default().age(), None);
+    let settings = accepted(|settings| {
+        settings
+            .max_connection_age(seconds(1000))
+            .max_connection_age_grace(Duration::ZERO)
+    });
+    let ages = [(); 100].map(|()| settings.age().expect("it was set"));
+    for (age, grace) in ages {
+        assert!((seconds(900)..=seconds(1100)).contains(&age), "{age:?}");
+        assert_eq!(grace, Some(Duration::ZERO));
+    }
+    assert!(ages.iter().any(|age| *age != ages[0]), "all at once");
+}
+
+#[test]
 fn settings_can_be_changed_afterwards() {
     let first = accepted(|settings| settings.max_frame_size(1 << 20));
     let second = first.to_builder().tcp_nodelay(false).build();

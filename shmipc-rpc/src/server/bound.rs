@@ -1,5 +1,7 @@
 //! A server that listens, at as many endpoints as it likes.
 
+#[cfg(feature = "grpc")]
+use std::net::TcpListener;
 use std::{
     fmt,
     future::{pending, poll_fn},
@@ -15,9 +17,9 @@ use sync_wrapper::SyncWrapper;
 #[cfg(feature = "grpc")]
 use super::http2::{self, Http2Listener, Respond};
 use super::{ServerHandle, SessionServices, serve};
+use crate::{Endpoint, ServeError, endpoint::Way};
 #[cfg(feature = "grpc")]
 use crate::{http2::Settings, tls::ServerTls};
-use crate::{Endpoint, ServeError, endpoint::Way};
 
 /// A server that listens, and is about to serve. Made by [`Server::bind`](crate::Server::bind).
 ///
@@ -103,8 +105,7 @@ impl BoundServer {
                     tls, takes_over, ..
                 } = &self.services;
                 let listener = Http2Listener::bind(address, tls.as_ref(), *takes_over).await?;
-                self.endpoints.push(listener.endpoint().clone());
-                self.sockets.push(Socket::Http2(listener));
+                self.add_http2(listener);
             }
             #[cfg(not(feature = "grpc"))]
             Way::Http2(_) => {
@@ -115,6 +116,52 @@ impl BoundServer {
             Way::Invalid(error) => return Err(error.clone().into()),
         }
         Ok(self)
+    }
+
+    /// Serves gRPC over HTTP/2 to those who come to `listener` as well: a port that systemd or a parent listens at, or one with options of
+    /// its own.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if the listener cannot be used. The other endpoints are given up as well.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O enabled.
+    #[cfg(feature = "grpc")]
+    pub fn bind_http(self, listener: TcpListener) -> Result<Self, ServeError> {
+        self.bind_listener(listener, false)
+    }
+
+    /// As [`bind_http`](Self::bind_http), with TLS.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind_http`](Self::bind_http), and if the server has [no certificate](crate::Server::tls).
+    ///
+    /// # Panics
+    ///
+    /// As [`bind_http`](Self::bind_http) does.
+    #[cfg(feature = "grpc")]
+    pub fn bind_https(self, listener: TcpListener) -> Result<Self, ServeError> {
+        self.bind_listener(listener, true)
+    }
+
+    #[cfg(feature = "grpc")]
+    fn bind_listener(
+        mut self,
+        listener: TcpListener,
+        is_encrypted: bool,
+    ) -> Result<Self, ServeError> {
+        let listener = Http2Listener::of(listener, self.services.tls.as_ref(), is_encrypted)?;
+        self.add_http2(listener);
+        Ok(self)
+    }
+
+    #[cfg(feature = "grpc")]
+    fn add_http2(&mut self, listener: Http2Listener) {
+        self.endpoints.push(listener.endpoint().clone());
+        self.sockets.push(Socket::Http2(listener));
     }
 
     /// Adds a listener, which brings its own [`Config`].
@@ -216,7 +263,10 @@ impl Services {
             Socket::Http2(listener) => {
                 let (services, limits) =
                     (self.respond.get_mut().boxed_clone(), self.sessions.limits());
-                let (terms, drain) = (http2::Terms::of(&self.config, self.http2), self.sessions.drain());
+                let (terms, drain) = (
+                    http2::Terms::of(&self.config, self.http2),
+                    self.sessions.drain(),
+                );
                 Box::pin(async move {
                     let served = http2::serve(listener, services, limits, terms, drain).await;
                     served.map_err(ServeError::Http2Accept)

@@ -14,11 +14,11 @@ use super::{
     serve::OnSession,
     session::Shared,
 };
-#[cfg(feature = "grpc")]
-use crate::{http2::Settings, tls::ServerTls};
 use crate::{
     Body, Endpoint, Method, ServeError, context::MESSAGE_LEN_MAX_DEFAULT, error::BoxError,
 };
+#[cfg(feature = "grpc")]
+use crate::{http2::Settings, tls::ServerTls};
 
 /// Serves several services, at one endpoint or [several](Server::bind).
 ///
@@ -112,6 +112,30 @@ impl<L> Server<L> {
         self.exceptions.add_own(S::NAME, service.message_limits());
         self.routes.add(service);
         self
+    }
+
+    /// Adds a service if there is one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is one of that name already.
+    pub fn add_optional_service<S, B>(self, service: Option<S>) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<B>>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        match service {
+            Some(service) => self.add_service(service),
+            None => self,
+        }
     }
 
     /// Adds a service that tonic generated. See [`tonic`](crate::tonic).
@@ -315,6 +339,34 @@ where
     /// If the future is dropped, the endpoint is given up.
     pub async fn bind(self, endpoint: impl Into<Endpoint>) -> Result<BoundServer, ServeError> {
         self.unbound().bind(endpoint).await
+    }
+
+    /// Serves gRPC over HTTP/2 to those who come to a `listener` that exists already; see [`BoundServer::bind_http`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`BoundServer::bind_http`].
+    ///
+    /// # Panics
+    ///
+    /// As [`BoundServer::bind_http`] does.
+    #[cfg(feature = "grpc")]
+    pub fn bind_http(self, listener: std::net::TcpListener) -> Result<BoundServer, ServeError> {
+        self.unbound().bind_http(listener)
+    }
+
+    /// As [`bind_http`](Self::bind_http), with TLS.
+    ///
+    /// # Errors
+    ///
+    /// As for [`BoundServer::bind_https`].
+    ///
+    /// # Panics
+    ///
+    /// As [`BoundServer::bind_http`] does.
+    #[cfg(feature = "grpc")]
+    pub fn bind_https(self, listener: std::net::TcpListener) -> Result<BoundServer, ServeError> {
+        self.unbound().bind_https(listener)
     }
 
     /// Listens at `endpoint` and serves, without end.

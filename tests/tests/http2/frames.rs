@@ -12,10 +12,14 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
 
 /// The flag of an answer to `SETTINGS` and `PING`.
 pub(crate) const ACK: u8 = 1;
+/// Those of the last frame of a call, and of headers that are whole.
+pub(crate) const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// The window of a connection that nothing was said of.
 const WINDOW: u32 = 65_535;
@@ -103,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.0.write_all(&frame).await.expect("it listens");
     }
 
-    /// Receives a frame.
+    /// Receives a frame. Answers a ping.
     pub(crate) async fn receive(&mut self) -> Frame {
         let mut head = [0; 9];
         let read = self.0.read_exact(&mut head).await;
@@ -113,12 +117,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let mut payload = vec![0; usize::try_from(len).expect("it is short")];
         let read = self.0.read_exact(&mut payload).await;
         read.expect("the frame is whole");
-        Frame {
+        let frame = Frame {
             kind,
             flags,
             stream: u32::from_be_bytes([s0, s1, s2, s3]),
             payload,
+        };
+        if frame.kind == PING && !frame.is_ack() {
+            self.send(PING, ACK, 0, &frame.payload).await;
         }
+        frame
+    }
+
+    /// Opens a call, the first of the connection.
+    pub(crate) async fn open(&mut self, path: &str) {
+        // `:method` and `:scheme` are in the table that HTTP/2 begins with, the other headers are spelled out.
+        let mut headers = vec![0x83, 0x86];
+        for (name, value) in [
+            (":path", path),
+            (":authority", "localhost"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            headers.push(0);
+            for text in [name, value] {
+                headers.push(u8::try_from(text.len()).expect("it is short"));
+                headers.extend_from_slice(text.as_bytes());
+            }
+        }
+        self.send(HEADERS, END_HEADERS, 1, &headers).await;
+    }
+
+    /// Waits for the peer to hang up.
+    pub(crate) async fn closed(&mut self) {
+        let mut rest = Vec::new();
+        let read = self.0.read_to_end(&mut rest).await;
+        read.expect("it hangs up in order");
     }
 
     /// Returns what the peer says by itself.

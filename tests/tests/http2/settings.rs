@@ -22,8 +22,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use crate::{
     Running,
     frames::{
-        DATA, HEADER_TABLE_SIZE, HEADERS, INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS,
-        MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, Opening, PING, WINDOW_UPDATE, Wire,
+        DATA, END_STREAM, GOAWAY, HEADER_TABLE_SIZE, HEADERS, INITIAL_WINDOW_SIZE,
+        MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, Opening, PING, WINDOW_UPDATE,
+        Wire,
     },
     probe,
     protos::ours::{Question, probe_client::ProbeClient},
@@ -31,6 +32,9 @@ use crate::{
 };
 
 const WINDOW_MAX: u32 = (1 << 31) - 1;
+
+/// A message, as it is framed.
+const QUESTION: &[u8] = &[0, 0, 0, 0, 4, 0x0a, 2, b'h', b'i'];
 
 fn settings(set: impl FnOnce(SettingsBuilder) -> SettingsBuilder) -> Settings {
     set(Settings::builder())
@@ -258,13 +262,42 @@ async fn headers_that_are_too_long_fail_the_call_alone() {
     ] {
         let (running, address) = serve(|server| server.http2(theirs)).await;
         let client = ProbeClient::new(channel(address, ours).await);
+        let other = client.clone();
+        let other = tokio::spawn(async move { other.unary(hanging()).await });
+        until("it hangs", || running.hanging.count() == 1).await;
         ask(&client, 1 << 10).await.expect("that is not too long");
         let status = ask(&client, 4 << 10).await.expect_err("that is too long");
         assert_eq!(status.code(), Code::Internal, "{status:?}");
         assert!(status.message().contains(wrong), "{status:?}");
-        // The connection is still the first: nobody else listens.
         ask(&client, 1 << 10).await.expect("that is not too long");
+        assert!(!other.is_finished(), "the connection was lost");
+        other.abort();
         drop(client);
+        running.ended().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_trailers_that_are_too_long_the_rest_is_lost() {
+    let short = settings(|settings| settings.max_header_list_size(2 << 10));
+    for (ours, details_len) in [(short, 0), (Settings::default(), 3 << 10)] {
+        let (running, address) = serve(|server| server).await;
+        let client = ProbeClient::new(channel(address, ours).await);
+        let fails = Question {
+            payload: vec![7; 3 << 10].into(),
+            answers: 1,
+            code: Code::Aborted as u32,
+            ..Question::default()
+        };
+        let answers = in_time("a call", client.download(fails)).await;
+        let mut answers = answers.expect("it begins well").into_inner();
+        let answer = in_time("an answer", answers.message()).await;
+        answer.expect("it comes before the failure");
+        let ended = in_time("the end", answers.message()).await;
+        let status = ended.expect_err("it fails");
+        assert_eq!(status.code(), Code::Aborted, "{status:?}");
+        assert_eq!(status.details().len(), details_len);
+        drop((client, answers));
         running.ended().await;
     }
 }
@@ -274,25 +307,8 @@ async fn is_probed(address: SocketAddr) -> bool {
     let socket = TcpStream::connect(address).await.expect("it listens");
     let mut wire = Wire::client(socket, &[]).await;
     wire.opening().await;
-    // `:method` and `:scheme` are in the table that HTTP/2 begins with, the other headers are spelled out.
-    let mut headers = vec![0x83, 0x86];
-    for (name, value) in [
-        (":path", "/probe.v1.Probe/Upload"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
-        headers.push(0);
-        for text in [name, value] {
-            headers.push(u8::try_from(text.len()).expect("it is short"));
-            headers.extend_from_slice(text.as_bytes());
-        }
-    }
-    const END_HEADERS: u8 = 4;
-    const END_STREAM: u8 = 1;
-    wire.send(HEADERS, END_HEADERS, 1, &headers).await;
-    wire.send(DATA, END_STREAM, 1, &[0, 0, 0, 0, 4, 0x0a, 2, b'h', b'i'])
-        .await;
+    wire.open("/probe.v1.Probe/Upload").await;
+    wire.send(DATA, END_STREAM, 1, QUESTION).await;
     let mut is_probed = false;
     loop {
         let frame = wire.receive().await;
@@ -423,10 +439,9 @@ async fn the_kernel_asks_whether_the_peer_is_there_on_the_side_that_wants_it() {
         let (from, to) = in_time("a connection", passed).await.expect("no panic");
         let answer = in_time("a call", client.unary(Question::default())).await;
         answer.expect("it answers");
-        for (is_asked, local, remote) in [
-            (ours == asks, from, between),
-            (theirs == asks, address, to),
-        ] {
+        for (is_asked, local, remote) in
+            [(ours == asks, from, between), (theirs == asks, address, to)]
+        {
             // Meanwhile the timer may be the one for what was not acknowledged yet.
             until("the timer is set", || {
                 let due = keepalive_due(local, remote);
@@ -438,4 +453,69 @@ async fn the_kernel_asks_whether_the_peer_is_there_on_the_side_that_wants_it() {
         drop(client);
         running.ended().await;
     }
+}
+
+/// Calls until a call that does not end is cut off, and tells how many others were answered meanwhile.
+async fn calls_meanwhile(running: &Running, address: SocketAddr) -> usize {
+    let client = ProbeClient::new(channel(address, Settings::default()).await);
+    let mut answers = 0;
+    let begun = running.hanging.count();
+    // A call that does not end holds no connection up but its own.
+    let hangs = tokio::spawn({
+        let client = client.clone();
+        async move { client.unary(hanging()).await }
+    });
+    until("it hangs", || begun < running.hanging.count()).await;
+    while !hangs.is_finished() {
+        match in_time("a call", client.unary(Question::default())).await {
+            Ok(_) => answers += 1,
+            // It was sent while the server said that it takes no more.
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+        }
+    }
+    let ended = hangs.await.expect("no panic");
+    let status = ended.expect_err("it does not end by itself");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    // That connection is closed, but there is another one.
+    let again = async { while client.unary(Question::default()).await.is_err() {} };
+    in_time("a call", again).await;
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_become_old_is_followed_by_another() {
+    let ages = settings(|settings| {
+        settings
+            .max_connection_age(Duration::from_millis(20))
+            .max_connection_age_grace(Duration::from_secs(1))
+    });
+    let (running, address) = serve(|server| server.http2(ages)).await;
+    let answers = calls_meanwhile(&running, address).await;
+    assert!(0 < answers, "none was made");
+    until("its handler is dropped", || running.hanging.count() == 0).await;
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_connection_that_has_become_old_come_to_their_end() {
+    let ages = settings(|settings| settings.max_connection_age(Duration::from_millis(50)));
+    let (running, address) = serve(|server| server.http2(ages)).await;
+    let socket = TcpStream::connect(address).await.expect("it listens");
+    let mut wire = Wire::client(socket, &[]).await;
+    wire.opening().await;
+    wire.open("/probe.v1.Probe/Upload").await;
+    let left = async { while wire.receive().await.kind != GOAWAY {} };
+    in_time("the server wants no more", left).await;
+    wire.send(DATA, END_STREAM, 1, QUESTION).await;
+    let answered = async {
+        loop {
+            let frame = wire.receive().await;
+            if (frame.kind, frame.stream) == (HEADERS, 1) && frame.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+    };
+    in_time("the answer", answered).await;
+    in_time("it hangs up", wire.closed()).await;
+    running.ended().await;
 }

@@ -225,3 +225,40 @@ async fn mistakes_are_found_when_they_are_made() {
         "{wrong:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_listened_at_already_is_served_with_and_without_tls() {
+    let listener = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let (server, _) = probe();
+    let error = server.bind_https(listener());
+    let error = error.expect_err("there is no certificate");
+    let is_it = matches!(
+        error,
+        ServeError::Http2Bind(Http2BindError::NoCertificate { .. })
+    );
+    assert!(is_it, "{error:?}");
+
+    let (certificate, key) = self_signed();
+    let (server, hanging) = probe();
+    let server = server.tls(ServerTls::new(&certificate, &key).expect("they belong together"));
+    let (encrypted, open) = (listener(), listener());
+    let bound = [&encrypted, &open].map(|socket| socket.local_addr().expect("it is bound"));
+    let server = server.bind_https(encrypted).expect("it listens");
+    let server = server.bind_http(open).expect("it listens");
+    let running = Running::start(server, hanging);
+    let trusting = ClientTls::new().ca_certificate(&certificate);
+    let trusting = trusting.and_then(|tls| tls.server_name("localhost"));
+    let trusting = trusting.expect("it is a certificate, and a name");
+    for (scheme, bound, endpoint) in [
+        ("https", bound[0], &running.endpoints[0]),
+        ("http", bound[1], &running.endpoints[1]),
+    ] {
+        assert_eq!(endpoint.to_string(), format!("{scheme}://{bound}"));
+        let channel = Channel::builder(endpoint.clone()).tls(trusting.clone());
+        let channel = in_time("connecting", channel.connect()).await;
+        let client = ProbeClient::new(channel.expect("the server is there"));
+        let answer = in_time("a call", client.unary(Question::default())).await;
+        answer.expect("it answers");
+    }
+    running.ended().await;
+}

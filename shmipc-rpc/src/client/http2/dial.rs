@@ -1,18 +1,21 @@
 //! Making an HTTP/2 connection: socket, TLS, handshake.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, pin::Pin, sync::Arc, time::Duration};
 
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::{
     TlsConnector,
     rustls::{ClientConfig, pki_types::ServerName},
 };
 
-use super::SentBody;
+use super::{Identity, SentBody};
 use crate::{
-    Keepalive,
+    Endpoint, Keepalive,
     client::reconnect::Dial,
     endpoint::{Http2Address, Place},
     error::BoxError,
@@ -26,6 +29,9 @@ use crate::{
 pub(crate) struct DialSettings {
     pub(crate) tls: ClientTls,
     pub(crate) http2: Settings,
+    pub(crate) identity: Identity,
+    /// What makes the sockets, if not this crate.
+    pub(crate) connector: Option<Connector>,
     /// How long making a connection may take.
     pub(crate) connect_timeout: Duration,
     /// How often a server that is silent is pinged while calls run, and how long it may take to answer.
@@ -37,9 +43,41 @@ impl Default for DialSettings {
         Self {
             tls: ClientTls::new(),
             http2: Settings::default(),
+            identity: Identity::default(),
+            connector: None,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             keepalive: None,
         }
+    }
+}
+
+/// Makes sockets by a user's code.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<dyn Fn(Endpoint) -> Connecting + Send + Sync>);
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
+
+impl Connector {
+    pub(crate) fn new<C, F, S>(connect: C) -> Self
+    where
+        C: Fn(Endpoint) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self(Arc::new(move |endpoint| {
+            let socket = connect(endpoint);
+            Box::pin(async move { Ok(Box::new(socket.await?) as Socket) })
+        }))
+    }
+
+    fn connect(&self, endpoint: Endpoint) -> Connecting {
+        (self.0)(endpoint)
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
     }
 }
 
@@ -94,7 +132,7 @@ type TlsParts = (Arc<ClientConfig>, ServerName<'static>);
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) address: Http2Address,
-    settings: DialSettings,
+    pub(super) settings: DialSettings,
     /// `None` without TLS. What is wrong with the settings is told when somebody connects.
     tls: Option<Result<TlsParts, Arc<TlsError>>>,
 }
@@ -119,32 +157,32 @@ impl Dialer {
             endpoint: self.address.to_string(),
             source,
         };
-        match &self.address.place {
-            Place::Tcp { host, port } => {
+        let tls = self.tls()?;
+        let socket: Socket = match (&self.settings.connector, &self.address.place) {
+            (Some(connector), _) => {
+                let socket = connector.connect(Endpoint::http2(self.address.clone()));
+                socket.await.map_err(|error| unreachable(error.into()))?
+            }
+            (None, Place::Tcp { host, port }) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await;
                 let stream = stream.map_err(|error| unreachable(error.into()))?;
-                self.settings
-                    .http2
-                    .set_up(&stream)
-                    .map_err(|error| unreachable(error.into()))?;
-                match self.connector()? {
-                    None => self.shake(Box::new(stream)).await,
-                    Some((connector, name)) => {
-                        self.shake(self.encrypt(connector, name, stream).await?)
-                            .await
-                    }
-                }
+                let set_up = self.settings.http2.set_up(&stream);
+                set_up.map_err(|error| unreachable(error.into()))?;
+                Box::new(stream)
             }
-            Place::Unix(address) => {
+            (None, Place::Unix(address)) => {
                 let timeout = self.settings.connect_timeout;
                 let stream = shmipc_transport::plain::connect(address, timeout).await;
-                let stream = stream.map_err(|error| unreachable(error.into()))?;
-                self.shake(Box::new(stream)).await
+                Box::new(stream.map_err(|error| unreachable(error.into()))?)
             }
+        };
+        match tls {
+            None => self.shake(socket).await,
+            Some((tls, name)) => self.shake(self.encrypt(tls, name, socket).await?).await,
         }
     }
 
-    fn connector(&self) -> Result<Option<(TlsConnector, ServerName<'static>)>, Http2ConnectError> {
+    fn tls(&self) -> Result<Option<(TlsConnector, ServerName<'static>)>, Http2ConnectError> {
         match &self.tls {
             None => Ok(None),
             Some(Ok((config, name))) => {
@@ -162,7 +200,7 @@ impl Dialer {
         &self,
         connector: TlsConnector,
         name: ServerName<'static>,
-        stream: TcpStream,
+        stream: Socket,
     ) -> Result<Socket, Http2ConnectError> {
         let stream =
             connector

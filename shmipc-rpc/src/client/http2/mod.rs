@@ -2,6 +2,7 @@
 
 mod body;
 mod dial;
+mod identity;
 mod request;
 
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod tests;
 
 use std::{error::Error, iter, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Uri, Version, header, uri::Scheme};
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::sync::futures::Notified;
 use tracing::{Span, field};
@@ -18,7 +19,8 @@ pub use self::dial::Http2ConnectError;
 use self::{body::CallAlive, dial::Dialer};
 pub(crate) use self::{
     body::{ReceivedBody, SentBody, body_of},
-    dial::DialSettings,
+    dial::{Connector, DialSettings},
+    identity::{Identity, InvalidOrigin},
     request::{request_of_many, request_of_one},
 };
 use super::{
@@ -48,11 +50,7 @@ pub(crate) struct Http2Channel {
 
 impl Http2Channel {
     /// Connects when it is first called.
-    pub(crate) fn new(
-        address: Http2Address,
-        settings: DialSettings,
-        wait_for_ready: bool,
-    ) -> Self {
+    pub(crate) fn new(address: Http2Address, settings: DialSettings, wait_for_ready: bool) -> Self {
         Self {
             connection: Arc::new(Reconnect::new(Dialer::new(address, settings))),
             wait_for_ready,
@@ -183,7 +181,8 @@ impl Http2Channel {
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = self.uri(&parts.uri)?;
-        *request.headers_mut() = request_headers(parts.headers);
+        let identity = &self.connection.dialer().settings.identity;
+        *request.headers_mut() = request_headers(parts.headers, identity);
         let mut attempts = 0;
         loop {
             let mut sender = self.sender(terms.wait_for_ready).await?;
@@ -220,14 +219,13 @@ impl Http2Channel {
 
     /// Returns the path with the server before it, as HTTP/2 has it.
     fn uri(&self, uri: &Uri) -> Result<Uri, Status> {
-        let address = &self.connection.dialer().address;
+        let Dialer {
+            address, settings, ..
+        } = self.connection.dialer();
+        let (scheme, authority) = settings.identity.origin(address);
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(if address.tls {
-            Scheme::HTTPS
-        } else {
-            Scheme::HTTP
-        });
-        parts.authority = Some(address.authority.clone());
+        parts.scheme = Some(scheme);
+        parts.authority = Some(authority);
         parts.path_and_query = uri.path_and_query().cloned();
         Uri::from_parts(parts)
             .map_err(|_| Status::internal(format!("{:?} cannot be called", uri.path())))
@@ -244,7 +242,7 @@ fn deadline_of(context: &CallContext, headers: &HeaderMap) -> Option<std::time::
 }
 
 /// Adds to metadata what a request of gRPC begins with.
-fn request_headers(mut headers: HeaderMap) -> HeaderMap {
+fn request_headers(mut headers: HeaderMap, identity: &Identity) -> HeaderMap {
     // Whoever compresses messages says how, and whoever reads them, how they may be. Everything else is said here.
     let encoding = headers.remove(grpc_headers::ENCODING);
     let accepted = headers.remove(grpc_headers::ACCEPT_ENCODING);
@@ -260,10 +258,7 @@ fn request_headers(mut headers: HeaderMap) -> HeaderMap {
     );
     headers
         .entry(header::USER_AGENT)
-        .or_insert(HeaderValue::from_static(concat!(
-            "grpc-rust-shmipc/",
-            env!("CARGO_PKG_VERSION")
-        )));
+        .or_insert_with(|| identity.user_agent());
     headers
 }
 
@@ -318,7 +313,9 @@ fn status_of(error: hyper::Error) -> Status {
         // Not the server's word, but ours on what it has sent.
         Some(reason) if reset.is_some_and(h2::Error::is_library) => (
             Code::Internal,
-            format!("the response has more headers than `max_header_list_size` allows, or is malformed: {reason}"),
+            format!(
+                "the response has more headers than `max_header_list_size` allows, or is malformed: {reason}"
+            ),
         ),
         Some(reason) => (
             code_of(reason),

@@ -188,3 +188,159 @@ async fn calls_cross_over_a_unix_socket() {
     .await;
     check(format!("unix-abstract:{}", directory.path().display())).await;
 }
+
+/// Tells the caller how its request was addressed, and by whom.
+#[derive(Clone, Debug)]
+struct Mirror;
+
+impl NamedService for Mirror {
+    const NAME: &'static str = "tests.Lab";
+}
+
+impl Service<http::Request<Body>> for Mirror {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let uri = request.uri();
+        let agent = &request.headers()[header::USER_AGENT];
+        let message = format!(
+            "{}://{} {}",
+            uri.scheme_str().expect("HTTP/2 has one"),
+            uri.authority().expect("HTTP/2 has one"),
+            agent.to_str().expect("it is text")
+        );
+        std::future::ready(Ok(Status::aborted(message).into_http()))
+    }
+}
+
+/// Asks how requests of a channel are addressed.
+async fn mirrored(channel: Channel) -> String {
+    let status = call(&channel, &ECHO, Request::new(vec![])).await;
+    status.expect_err("it is a mirror").message().to_owned()
+}
+
+#[tokio::test]
+async fn requests_say_who_calls_and_whom() {
+    let server = Server::builder().add_service(Mirror);
+    let server = server.bind("http://127.0.0.1:0").await;
+    let server = server.expect("a port is free");
+    let endpoint = server.endpoints()[0].clone();
+    let _handle = server.start();
+    let builder = || Channel::builder(endpoint.clone());
+    let version = env!("CARGO_PKG_VERSION");
+
+    let usual = mirrored(builder().connect_lazy()).await;
+    assert_eq!(usual, format!("{endpoint} grpc-rust-shmipc/{version}"));
+    let named = builder().user_agent(HeaderValue::from_static("painter/1.2"));
+    let named = mirrored(named.connect_lazy()).await;
+    assert_eq!(
+        named,
+        format!("{endpoint} painter/1.2 grpc-rust-shmipc/{version}")
+    );
+    for (origin, address) in [
+        ("https://paint.example:8443", "https://paint.example:8443"),
+        ("https://paint.example/", "https://paint.example"),
+        ("paint.example:8443", "http://paint.example:8443"),
+        ("paint.example", "http://paint.example"),
+    ] {
+        let origin = builder().origin(Uri::from_static(origin));
+        let addressed = mirrored(origin.connect_lazy()).await;
+        assert_eq!(addressed, format!("{address} grpc-rust-shmipc/{version}"));
+    }
+    // By rules, and over several connections.
+    let several = Channel::balanced([endpoint.clone(), endpoint.clone()]);
+    let several = several.origin(Uri::from_static("https://paint.example"));
+    let addressed = mirrored(several.connect_lazy()).await;
+    assert!(
+        addressed.starts_with("https://paint.example "),
+        "{addressed}"
+    );
+
+    // What a request says of itself goes before what the channel says.
+    let named = builder().user_agent(HeaderValue::from_static("painter/1.2"));
+    let mut request = Request::new(vec![]);
+    let own = HeaderValue::from_static("brush/3");
+    request.metadata_mut().insert(header::USER_AGENT, own);
+    let status = call(&named.connect_lazy(), &ECHO, request).await;
+    let status = status.expect_err("it is a mirror");
+    assert_eq!(status.message(), format!("{endpoint} brush/3"));
+}
+
+#[tokio::test]
+async fn what_is_no_origin_is_refused() {
+    for (origin, wrong) in [
+        ("/paint", "it has no host"),
+        ("ftp://paint.example", "neither http nor https"),
+        ("http://me@paint.example", "a user has no place there"),
+        ("http://paint.example/brush", "nothing may follow"),
+        ("http://paint.example/?brush", "nothing may follow"),
+    ] {
+        let channel = || {
+            let builder = Channel::builder("http://127.0.0.1:1");
+            builder.origin(Uri::from_static(origin))
+        };
+        let error = channel().connect().await.expect_err("it is none");
+        let message = error.to_string();
+        assert!(
+            message.contains(origin) && message.contains(wrong),
+            "{message}"
+        );
+        let status = call(&channel().connect_lazy(), &ECHO, Request::new(vec![])).await;
+        let status = status.expect_err("it is none");
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains(wrong), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn sockets_may_be_made_by_others() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let server = Server::builder().add_service(Lab).bind_http(listener);
+    let server = server.expect("it listens");
+    assert_eq!(
+        server.endpoints()[0].to_string(),
+        format!("http://{address}")
+    );
+    let _handle = server.start();
+
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let asks = Arc::clone(&asked);
+    // Nobody knows that name but the connector, which goes through a pipe within the process.
+    let channel = Channel::builder("http://lab.invalid:7").http2_connector(move |endpoint| {
+        asks.lock().expect("no panic").push(endpoint.to_string());
+        async move {
+            let mut socket = tokio::net::TcpStream::connect(address).await?;
+            let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut theirs, &mut socket).await;
+            });
+            Ok(ours)
+        }
+    });
+    let channel = channel.connect().await.expect("the server is there");
+    let answer = call(&channel, &ECHO, Request::new(vec![7; 100_000])).await;
+    assert_eq!(answer.expect("it answers").into_inner(), vec![7; 100_000]);
+    assert_eq!(*asked.lock().expect("no panic"), ["http://lab.invalid:7"]);
+
+    let refusing = Channel::builder("http://lab.invalid:7").http2_connector(|_| async {
+        Err::<tokio::net::TcpStream, _>(std::io::Error::other("no way"))
+    });
+    let error = refusing.connect().await.expect_err("there is no way");
+    let source = error.source().expect("it says why").to_string();
+    assert!(source.contains("no way"), "{source}");
+    let stuck = Channel::builder("http://lab.invalid:7")
+        .http2_connect_timeout(Duration::from_millis(1))
+        .http2_connector(|_| std::future::pending::<std::io::Result<tokio::net::TcpStream>>());
+    let error = stuck.connect().await.expect_err("it takes too long");
+    assert!(
+        error.to_string().contains("did not answer within"),
+        "{error}"
+    );
+}

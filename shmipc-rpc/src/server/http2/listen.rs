@@ -97,24 +97,12 @@ impl Http2Listener {
         tls: Option<&ServerTls>,
         takes_over: bool,
     ) -> Result<Self, Http2BindError> {
-        let tls = match (address.tls, tls) {
-            (false, _) => None,
-            (true, None) => {
-                return Err(Http2BindError::NoCertificate {
-                    endpoint: address.to_string(),
-                });
-            }
-            (true, Some(tls)) => Some(TlsAcceptor::from(tls.build().map_err(Http2BindError::Tls)?)),
-        };
+        let tls = acceptor(address, tls)?;
         match &address.place {
             Place::Tcp { host, port } => {
-                let failed = |source| Http2BindError::Tcp {
-                    endpoint: address.to_string(),
-                    source,
-                };
                 let listener = TcpListener::bind((host.as_str(), *port)).await;
-                let listener = listener.map_err(failed)?;
-                let bound = listener.local_addr().map_err(failed)?;
+                let listener = listener.map_err(failed(address))?;
+                let bound = listener.local_addr().map_err(failed(address))?;
                 let endpoint = endpoint_at(address, bound);
                 Ok(Self {
                     socket: Listening::Tcp(listener),
@@ -139,6 +127,28 @@ impl Http2Listener {
                 })
             }
         }
+    }
+
+    /// Goes on with a socket that listens already.
+    pub(crate) fn of(
+        listener: std::net::TcpListener,
+        tls: Option<&ServerTls>,
+        is_encrypted: bool,
+    ) -> Result<Self, Http2BindError> {
+        let unnamed = |source| Http2BindError::Tcp {
+            endpoint: "a socket without an address".to_owned(),
+            source,
+        };
+        let bound = listener.local_addr().map_err(unnamed)?;
+        let address = Http2Address::tcp(bound, is_encrypted);
+        let tls = acceptor(&address, tls)?;
+        listener.set_nonblocking(true).map_err(failed(&address))?;
+        let listener = TcpListener::from_std(listener).map_err(failed(&address))?;
+        Ok(Self {
+            socket: Listening::Tcp(listener),
+            tls,
+            endpoint: Endpoint::http2(address),
+        })
     }
 
     /// Returns where it listens, with the port that the system has chosen if it was to choose.
@@ -202,6 +212,32 @@ impl Accepted {
         #[cfg(feature = "tonic")]
         client.insert(stream.connect_info());
         Ok((Prefaced::read(Box::new(stream)).await?, client))
+    }
+}
+
+/// Says where TCP cannot be listened at.
+fn failed(address: &Http2Address) -> impl Fn(io::Error) -> Http2BindError {
+    let endpoint = address.to_string();
+    move |source| Http2BindError::Tcp {
+        endpoint: endpoint.clone(),
+        source,
+    }
+}
+
+/// Returns what agrees on TLS, if that is wanted at an address.
+fn acceptor(
+    address: &Http2Address,
+    tls: Option<&ServerTls>,
+) -> Result<Option<TlsAcceptor>, Http2BindError> {
+    match (address.tls, tls) {
+        (false, _) => Ok(None),
+        (true, None) => Err(Http2BindError::NoCertificate {
+            endpoint: address.to_string(),
+        }),
+        (true, Some(tls)) => {
+            let tls = tls.build().map_err(Http2BindError::Tls)?;
+            Ok(Some(TlsAcceptor::from(tls)))
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use http::Extensions;
 use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::graceful::{GracefulShutdown, Watcher},
+    server::graceful::GracefulConnection,
 };
 use tokio::{
     task::{Id, JoinSet},
@@ -45,6 +45,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The future of a response. It never fails: failures are responses.
 type Responding = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
+
+/// Waits until a connection is to be left, and returns how long its calls may go on then.
+type Leaving = Pin<Box<dyn Future<Output = Option<Duration>> + Send>>;
 
 /// What holds for all connections.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +109,6 @@ pub(crate) async fn serve(
     drain: Arc<Drain>,
 ) -> io::Result<()> {
     let mut connections = Connections::default();
-    let graceful = GracefulShutdown::new();
     {
         let mut told = pin!(drain.begun());
         loop {
@@ -126,7 +128,6 @@ pub(crate) async fn serve(
                             terms,
                             draining: Draining::of(&drain),
                             calls: calls.clone(),
-                            watcher: graceful.watcher(),
                         };
                         let task = connections.tasks.spawn(connection.serve(accepted));
                         connections.live.insert(task.id(), calls);
@@ -142,7 +143,7 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
-    connections.drain(graceful, &drain).await;
+    connections.drain(&drain).await;
     Ok(())
 }
 
@@ -155,20 +156,21 @@ struct Connections {
 
 impl Connections {
     /// Lets the calls that run come to their end, within the time that there is.
-    async fn drain(self, graceful: GracefulShutdown, drain: &Drain) {
-        // Sends GOAWAY, and waits until all connections are closed, which they are after their last call.
-        let mut leaving = pin!(graceful.shutdown());
+    async fn drain(self, drain: &Drain) {
+        let Self { mut tasks, live } = self;
+        // They send GOAWAY by themselves, and are closed after their last call.
+        let mut leaving = pin!(async { while tasks.join_next().await.is_some() {} });
         tokio::select! {
             biased;
             () = drain.time_is_up() => {}
             () = &mut leaving => return,
         }
         drain.end();
-        self.live.values().for_each(Calls::wake);
+        live.values().for_each(Calls::wake);
         // Calls that have been told are over, and then so are the connections.
-        let _ = timeout(NEWS_TIMEOUT, leaving).await;
+        let _ = timeout(NEWS_TIMEOUT, &mut leaving).await;
         // What is left ends with its connection: a handler that blocks its thread, a client that reads nothing.
-        self.live.values().for_each(Calls::report);
+        live.values().for_each(Calls::report);
     }
 }
 
@@ -187,7 +189,6 @@ struct Connection {
     terms: Terms,
     draining: Draining,
     calls: Calls,
-    watcher: Watcher,
 }
 
 impl Connection {
@@ -195,8 +196,9 @@ impl Connection {
         let limit = self.terms.handshake_timeout;
         match establish(accepted, limit, &self.draining).await {
             Ok((socket, mut client)) => {
-                client.insert(self.draining);
-                let watcher = self.watcher;
+                client.insert(self.draining.clone());
+                let leave: Leaving =
+                    Box::pin(is_to_leave(self.draining, self.terms.settings.age()));
                 let builder = builder(self.limits.server, &self.terms);
                 let (services, limits, calls) = (self.services, self.limits, self.calls);
                 let service = service_fn(move |request: http::Request<Incoming>| {
@@ -209,8 +211,8 @@ impl Connection {
                     );
                     async move { Ok::<http::Response<AnswerBody>, Infallible>(answer.await) }
                 });
-                let connection = builder.serve_connection(TokioIo::new(socket), service);
-                if let Err(error) = watcher.watch(connection).await {
+                let connection = Box::pin(builder.serve_connection(TokioIo::new(socket), service));
+                if let Err(error) = accompany(connection, leave).await {
                     tracing::debug!(target: "shmipc_rpc::server", %error, "connection lost");
                 }
             }
@@ -235,6 +237,53 @@ async fn establish(
         biased;
         begun = timeout(limit, accepted.establish()) => begun?,
         () = late => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// A connection whose type has been forgotten: it is too involved for the compiler to see what can be sent to other threads.
+trait Leave: Future<Output = hyper::Result<()>> + Send {
+    /// Tells the client to go elsewhere.
+    fn leave(self: Pin<&mut Self>);
+}
+
+impl<C: GracefulConnection<Error = hyper::Error> + Send> Leave for C {
+    fn leave(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs a connection. When the client is to go elsewhere, it is told, and its calls may go on: for as long as they take, or for the time
+/// that is said.
+async fn accompany(mut connection: Pin<Box<dyn Leave>>, leave: Leaving) -> hyper::Result<()> {
+    let grace = tokio::select! {
+        biased;
+        ended = &mut connection => return ended,
+        grace = leave => grace,
+    };
+    connection.as_mut().leave();
+    let Some(grace) = grace else {
+        return connection.await;
+    };
+    let ended = timeout(grace, connection).await;
+    ended.unwrap_or_else(|_elapsed| {
+        tracing::debug!(target: "shmipc_rpc::server", "a connection was closed before its calls had ended");
+        Ok(())
+    })
+}
+
+/// Waits until a connection is to be left: because the server drains, or because it has become too old. Returns how long its calls may
+/// go on then.
+async fn is_to_leave(
+    draining: Draining,
+    age: Option<(Duration, Option<Duration>)>,
+) -> Option<Duration> {
+    let Some((age, grace)) = age else {
+        draining.begun().await;
+        return None;
+    };
+    match timeout(age, draining.begun()).await {
+        Ok(()) => None,
+        Err(_elapsed) => grace,
     }
 }
 
