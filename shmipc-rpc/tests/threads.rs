@@ -114,6 +114,7 @@ fn of_threads() -> Vec<String> {
         blocking::Channel,
         blocking::ChannelBuilder,
         blocking::Duplex<Packet, Packet>,
+        blocking::DuplexReceiver<Packet>,
         blocking::DuplexSender<Packet>,
         blocking::Server,
         blocking::Shutdown,

@@ -3,7 +3,7 @@
 use std::{
     io, mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use shmipc_transport::{
@@ -68,7 +68,7 @@ impl Connection {
 
     /// Connects, unless that has been done.
     pub(super) fn connect(&self) -> Result<(), ConnectError> {
-        let session = dial(&self.address, self.config.clone())?;
+        let session = dial(&self.address, &self.config, None)?;
         *self.state() = State::Ready(session);
         Ok(())
     }
@@ -126,8 +126,9 @@ impl Connection {
             connection: self,
             outcome: State::Idle,
         };
-        let (config, is_hurried) = hurried(&self.config, deadline);
-        let outcome = match dial(&self.address, config) {
+        let patience = Instant::now() + self.config.handshake_timeout();
+        let is_hurried = deadline.is_some_and(|deadline| deadline < patience);
+        let outcome = match dial(&self.address, &self.config, deadline) {
             Ok(session) => State::Ready(session),
             // That it took longer than this caller has says nothing to others.
             Err(ConnectError::TimedOut { .. }) if is_hurried => State::Idle,
@@ -190,39 +191,28 @@ fn open(session: &Session) -> Option<Stream> {
     (!session.is_going_away()).then_some(stream)
 }
 
-/// Connects.
+/// Connects, no later than until `deadline`.
 ///
 /// A server that stops just now may hang up on whoever has found its socket, although its successor listens at the same
 /// address: then we ask again.
-fn dial(address: &Address, config: Config) -> Result<Session, ConnectError> {
+fn dial(
+    address: &Address,
+    config: &Config,
+    deadline: Option<Instant>,
+) -> Result<Session, ConnectError> {
     /// More successors than one in a moment are few.
     const ATTEMPTS: u32 = 4;
 
+    let connect = || Session::connect_until(address.clone(), config.clone(), deadline);
     for _ in 1..ATTEMPTS {
-        match Session::connect_with(address.clone(), config.clone()) {
+        match connect() {
             Err(ConnectError::Closed { .. }) => {}
             Err(ConnectError::NoServer { source, .. })
                 if source.kind() == io::ErrorKind::ConnectionRefused => {}
             result => return result,
         }
     }
-    Session::connect_with(address.clone(), config)
-}
-
-/// Settings by which connecting takes no longer than until `deadline`, and whether that is less than they say.
-fn hurried(config: &Config, deadline: Option<Instant>) -> (Config, bool) {
-    let Some(deadline) = deadline else {
-        return (config.clone(), false);
-    };
-    let left = deadline.saturating_duration_since(Instant::now());
-    if config.handshake_timeout() <= left {
-        return (config.clone(), false);
-    }
-    let shorter = config
-        .to_builder()
-        .handshake_timeout(left.max(Duration::from_millis(1)))
-        .build();
-    shorter.map_or_else(|_| (config.clone(), false), |config| (config, true))
+    connect()
 }
 
 /// An attempt to connect, which ends even if it panics: who may connect is decided by the user's code.

@@ -17,14 +17,21 @@ use crate::{Status, client::response::not_sent, frame::Ending};
 /// Dropping it before the last response gives the call up.
 pub struct Duplex<Req, Res> {
     sender: DuplexSender<Req>,
-    responses: Streaming<Res>,
-    metadata: Option<HeaderMap>,
+    receiver: DuplexReceiver<Res>,
 }
 
 /// The requests of a [`Duplex`]. Dropping it before they are [finished](Self::finish) gives the call up.
 pub struct DuplexSender<Req> {
     out: Out,
     message: PhantomData<fn(Req)>,
+}
+
+/// The responses of a [`Duplex`]. It is an iterator, and has methods for those who need more. Dropping it before the last of them gives
+/// the call up.
+pub struct DuplexReceiver<Res> {
+    responses: Streaming<Res>,
+    /// What the server has begun with, once it has.
+    metadata: Option<HeaderMap>,
 }
 
 impl<Req, Res> Duplex<Req, Res> {
@@ -34,19 +41,35 @@ impl<Req, Res> Duplex<Req, Res> {
                 out,
                 message: PhantomData,
             },
-            responses,
-            metadata: None,
+            receiver: DuplexReceiver {
+                responses,
+                metadata: None,
+            },
         }
     }
 
     /// Separates the directions, so that two threads can use them.
     #[must_use]
-    pub fn split(self) -> (DuplexSender<Req>, Streaming<Res>) {
-        (self.sender, self.responses)
+    pub fn split(self) -> (DuplexSender<Req>, DuplexReceiver<Res>) {
+        (self.sender, self.receiver)
     }
 
+    /// Waits until the server begins its response, and returns the metadata that it begins with; see
+    /// [`DuplexReceiver::metadata`].
+    ///
+    /// # Errors
+    ///
+    /// See [`DuplexReceiver::metadata`].
+    pub fn metadata(&mut self) -> Result<&HeaderMap, Status> {
+        self.receiver.metadata()
+    }
+}
+
+impl<Res> DuplexReceiver<Res> {
     /// Waits until the server begins its response, and returns the metadata that it begins with. A server may begin only
     /// when it has had requests.
+    ///
+    /// It can be asked for again, also after responses were taken.
     ///
     /// # Errors
     ///
@@ -78,6 +101,26 @@ impl<Req: prost::Message, Res: prost::Message + Default> Duplex<Req, Res> {
         self.sender.finish()
     }
 
+    /// Waits for the next response; see [`DuplexReceiver::message`].
+    ///
+    /// # Errors
+    ///
+    /// See [`DuplexReceiver::message`].
+    pub fn message(&mut self) -> Result<Option<Res>, Status> {
+        self.receiver.message()
+    }
+
+    /// Waits for the end, and returns the metadata that came after the last response; see [`DuplexReceiver::trailers`].
+    ///
+    /// # Errors
+    ///
+    /// See [`DuplexReceiver::trailers`].
+    pub fn trailers(&mut self) -> Result<HeaderMap, Status> {
+        self.receiver.trailers()
+    }
+}
+
+impl<Res: prost::Message + Default> DuplexReceiver<Res> {
     /// Waits for the next response. `None` after the last, if all went well.
     ///
     /// # Errors
@@ -142,9 +185,25 @@ impl<Req: prost::Message, Res: prost::Message + Default> Iterator for Duplex<Req
     }
 }
 
+impl<Res: prost::Message + Default> Iterator for DuplexReceiver<Res> {
+    type Item = Result<Res, Status>;
+
+    fn next(&mut self) -> Option<Result<Res, Status>> {
+        self.message().transpose()
+    }
+}
+
 impl<Req, Res> fmt::Debug for Duplex<Req, Res> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Duplex")
+            .field("receiver", &self.receiver)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Res> fmt::Debug for DuplexReceiver<Res> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DuplexReceiver")
             .field("responses", &self.responses)
             .finish_non_exhaustive()
     }

@@ -66,7 +66,7 @@ mod streaming;
 pub use self::{
     caller::Caller,
     channel::{Channel, ChannelBuilder},
-    duplex::{Duplex, DuplexSender},
+    duplex::{Duplex, DuplexReceiver, DuplexSender},
     request::IntoIterRequest,
     server::{Call, Server, Service, Shutdown},
     streaming::Streaming,

@@ -63,6 +63,10 @@ impl<T> Streaming<T> {
 
     /// Waits until the response begins, and returns what it begins with. `None` if that was done before.
     pub(super) fn begin(&mut self) -> Result<Option<HeaderMap>, Status> {
+        // What is open stays so.
+        if !matches!(self.source, Source::Unopened(_)) {
+            return Ok(None);
+        }
         let Source::Unopened(mut receiving) = std::mem::replace(&mut self.source, Source::Over)
         else {
             return Ok(None);

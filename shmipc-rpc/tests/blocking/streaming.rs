@@ -15,7 +15,9 @@ use super::{
         self,
         streams::{iter, numbers, streams},
     },
-    lab::{CHAT, Handled, LIST, LONG, Packet, RECORD, Streams, items, numbered, packet, run},
+    lab::{
+        CHAT, Handled, Items, LIST, LONG, Packet, RECORD, Streams, items, numbered, packet, run,
+    },
 };
 
 /// Calls all kinds of method of a server that behaves as the default one here.
@@ -137,6 +139,49 @@ fn two_threads_take_a_direction_each() {
             assert_eq!(response.unwrap().number, 2 * number);
         }
     });
+}
+
+#[test]
+fn what_a_response_begins_with_can_be_read_where_it_is_received() {
+    let running = run(Server::builder().add_service(Streams {
+        chat: |request| {
+            let messages: Items = Box::new(request.into_inner());
+            let mut response = Response::new(messages);
+            response
+                .metadata_mut()
+                .insert("x-head", "first".parse().unwrap());
+            response
+                .trailers_mut()
+                .insert("x-tail", "last".parse().unwrap());
+            Ok(response)
+        },
+        ..Streams::default()
+    }));
+    let chat = || -> Duplex<Packet, Packet> {
+        let called = running.caller().bidi_streaming(&CHAT, Request::new(()));
+        called.unwrap()
+    };
+    // Asked for first, between responses, and after the last; and before the directions are separated.
+    for asked in 0..4 {
+        let mut chat = chat();
+        if asked == 3 {
+            assert_eq!(chat.metadata().unwrap()["x-head"], "first");
+        }
+        let (mut sender, mut receiver) = chat.split();
+        if asked == 0 {
+            assert_eq!(receiver.metadata().unwrap()["x-head"], "first");
+        }
+        for number in 0..2 {
+            sender.send(&numbered(number)).unwrap();
+            assert_eq!(receiver.message().unwrap(), Some(numbered(number)));
+            if asked == 1 {
+                assert_eq!(receiver.metadata().unwrap()["x-head"], "first");
+            }
+        }
+        sender.finish().unwrap();
+        assert_eq!(receiver.trailers().unwrap()["x-tail"], "last");
+        assert_eq!(receiver.metadata().unwrap()["x-head"], "first");
+    }
 }
 
 #[test]

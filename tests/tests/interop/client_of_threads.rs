@@ -4,7 +4,7 @@ use std::thread;
 
 use shmipc_rpc::{
     Request, Response, Status,
-    blocking::{Channel, Duplex, Streaming},
+    blocking::{Channel, Duplex, DuplexReceiver, Streaming},
     http::HeaderMap,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -79,7 +79,13 @@ pub(crate) struct Received<T> {
 
 impl<T: prost::Message + Default + 'static> Received<T> {
     /// Lets a thread receive them.
-    fn from(mut responses: Streaming<T>) -> Self {
+    fn from<S>(
+        mut responses: S,
+        trailers_of: impl FnOnce(&mut S) -> Result<HeaderMap, Status> + Send + 'static,
+    ) -> Self
+    where
+        S: Iterator<Item = Result<T, Status>> + Send + 'static,
+    {
         let (sender, messages) = mpsc::channel(1);
         let (last, trailers) = oneshot::channel();
         thread::spawn(move || {
@@ -89,7 +95,7 @@ impl<T: prost::Message + Default + 'static> Received<T> {
                 }
             }
             // After a failure there are none.
-            let _ = last.send(responses.trailers().unwrap_or_default());
+            let _ = last.send(trailers_of(&mut responses).unwrap_or_default());
         });
         Self { messages, trailers }
     }
@@ -133,7 +139,8 @@ where
             let sent = requests.try_for_each(|request| sender.send(&request));
             sent.and_then(|()| sender.finish())
         });
-        Ok(response.map(|()| Replies::Threads(Received::from(responses))))
+        let received = Received::from(responses, DuplexReceiver::trailers);
+        Ok(response.map(|()| Replies::Threads(received)))
     })
     .await
 }
@@ -177,7 +184,8 @@ impl Stub for Threads {
     ) -> Called<Replies<StreamingOutputCallResponse>> {
         let client = self.test.clone();
         let responses = in_a_thread(move || client.streaming_output_call(request)).await?;
-        Ok(responses.map(|responses| Replies::Threads(Received::from(responses))))
+        let received = |responses| Received::from(responses, Streaming::trailers);
+        Ok(responses.map(|responses| Replies::Threads(received(responses))))
     }
 
     async fn full_duplex_call(
