@@ -133,7 +133,7 @@
 //!
 //! | there | here |
 //! |---|---|
-//! | `GreeterClient::with_interceptor`, `GreeterServer::with_interceptor` | the runtime's `interceptor::InterceptorLayer`, around the channel that `GreeterClient::new` takes, around `GreeterServer`, or around all services by `Server::layer` |
+//! | `GreeterClient::with_interceptor`, `GreeterServer::with_interceptor` | the runtime's `interceptor::InterceptorLayer`, around the channel that `GreeterClient::new` takes, around `GreeterServer`, or around all services by `Server::layer`; for what blocks, that of `blocking::interceptor` |
 //! | `GreeterClient::with_origin` | the runtime's `ChannelBuilder::origin`; by default, that is the channel's endpoint |
 //! | `max_decoding_message_size`, `max_encoding_message_size` | of a client, `max_response_size` and `max_request_size`; of a server, `max_request_size` and `max_response_size`. Default: 64 MiB each |
 //! | `type ListFeaturesStream`, one for each stream of responses | nothing: the method returns `Result<Response<impl ResponseStream<Feature>>, Status>` |

@@ -107,6 +107,18 @@ fn of_servers() -> Vec<String> {
     names.into()
 }
 
+/// A service whose handlers block, of which only the type counts.
+struct Waiting;
+
+impl blocking::Service for Waiting {
+    const NAME: &'static str = "lab.v1.Waiting";
+    const METHODS: &'static [Method] = &[];
+
+    fn call(&self, call: blocking::Call) {
+        blocking::serve::unimplemented(call);
+    }
+}
+
 fn of_threads() -> Vec<String> {
     let names = shared![
         blocking::Call,
@@ -119,6 +131,9 @@ fn of_threads() -> Vec<String> {
         blocking::Server,
         blocking::Shutdown,
         blocking::Streaming<Packet>,
+        // Its `Next` alone is not: it stays in the thread of its call, and so may what that iterates over.
+        blocking::interceptor::Intercepted<Waiting>,
+        blocking::interceptor::InterceptorLayer,
     ];
     names.into()
 }

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use shmipc_transport::{RecvHalf, SendError};
+use tracing::Span;
 
 use super::{
     Channel, Duplex, Streaming,
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::{
     Method, Request, Response, Status,
-    body::{Borrowed, Receiving, decode},
+    body::{Borrowed, Encode, Receiving, decode},
     client::response::not_sent,
     context::MESSAGE_LEN_MAX_DEFAULT,
     frame::{Ending, HalfSender},
@@ -71,13 +72,18 @@ impl Caller {
     ) -> Result<Response<Res>, Status>
     where
         Req: prost::Message,
-        Res: prost::Message + Default,
+        Res: prost::Message + Default + 'static,
     {
+        let interceptors = self.channel.interceptors(method.path());
+        if !interceptors.is_empty() {
+            return self.show_one(&interceptors, method, request)?.into_one();
+        }
         let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
         let _entered = span.enter();
+        let mut message = Borrowed(request.get_ref());
         let called = self
-            .ask(method, &request, terms)
-            .and_then(|receiving| finish(receiving, terms));
+            .begin(method, request.metadata(), &mut message, terms)
+            .and_then(|(head, receiving)| one_message(head, receiving, terms));
         record(&span, &called);
         called
     }
@@ -96,24 +102,28 @@ impl Caller {
     ) -> Result<Response<Streaming<Res>>, Status>
     where
         Req: prost::Message,
-        Res: prost::Message + Default,
+        Res: prost::Message + Default + 'static,
     {
+        let interceptors = self.channel.interceptors(method.path());
+        if !interceptors.is_empty() {
+            let seen = self.show_one(&interceptors, method, request)?;
+            return Ok(seen.into_many());
+        }
         let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
         let _entered = span.enter();
-        let called = self.ask(method, &request, terms).and_then(|mut receiving| {
-            let metadata = receiving.wait_open(terms.deadline)??;
-            let responses = match receiving.take_whole() {
-                Some((message, trailers)) => Streaming::whole(message, trailers),
-                None => Streaming::open(receiving, terms.deadline),
-            };
-            Ok(Response::from_parts(
-                responses,
-                metadata,
-                http::Extensions::new(),
-            ))
-        });
+        let mut message = Borrowed(request.get_ref());
+        let called = self.begin(method, request.metadata(), &mut message, terms);
         record(&span, &called);
-        called
+        let (head, mut receiving) = called?;
+        let responses = match receiving.take_whole() {
+            Some((message, trailers)) => Streaming::whole(message, trailers),
+            None => Streaming::open(receiving, terms.deadline),
+        };
+        Ok(Response::from_parts(
+            responses,
+            head,
+            http::Extensions::new(),
+        ))
     }
 
     /// Makes a call with many requests and one response. The calling thread iterates over the requests.
@@ -130,23 +140,18 @@ impl Caller {
     where
         M: IntoIterator<Item = Req>,
         Req: prost::Message,
-        Res: prost::Message + Default,
+        Res: prost::Message + Default + 'static,
     {
+        let interceptors = self.channel.interceptors(method.path());
+        if !interceptors.is_empty() {
+            return self.show_many(&interceptors, method, request)?.into_one();
+        }
         let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
         let (messages, metadata, _) = request.into_parts();
-        let opened = {
+        let called = self.send(method, &metadata, messages, terms, &span);
+        let called = called.and_then(|(head, receiving)| {
             let _entered = span.enter();
-            self.open(method, &metadata, terms)
-        };
-        let called = opened.and_then(|(mut out, recv)| {
-            let mut receiving = Receiving::response(recv, None, self.response_len_max);
-            let opened = send_all(messages, &mut out, &mut receiving)?;
-            let _entered = span.enter();
-            let metadata = match opened {
-                Some(metadata) => metadata,
-                None => receiving.wait_open(terms.deadline)??,
-            };
-            one_message(metadata, receiving, terms)
+            one_message(head, receiving, terms)
         });
         record(&span, &called);
         called
@@ -166,57 +171,88 @@ impl Caller {
     ) -> Result<Duplex<Req, Res>, Status>
     where
         Req: prost::Message,
-        Res: prost::Message + Default,
+        Res: prost::Message + Default + 'static,
     {
+        let interceptors = self.channel.interceptors(method.path());
+        if !interceptors.is_empty() {
+            return self.show_conversation(&interceptors, method, request);
+        }
         let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
         let _entered = span.enter();
         let begun = self.open(method, request.metadata(), terms);
         record(&span, &begun);
         let (out, recv) = begun?;
-        let receiving = Box::new(Receiving::response(recv, None, self.response_len_max));
+        let receiving = Box::new(Receiving::response(recv, None, terms.response_len_max));
         Ok(Duplex::new(
             out,
             Streaming::unopened(receiving, terms.deadline),
         ))
     }
 
-    fn terms<T>(&self, request: &Request<T>) -> Terms {
+    pub(super) fn terms<T>(&self, request: &Request<T>) -> Terms {
         let wait_for_ready = request.wait_for_ready();
         Terms {
             deadline: request.deadline_from_now(),
             wait_for_ready: wait_for_ready.unwrap_or(self.channel.wait_for_ready),
             request_len_max: self.request_len_max,
+            response_len_max: self.response_len_max,
         }
     }
 
-    /// Sends the one request of a call.
-    fn ask<Req: prost::Message>(
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Makes a call of one request, and waits for what opens the response.
+    pub(super) fn begin<M: Encode + ?Sized>(
         &self,
         method: &Method,
-        request: &Request<Req>,
+        metadata: &HeaderMap,
+        message: &mut M,
         terms: Terms,
-    ) -> Result<Receiving, Status> {
-        let mut message = Borrowed(request.get_ref());
-        let stream = self
-            .channel
-            .ask(method.path(), request.metadata(), &mut message, terms)?;
+    ) -> Result<(HeaderMap, Receiving), Status> {
+        let stream = self.channel.ask(method.path(), metadata, message, terms)?;
         // The half that was sent is over; who receives the other gives the call up if need be.
         let (_, recv) = stream.split();
-        Ok(Receiving::response(recv, None, self.response_len_max))
+        let mut receiving = Receiving::response(recv, None, terms.response_len_max);
+        let head = receiving.wait_open(terms.deadline)??;
+        Ok((head, receiving))
+    }
+
+    /// Makes a call of many requests, and waits for what opens the response. The caller's iterator runs outside of the span.
+    pub(super) fn send<M>(
+        &self,
+        method: &Method,
+        metadata: &HeaderMap,
+        messages: M,
+        terms: Terms,
+        span: &Span,
+    ) -> Result<(HeaderMap, Receiving), Status>
+    where
+        M: IntoIterator<Item: prost::Message>,
+    {
+        let (mut out, recv) = {
+            let _entered = span.enter();
+            self.open(method, metadata, terms)?
+        };
+        let mut receiving = Receiving::response(recv, None, terms.response_len_max);
+        let opened = send_all(messages, &mut out, &mut receiving)?;
+        let _entered = span.enter();
+        let head = match opened {
+            Some(head) => head,
+            None => receiving.wait_open(terms.deadline)??,
+        };
+        Ok((head, receiving))
     }
 
     /// Opens a call of many requests, without any of them, so that it can be opened elsewhere if the server goes away.
-    fn open(
+    pub(super) fn open(
         &self,
         method: &Method,
         metadata: &HeaderMap,
         terms: Terms,
     ) -> Result<(Out, RecvHalf), Status> {
-        let path = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()));
-        let path = path.map_err(|error| {
-            Status::internal("the path of the method is not one")
-                .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
-        })?;
+        let path = uri(method)?;
         loop {
             let (session, stream) = self.channel.open(terms)?;
             let (send, recv) = stream.split();
@@ -285,15 +321,16 @@ fn not_the_stream(error: OutError) -> Result<(), Status> {
     }
 }
 
-/// Waits for a response that must be one message.
-fn finish<Res: prost::Message + Default>(
-    mut receiving: Receiving,
-    terms: Terms,
-) -> Result<Response<Res>, Status> {
-    let metadata = receiving.wait_open(terms.deadline)??;
-    one_message(metadata, receiving, terms)
+/// Returns the path of a method as a URI.
+pub(super) fn uri(method: &Method) -> Result<Uri, Status> {
+    let path = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()));
+    path.map_err(|error| {
+        Status::internal("the path of the method is not one")
+            .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
+    })
 }
 
+/// Waits for the rest of a response that must be one message.
 fn one_message<Res: prost::Message + Default>(
     mut metadata: HeaderMap,
     mut receiving: Receiving,

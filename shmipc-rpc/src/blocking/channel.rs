@@ -4,7 +4,10 @@ use http::HeaderMap;
 use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream, blocking::Session};
 use tracing::{Span, field};
 
-use super::connection::Connection;
+use super::{
+    connection::Connection,
+    interceptor::{InterceptorLayer, Interceptors},
+};
 use crate::{
     Code, Status,
     body::Encode,
@@ -19,11 +22,13 @@ use crate::{
 /// anew; if that fails, calls fail fast until a pause is over, which grows from 10 ms to 2 s, or
 /// [wait](ChannelBuilder::wait_for_ready). A server that drains is left when its calls are done.
 ///
-/// It needs no runtime and makes no thread; see the [module](super).
+/// It needs no runtime and makes no thread; see the [module](super). [Interceptors](super::interceptor) fit around it.
 #[derive(Clone)]
 pub struct Channel {
     connection: Arc<Connection>,
     pub(super) wait_for_ready: bool,
+    /// Around the channel, the outermost first.
+    layers: Option<Arc<[InterceptorLayer]>>,
 }
 
 /// Configures a [`Channel`].
@@ -41,6 +46,7 @@ pub(super) struct Terms {
     pub(super) deadline: Option<Instant>,
     pub(super) wait_for_ready: bool,
     pub(super) request_len_max: usize,
+    pub(super) response_len_max: usize,
 }
 
 impl Channel {
@@ -86,6 +92,27 @@ impl Channel {
         session
             .alloc_until(len, deadline)
             .map_err(Status::from_alloc)
+    }
+
+    /// Lays an interceptor around the channel.
+    pub(super) fn within(self, layer: InterceptorLayer) -> Self {
+        let inner = self.layers.iter().flat_map(|layers| layers.iter().cloned());
+        let layers = std::iter::once(layer).chain(inner).collect();
+        Self {
+            layers: Some(layers),
+            ..self
+        }
+    }
+
+    /// Returns who sees calls of the method at `path`.
+    pub(super) fn interceptors(&self, path: &str) -> Interceptors {
+        let mut interceptors = Interceptors::new();
+        if let Some(layers) = &self.layers {
+            for layer in &**layers {
+                layer.join(&mut interceptors, path);
+            }
+        }
+        interceptors
     }
 
     /// Sends a request of one message, and returns the stream that its answer comes on.
@@ -189,6 +216,7 @@ impl ChannelBuilder {
         Channel {
             connection: Arc::new(Connection::new(address, config)),
             wait_for_ready,
+            layers: None,
         }
     }
 }

@@ -22,7 +22,8 @@ pub struct Duplex<Req, Res> {
 
 /// The requests of a [`Duplex`]. Dropping it before they are [finished](Self::finish) gives the call up.
 pub struct DuplexSender<Req> {
-    out: Out,
+    /// `None` if the call was answered before it was made.
+    out: Option<Out>,
     message: PhantomData<fn(Req)>,
 }
 
@@ -36,6 +37,15 @@ pub struct DuplexReceiver<Res> {
 
 impl<Req, Res> Duplex<Req, Res> {
     pub(super) fn new(out: Out, responses: Streaming<Res>) -> Self {
+        Self::seen(Some(out), responses, None)
+    }
+
+    /// A call that interceptors have seen, and maybe have answered by themselves.
+    pub(super) fn seen(
+        out: Option<Out>,
+        responses: Streaming<Res>,
+        metadata: Option<HeaderMap>,
+    ) -> Self {
         Self {
             sender: DuplexSender {
                 out,
@@ -43,7 +53,7 @@ impl<Req, Res> Duplex<Req, Res> {
             },
             receiver: DuplexReceiver {
                 responses,
-                metadata: None,
+                metadata,
             },
         }
     }
@@ -60,7 +70,10 @@ impl<Req, Res> Duplex<Req, Res> {
     /// # Errors
     ///
     /// See [`DuplexReceiver::metadata`].
-    pub fn metadata(&mut self) -> Result<&HeaderMap, Status> {
+    pub fn metadata(&mut self) -> Result<&HeaderMap, Status>
+    where
+        Res: prost::Message + Default + 'static,
+    {
         self.receiver.metadata()
     }
 }
@@ -74,7 +87,10 @@ impl<Res> DuplexReceiver<Res> {
     /// # Errors
     ///
     /// Returns how the call failed, if it did before that.
-    pub fn metadata(&mut self) -> Result<&HeaderMap, Status> {
+    pub fn metadata(&mut self) -> Result<&HeaderMap, Status>
+    where
+        Res: prost::Message + Default + 'static,
+    {
         if let Some(metadata) = self.responses.begin()? {
             self.metadata = Some(metadata);
         }
@@ -82,7 +98,7 @@ impl<Res> DuplexReceiver<Res> {
     }
 }
 
-impl<Req: prost::Message, Res: prost::Message + Default> Duplex<Req, Res> {
+impl<Req: prost::Message, Res: prost::Message + Default + 'static> Duplex<Req, Res> {
     /// Sends a request; see [`DuplexSender::send`].
     ///
     /// # Errors
@@ -120,7 +136,7 @@ impl<Req: prost::Message, Res: prost::Message + Default> Duplex<Req, Res> {
     }
 }
 
-impl<Res: prost::Message + Default> DuplexReceiver<Res> {
+impl<Res: prost::Message + Default + 'static> DuplexReceiver<Res> {
     /// Waits for the next response. `None` after the last, if all went well.
     ///
     /// # Errors
@@ -154,7 +170,8 @@ impl<Req: prost::Message> DuplexSender<Req> {
     /// [`Code::Unavailable`](crate::Code::Unavailable) if the connection has ended. If the server has ended the call, that
     /// is [`Code::Cancelled`](crate::Code::Cancelled); the responses tell how it ended.
     pub fn send(&mut self, request: &Req) -> Result<(), Status> {
-        self.out.message(request).map_err(status)
+        let out = self.out.as_mut().ok_or_else(is_over)?;
+        out.message(request).map_err(status)
     }
 
     /// Says that there are no more requests. Nothing may be sent afterwards.
@@ -163,21 +180,24 @@ impl<Req: prost::Message> DuplexSender<Req> {
     ///
     /// As for [`send`](Self::send).
     pub fn finish(&mut self) -> Result<(), Status> {
-        self.out.end(Ending::Done(None)).map_err(status)
+        let out = self.out.as_mut().ok_or_else(is_over)?;
+        out.end(Ending::Done(None)).map_err(status)
     }
 }
 
 fn status(error: OutError) -> Status {
     match error {
         OutError::Failed(status) => status,
-        OutError::Stream(SendError::Finished | SendError::Reset(_)) => {
-            Status::cancelled("the call is over, or its requests were finished")
-        }
+        OutError::Stream(SendError::Finished | SendError::Reset(_)) => is_over(),
         OutError::Stream(error) => not_sent(error),
     }
 }
 
-impl<Req: prost::Message, Res: prost::Message + Default> Iterator for Duplex<Req, Res> {
+fn is_over() -> Status {
+    Status::cancelled("the call is over, or its requests were finished")
+}
+
+impl<Req: prost::Message, Res: prost::Message + Default + 'static> Iterator for Duplex<Req, Res> {
     type Item = Result<Res, Status>;
 
     fn next(&mut self) -> Option<Result<Res, Status>> {
@@ -185,7 +205,7 @@ impl<Req: prost::Message, Res: prost::Message + Default> Iterator for Duplex<Req
     }
 }
 
-impl<Res: prost::Message + Default> Iterator for DuplexReceiver<Res> {
+impl<Res: prost::Message + Default + 'static> Iterator for DuplexReceiver<Res> {
     type Item = Result<Res, Status>;
 
     fn next(&mut self) -> Option<Result<Res, Status>> {

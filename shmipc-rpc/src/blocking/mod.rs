@@ -21,7 +21,10 @@
 //! session's thread, so that no thread is woken for them; see [`Server`] for the details. Handlers cannot be interrupted: one
 //! whose caller has gone goes on until it looks at its [`cancellation`](crate::Request::cancellation), receives, or sends.
 //!
-//! There are no layers and no interceptors here.
+//! # In between
+//!
+//! [Interceptors](interceptor) see the heads and the ends of calls, around a channel, around one service or around all services of a server.
+//! There are no other layers.
 //!
 //! ```no_run
 //! use shmipc_rpc::{Method, Request, Response, Status, blocking::{Call, Caller, Channel, Server, Service, serve}};
@@ -57,8 +60,10 @@ mod caller;
 mod channel;
 mod connection;
 mod duplex;
+pub mod interceptor;
 mod out;
 mod request;
+mod seen;
 pub mod serve;
 mod server;
 mod streaming;

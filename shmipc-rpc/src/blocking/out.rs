@@ -77,6 +77,19 @@ impl Out {
         sent_in_time(self.session.block_on(self.deadline, sent))
     }
 
+    /// Waits no longer than until `deadline` from now on.
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Shows the end to those who want to see it. Returns what they have made of it.
+    pub(super) fn settle(&mut self, mut ending: Ending) -> Ending {
+        match self.half.unsettled(&mut ending) {
+            Some(unsettled) => unsettled.settle(),
+            None => ending,
+        }
+    }
+
     /// Sends the end if that takes no waiting, whatever the deadline.
     pub(super) fn end_at_once(&mut self, ending: Ending) {
         self.deadline = Some(Instant::now());

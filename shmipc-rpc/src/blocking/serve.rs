@@ -4,16 +4,20 @@
 //! [`Code::Internal`]. If the caller's deadline has passed when a handler is done, the caller is told
 //! so, whatever the handler returned.
 
+use std::time::Instant;
+
+use http::HeaderMap;
 use shmipc_transport::SendError;
 
 use super::{
     Call, Streaming,
     out::{Out, OutError},
-    server::{Answer, Within, late, no_method},
+    server::{Answer, Arrived, Within, late, no_method, seen},
 };
 use crate::{
-    Code, Request, Response, Status,
+    Code, Request, Response, Status, deadline,
     frame::{Ending, HalfSender},
+    interceptor::Watchers,
     server::panic::guarded,
 };
 
@@ -23,8 +27,11 @@ pub fn unary<Req, Res>(
     handler: impl FnOnce(Request<Req>) -> Result<Response<Res>, Status>,
 ) where
     Req: prost::Message + Default,
-    Res: prost::Message,
+    Res: prost::Message + 'static,
 {
+    if call.is_seen() {
+        return seen::one(call, Arrived::one, handler);
+    }
     let (answer, request) = call.one();
     let handled = handle(&answer, request, handler);
     answer.one(handled);
@@ -39,6 +46,9 @@ pub fn server_streaming<Req, Res, I>(
     Res: prost::Message,
     I: IntoIterator<Item = Result<Res, Status>>,
 {
+    if call.is_seen() {
+        return seen::many(call, Arrived::one, handler);
+    }
     let (answer, request) = call.one();
     let handled = handle(&answer, request, handler);
     many(answer, handled);
@@ -50,8 +60,11 @@ pub fn client_streaming<Req, Res>(
     handler: impl FnOnce(Request<Streaming<Req>>) -> Result<Response<Res>, Status>,
 ) where
     Req: prost::Message + Default,
-    Res: prost::Message,
+    Res: prost::Message + 'static,
 {
+    if call.is_seen() {
+        return seen::one(call, Arrived::many, handler);
+    }
     let (answer, request) = call.many();
     let handled = handle(&answer, request, handler);
     answer.one(handled);
@@ -67,6 +80,9 @@ pub fn bidi_streaming<Req, Res, I>(
     Res: prost::Message,
     I: IntoIterator<Item = Result<Res, Status>>,
 {
+    if call.is_seen() {
+        return seen::many(call, Arrived::many, handler);
+    }
     let (answer, request) = call.many();
     let handled = handle(&answer, request, handler);
     many(answer, handled);
@@ -74,8 +90,12 @@ pub fn bidi_streaming<Req, Res, I>(
 
 /// Answers that there is no such method. Generated servers do so for a path they do not know.
 pub fn unimplemented(call: Call) {
-    let status = no_method(call.path());
-    call.answer.failed(status);
+    let status = no_method(call.called_path());
+    if call.is_seen() {
+        seen::failing(call, status);
+    } else {
+        call.answer.failed(status);
+    }
 }
 
 /// Runs the handler within its call.
@@ -88,39 +108,102 @@ fn handle<Req, Res>(
     guarded(|| handler(request?)).and_then(|handled| handled)
 }
 
-/// Sends the messages of a response, for as long as the caller takes them.
+/// Sends a response of many messages, or a failure.
 fn many<Res, I>(answer: Answer, handled: Result<Response<I>, Status>)
 where
     Res: prost::Message,
     I: IntoIterator<Item = Result<Res, Status>>,
 {
-    let (messages, mut parts) = match handled {
-        Ok(response) => response.into_content(),
-        Err(status) => return answer.failed(status),
-    };
-    crate::status::remove_status_headers(&mut parts.metadata);
-    let Answer {
-        stream,
-        session,
-        message_len_max,
-        within,
-        ..
-    } = answer;
-    let half = HalfSender::server(stream, parts.metadata, parts.trailers, message_len_max);
-    let mut out = Out::new(session, half, within.deadline);
-    let ending = iterate(messages, &mut out, &within);
-    let code = match &ending {
-        None => Code::Cancelled,
-        Some(Ok(())) => Code::Ok,
-        Some(Err(status)) => status.code(),
-    };
-    within.record(code);
-    match ending {
-        // The caller has gone, and needs no answer.
-        None => {}
-        Some(Ok(())) => drop(out.end(Ending::Done(None))),
-        Some(Err(status)) if within.is_late() => out.end_at_once(Ending::Failed(status)),
-        Some(Err(status)) => drop(out.end(Ending::Failed(status))),
+    match handled {
+        Ok(response) => {
+            let (messages, parts) = response.into_content();
+            Sending::new(answer, parts.metadata, parts.trailers).all(messages);
+        }
+        Err(status) => answer.failed(status),
+    }
+}
+
+/// A response of many messages, on its way out.
+pub(super) struct Sending {
+    out: Out,
+    within: Within,
+}
+
+impl Sending {
+    pub(super) fn new(answer: Answer, metadata: HeaderMap, trailers: HeaderMap) -> Self {
+        Self::seen(answer, metadata, trailers, None)
+    }
+
+    /// Makes it of a response whose end others want to see.
+    pub(super) fn seen(
+        answer: Answer,
+        mut metadata: HeaderMap,
+        trailers: HeaderMap,
+        watchers: Option<Box<Watchers>>,
+    ) -> Self {
+        crate::status::remove_status_headers(&mut metadata);
+        let Answer {
+            stream,
+            session,
+            message_len_max,
+            within,
+            ..
+        } = answer;
+        let half =
+            HalfSender::server(stream, metadata, trailers, message_len_max).with_watchers(watchers);
+        let out = Out::new(session, half, within.deadline);
+        Self { out, within }
+    }
+
+    /// Sends the messages, for as long as the caller takes them.
+    pub(super) fn all<Res, I>(self, messages: I)
+    where
+        Res: prost::Message,
+        I: IntoIterator<Item = Result<Res, Status>>,
+    {
+        self.all_until(None, messages);
+    }
+
+    /// Sends the messages, for as long as the caller takes them, until `limit`.
+    pub(super) fn all_until<Res, I>(mut self, limit: Option<Instant>, messages: I)
+    where
+        Res: prost::Message,
+        I: IntoIterator<Item = Result<Res, Status>>,
+    {
+        let deadline = self.within.deadline;
+        self.within.deadline = deadline::earlier(deadline, limit);
+        self.out.set_deadline(self.within.deadline);
+        let ending = iterate(messages, &mut self.out, &self.within);
+        // The caller waits for its end all the same.
+        self.within.deadline = deadline;
+        self.out.set_deadline(deadline);
+        match ending {
+            // The caller has gone, and needs no answer.
+            None => self.within.record(Code::Cancelled),
+            Some(Ok(())) => self.end(Ending::Done(None)),
+            Some(Err(status)) => self.end(Ending::Failed(status)),
+        }
+    }
+
+    fn end(mut self, ending: Ending) {
+        let ending = {
+            let _entered = self.within.enter();
+            self.out.settle(ending)
+        };
+        match ending {
+            Ending::Done(_) => {
+                self.within.record(Code::Ok);
+                drop(self.out.end(ending));
+            }
+            Ending::Failed(status) => {
+                self.within.record(status.code());
+                if self.within.is_late() {
+                    self.out.end_at_once(Ending::Failed(status));
+                } else {
+                    drop(self.out.end(Ending::Failed(status)));
+                }
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{fmt, marker::PhantomData, time::Instant};
+use std::{fmt, time::Instant};
 
 use http::HeaderMap;
 use shmipc_transport::RecvBuf;
@@ -6,6 +6,7 @@ use shmipc_transport::RecvBuf;
 use crate::{
     Status,
     body::{Receiving, decode},
+    interceptor::Ahead,
 };
 
 /// The messages of a request or response, as they arrive, for threads.
@@ -16,30 +17,46 @@ use crate::{
 /// Dropping it tells the other side that nobody listens: at a caller that gives the call up; at a server only the requests are
 /// dropped, and the response goes on.
 pub struct Streaming<T> {
-    source: Source,
+    source: Source<T>,
     trailers: Option<Box<HeaderMap>>,
     deadline: Option<Instant>,
-    message: PhantomData<fn() -> T>,
 }
 
 /// Where the messages come from.
-enum Source {
+enum Source<T> {
     /// A response that has not begun, or of which it does not matter how it began.
     Unopened(Box<Receiving>),
     Open(Box<Receiving>),
     /// There is one, and here it is.
     One(RecvBuf),
+    /// A call whose end others want to see.
+    Seen(Box<Seen<T>>),
     Over,
 }
 
+/// The messages of a response that interceptors see.
+struct Seen<T> {
+    messages: crate::Streaming<T>,
+    /// What they want of the head, until that has come.
+    ahead: Option<Ahead>,
+}
+
 impl<T> Streaming<T> {
-    fn new(source: Source, deadline: Option<Instant>) -> Self {
+    fn new(source: Source<T>, deadline: Option<Instant>) -> Self {
         Self {
             source,
             trailers: None,
             deadline,
-            message: PhantomData,
         }
+    }
+
+    /// What has become of a response that interceptors have seen, and maybe have not seen begin.
+    pub(super) fn seen(
+        messages: crate::Streaming<T>,
+        ahead: Option<Ahead>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self::new(Source::Seen(Box::new(Seen { messages, ahead })), deadline)
     }
 
     /// What `receiving` receives once the response has begun.
@@ -62,7 +79,24 @@ impl<T> Streaming<T> {
     }
 
     /// Waits until the response begins, and returns what it begins with. `None` if that was done before.
-    pub(super) fn begin(&mut self) -> Result<Option<HeaderMap>, Status> {
+    pub(super) fn begin(&mut self) -> Result<Option<HeaderMap>, Status>
+    where
+        T: prost::Message + Default + 'static,
+    {
+        if let Source::Seen(seen) = &mut self.source {
+            let Some(ahead) = seen.ahead.take() else {
+                return Ok(None);
+            };
+            let head = seen.messages.wait_open(self.deadline);
+            let head = head.and_then(|head| {
+                let completed = ahead.complete(head);
+                completed.map_err(|status| seen.messages.fail(status))
+            });
+            if head.is_err() {
+                self.source = Source::Over;
+            }
+            return head.map(Some);
+        }
         // What is open stays so.
         if !matches!(self.source, Source::Unopened(_)) {
             return Ok(None);
@@ -77,7 +111,7 @@ impl<T> Streaming<T> {
     }
 }
 
-impl<T: prost::Message + Default> Streaming<T> {
+impl<T: prost::Message + Default + 'static> Streaming<T> {
     /// Waits for the next message. `None` after the last, if all went well.
     ///
     /// # Errors
@@ -86,7 +120,7 @@ impl<T: prost::Message + Default> Streaming<T> {
     /// [`Code::Cancelled`](crate::Code::Cancelled) for a caller that gave up before its last message, and
     /// [`Code::DeadlineExceeded`](crate::Code::DeadlineExceeded) once the deadline has passed.
     pub fn message(&mut self) -> Result<Option<T>, Status> {
-        if let Source::Unopened(_) = self.source {
+        if let Source::Unopened(_) | Source::Seen(_) = self.source {
             self.begin()?;
         }
         let next = match &mut self.source {
@@ -95,6 +129,7 @@ impl<T: prost::Message + Default> Streaming<T> {
                 Source::One(message) => return decode(message).map(Some),
                 _ => None,
             },
+            Source::Seen(seen) => return seen.messages.wait_message(self.deadline),
             Source::Unopened(_) | Source::Over => return Ok(None),
         };
         match next.map(|next| next.and_then(decode)) {
@@ -119,6 +154,10 @@ impl<T: prost::Message + Default> Streaming<T> {
     ///
     /// Returns how the call failed.
     pub fn trailers(&mut self) -> Result<HeaderMap, Status> {
+        self.begin()?;
+        if let Source::Seen(seen) = &mut self.source {
+            return seen.messages.wait_trailers(self.deadline);
+        }
         while self.message()?.is_some() {}
         Ok(self
             .trailers
@@ -128,7 +167,7 @@ impl<T: prost::Message + Default> Streaming<T> {
     }
 }
 
-impl<T: prost::Message + Default> Iterator for Streaming<T> {
+impl<T: prost::Message + Default + 'static> Iterator for Streaming<T> {
     type Item = Result<T, Status>;
 
     fn next(&mut self) -> Option<Result<T, Status>> {

@@ -169,6 +169,12 @@ impl Body {
         Self::from_payload(Payload::Receiving(Box::new(receiving)), End::Ok)
     }
 
+    /// What stands for the messages of a response that are with somebody else. Its end is not known.
+    pub(crate) fn apart() -> Self {
+        let messages = Box::pin(Outflow::new(NoMessages));
+        Self::from_payload(Payload::Messages(SyncWrapper::new(messages)), End::Ok)
+    }
+
     /// The body of a response without messages, that went well.
     pub(crate) fn empty_response(trailers: Option<Box<HeaderMap>>) -> Self {
         Self::from_payload(Payload::Empty, trailers.map_or(End::Ok, End::Trailers))
@@ -253,6 +259,29 @@ impl Body {
                 Ok((message, (!trailers.is_empty()).then(|| Box::new(trailers))))
             }
         }
+    }
+
+    /// As [`into_message`](Self::into_message), but waits in this thread, until `deadline`, for what comes through a session.
+    pub(crate) fn wait_for_message<T>(
+        self,
+        message_len_max: usize,
+        deadline: Option<Instant>,
+    ) -> Decoded<T>
+    where
+        T: prost::Message + Default + 'static,
+    {
+        let body = match self.try_into_message() {
+            Ok(decoded) => return decoded,
+            Err(body) => body,
+        };
+        let mut messages = body.into_streaming(message_len_max);
+        let message = messages.wait_message(deadline)?;
+        let message = message.ok_or_else(no_message)?;
+        if messages.wait_message(deadline)?.is_some() {
+            return Err(messages.fail(more_messages()));
+        }
+        let trailers = messages.wait_trailers(deadline)?;
+        Ok((message, (!trailers.is_empty()).then(|| Box::new(trailers))))
     }
 
     /// Returns the messages as they come, each of at most `message_len_max` bytes.

@@ -26,7 +26,7 @@ use crate::{
 
 /// The answer to a call that goes well, as far as it has come.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// What came before the first message.
     metadata: HeaderMap,
     content: Content,
@@ -44,7 +44,7 @@ enum Content {
 }
 
 impl Answer {
-    pub(super) fn new(metadata: HeaderMap, mut receiving: Receiving) -> Self {
+    pub(crate) fn new(metadata: HeaderMap, mut receiving: Receiving) -> Self {
         let content = match receiving.take_whole() {
             Some((message, trailers)) => Content::Whole(message, trailers),
             None => Content::Rest(receiving),
@@ -151,7 +151,7 @@ impl Answer {
         not(feature = "grpc"),
         expect(unused_variables, reason = "the bodies of sessions never fail")
     )]
-    pub(super) fn into_http(self, never_fails: bool) -> http::Response<Body> {
+    pub(crate) fn into_http(self, never_fails: bool) -> http::Response<Body> {
         let body = match self.content {
             Content::Whole(Some(message), trailers) => Body::received_response(message, trailers),
             Content::Whole(None, trailers) => Body::empty_response(trailers),

@@ -3,11 +3,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Uri};
 use shmipc_transport::Peer;
+use sync_wrapper::SyncWrapper;
 
 use super::end::{End, Watchers};
-use crate::{Body, Cancellation, Response, Status, context::CallContext, deadline, metadata};
+use crate::{
+    Body, Cancellation, Response, Status, body::Receiving, context::CallContext, deadline,
+    metadata, response::ResponseParts, server::panic::guarded,
+};
 
 /// The head of a call: which method it is for, and what travels with the request. The messages are on board, but out of
 /// sight.
@@ -28,18 +32,48 @@ impl Call {
         }
     }
 
+    /// Makes the head of a call whose messages stay with the thread that makes it, or handles it.
+    pub(crate) fn alone(
+        path: Uri,
+        metadata: HeaderMap,
+        extensions: Extensions,
+        context: CallContext,
+    ) -> Self {
+        let mut request = http::Request::new(Body::empty());
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = path;
+        *request.headers_mut() = metadata;
+        *request.extensions_mut() = extensions;
+        Self {
+            request,
+            context,
+            timeout: None,
+        }
+    }
+
+    /// Takes the head apart again.
+    pub(crate) fn into_alone(self) -> (HeaderMap, Extensions, CallContext) {
+        let (parts, _) = self.request.into_parts();
+        (parts.headers, parts.extensions, self.context)
+    }
+
+    /// Begins the time that the last interceptor allows. Returns when it is over, if that does not leave it to the caller.
+    pub(crate) fn begin_time(&mut self) -> Option<Instant> {
+        let limit = self.timeout.take().and_then(deadline::after)?;
+        self.context.cancellation.limit(Some(limit));
+        Some(limit)
+    }
+
     /// Returns the request to be passed on, and until when the interceptors before it allow it to take, if they do not leave
     /// that to the caller.
-    pub(super) fn into_request(self) -> (http::Request<Body>, Option<Instant>) {
+    pub(super) fn into_request(mut self) -> (http::Request<Body>, Option<Instant>) {
+        let limit = self.begin_time();
         let Self {
             mut request,
-            mut context,
-            timeout,
+            context,
+            ..
         } = self;
-        let limit = timeout.and_then(deadline::after);
-        if limit.is_some() {
-            context.cancellation.limit(limit);
-        }
         // Layers below may exchange the body.
         request.extensions_mut().insert(context.clone());
         (request.map(|body| body.with_context(context)), limit)
@@ -138,6 +172,25 @@ pub struct Answer {
     response: http::Response<Body>,
     /// When the caller stops waiting.
     deadline: Option<Instant>,
+    whereabouts: Whereabouts,
+}
+
+/// Where an answer is.
+pub(crate) enum Whereabouts {
+    Here,
+    /// Its head is here. Its messages, yet to come, stay with the thread that has handled the call.
+    Apart,
+    /// It has not begun. These want to see its head.
+    Ahead(Vec<SyncWrapper<OnHead>>),
+}
+
+/// What is to be called with the head of an answer.
+type OnHead = Box<dyn FnOnce(&mut HeaderMap) + Send>;
+
+/// What interceptors want of the head of an answer that has not begun.
+pub(crate) struct Ahead {
+    added: HeaderMap,
+    callbacks: Vec<SyncWrapper<OnHead>>,
 }
 
 impl Answer {
@@ -153,10 +206,60 @@ impl Answer {
         *response.version_mut() = http::Version::HTTP_2;
         *response.headers_mut() = parts.metadata;
         *response.extensions_mut() = parts.extensions;
+        Self::here(response, None)
+    }
+
+    fn here(response: http::Response<Body>, deadline: Option<Instant>) -> Self {
         Self {
             response,
-            deadline: None,
+            deadline,
+            whereabouts: Whereabouts::Here,
         }
+    }
+
+    /// Makes an answer of a response that is no failure.
+    pub(crate) fn of(response: http::Response<Body>) -> Self {
+        Self::here(response, None)
+    }
+
+    /// Makes the answer of a handler that keeps its messages in its thread.
+    pub(crate) fn apart(parts: ResponseParts) -> Self {
+        let mut body = Body::apart();
+        if !parts.trailers.is_empty() {
+            body.set_trailers(parts.trailers);
+        }
+        let mut response = http::Response::new(body);
+        *response.version_mut() = http::Version::HTTP_2;
+        *response.headers_mut() = parts.metadata;
+        *response.extensions_mut() = parts.extensions;
+        Self {
+            whereabouts: Whereabouts::Apart,
+            ..Self::here(response, None)
+        }
+    }
+
+    /// Makes an answer of which nothing has arrived yet.
+    pub(crate) fn ahead(receiving: Receiving) -> Self {
+        let response = http::Response::new(Body::receiving_response(receiving));
+        Self {
+            whereabouts: Whereabouts::Ahead(Vec::new()),
+            ..Self::here(response, None)
+        }
+    }
+
+    /// Sets when the caller stops waiting.
+    pub(crate) fn waited_for_until(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Whether its messages stay with who has handled the call.
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(self.whereabouts, Whereabouts::Apart)
+    }
+
+    /// Returns the response, and where it is.
+    pub(crate) fn into_parts(self) -> (http::Response<Body>, Whereabouts) {
+        (self.response, self.whereabouts)
     }
 
     /// Takes the head off a response, which may say that the call failed.
@@ -166,22 +269,19 @@ impl Answer {
     ) -> Result<Self, Status> {
         match Status::of_response(&mut response) {
             Some(status) => Err(status),
-            None => Ok(Self { response, deadline }),
+            None => Ok(Self::here(response, deadline)),
         }
     }
 
     /// Makes an answer without messages, that went well.
-    pub(super) fn empty(trailers: Option<Box<HeaderMap>>) -> Self {
+    pub(crate) fn empty(trailers: Option<Box<HeaderMap>>) -> Self {
         let mut response = http::Response::new(Body::empty_response(trailers));
         *response.version_mut() = http::Version::HTTP_2;
-        Self {
-            response,
-            deadline: None,
-        }
+        Self::here(response, None)
     }
 
     /// Shows the end of the answer to those who have been waiting for it.
-    pub(super) fn watch(&mut self, watchers: Box<Watchers>) {
+    pub(crate) fn watch(&mut self, watchers: Box<Watchers>) {
         self.response.body_mut().watch(watchers);
     }
 
@@ -201,13 +301,25 @@ impl Answer {
         self.response
     }
 
-    /// Returns the metadata that comes before the messages.
+    /// Has `see` called with the metadata that comes before the messages, which it may change: at once if it is there, and otherwise
+    /// when it comes. If the call fails before that, `see` is not called.
+    ///
+    /// It is there once the call has been let go on, but for a conversation that a thread makes, which sends its requests only
+    /// afterwards; see [`blocking::interceptor`](crate::blocking::interceptor).
+    pub fn on_head(&mut self, see: impl FnOnce(&mut HeaderMap) + Send + 'static) {
+        match &mut self.whereabouts {
+            Whereabouts::Here | Whereabouts::Apart => see(self.response.headers_mut()),
+            Whereabouts::Ahead(callbacks) => callbacks.push(SyncWrapper::new(Box::new(see))),
+        }
+    }
+
+    /// Returns the metadata that comes before the messages. Empty while it is [yet to come](Self::on_head).
     #[must_use]
     pub fn metadata(&self) -> &HeaderMap {
         self.response.headers()
     }
 
-    /// Returns the metadata that comes before the messages, to be changed.
+    /// Returns the metadata that comes before the messages, to be changed. To what is [yet to come](Self::on_head), it is added.
     pub fn metadata_mut(&mut self) -> &mut HeaderMap {
         self.response.headers_mut()
     }
@@ -221,6 +333,28 @@ impl Answer {
     /// Returns the extensions, to be changed.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         self.response.extensions_mut()
+    }
+}
+
+impl Ahead {
+    pub(crate) fn new(added: HeaderMap, callbacks: Vec<SyncWrapper<OnHead>>) -> Self {
+        Self { added, callbacks }
+    }
+
+    /// Makes of a head that has come what interceptors want of it.
+    ///
+    /// # Errors
+    ///
+    /// Returns the status of a call one of whose interceptors panicked.
+    pub(crate) fn complete(self, mut head: HeaderMap) -> Result<HeaderMap, Status> {
+        metadata::merge(&mut head, Some(Box::new(self.added)));
+        for callback in self.callbacks {
+            let callback = callback.into_inner();
+            guarded(|| callback(&mut head))
+                .map_err(|_| Status::internal("an interceptor panicked at the head"))?;
+        }
+        metadata::remove_reserved(&mut head);
+        Ok(head)
     }
 }
 

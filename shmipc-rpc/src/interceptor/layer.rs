@@ -34,7 +34,7 @@ pub struct InterceptorLayer<I> {
 
 /// Which calls an interceptor sees.
 #[derive(Clone, Debug, Default)]
-struct Filter {
+pub(crate) struct Filter {
     /// Full names. If there are no names and no paths, it sees all calls.
     services: Vec<Arc<str>>,
     /// Paths of methods.
@@ -57,16 +57,14 @@ impl<I> InterceptorLayer<I> {
     /// added.
     #[must_use]
     pub fn for_service(mut self, name: &str) -> Self {
-        Arc::make_mut(&mut self.filter).services.push(name.into());
+        Arc::make_mut(&mut self.filter).add_service(name);
         self
     }
 
     /// Limits the layer to a method. Further services and methods may be added.
     #[must_use]
     pub fn for_method(mut self, method: &Method) -> Self {
-        Arc::make_mut(&mut self.filter)
-            .methods
-            .push(method.path().into());
+        Arc::make_mut(&mut self.filter).add_method(method);
         self
     }
 }
@@ -94,7 +92,15 @@ where
 }
 
 impl Filter {
-    fn matches(&self, path: &str) -> bool {
+    pub(crate) fn add_service(&mut self, name: &str) {
+        self.services.push(name.into());
+    }
+
+    pub(crate) fn add_method(&mut self, method: &Method) {
+        self.methods.push(method.path().into());
+    }
+
+    pub(crate) fn matches(&self, path: &str) -> bool {
         let Self { services, methods } = self;
         if services.is_empty() && methods.is_empty() {
             return true;

@@ -90,11 +90,15 @@ mod end;
 mod head;
 mod layer;
 
-pub(crate) use self::end::{Ended, Watchers, show_end};
 pub use self::{
     end::End,
     head::{Answer, Call},
     layer::{Intercepted, InterceptedFuture, InterceptorLayer, Next, OnRequest},
+};
+pub(crate) use self::{
+    end::{Callback, Ended, Watchers, show_end},
+    head::{Ahead, Whereabouts},
+    layer::Filter,
 };
 use crate::Status;
 

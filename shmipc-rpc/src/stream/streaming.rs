@@ -3,7 +3,7 @@ use std::{
     future::poll_fn,
     mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -147,11 +147,13 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
     /// Cancel safe, but for the messages that were dropped.
     pub async fn trailers(&mut self) -> Result<HeaderMap, Status> {
         while self.message().await?.is_some() {}
-        Ok(self
-            .trailers
-            .take()
-            .map(|trailers| *trailers)
-            .unwrap_or_default())
+        Ok(self.take_end())
+    }
+
+    /// Takes the metadata that came after the last message.
+    fn take_end(&mut self) -> HeaderMap {
+        let trailers = self.trailers.take();
+        trailers.map(|trailers| *trailers).unwrap_or_default()
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
@@ -164,6 +166,41 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
         let timer = || Box::pin(tokio::time::sleep_until(deadline.into()));
         ready!(self.timer.get_or_insert_with(timer).as_mut().poll(cx));
         Poll::Ready(self.end(Err(deadline::exceeded())))
+    }
+
+    /// As [`message`](Self::message), but waits in this thread, until `deadline`.
+    pub(crate) fn wait_message(&mut self, deadline: Option<Instant>) -> Result<Option<T>, Status> {
+        if let Source::Received(receiving) = &mut self.source {
+            let next = receiving.wait_message(deadline);
+            return self
+                .taken(next.map(|next| next.and_then(decode)))
+                .transpose();
+        }
+        match self.poll_source(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(next) => next.transpose(),
+            // What did not come through a session is there, when a thread waits for it.
+            Poll::Pending => Err(self.fail(Status::internal("a message is not there"))),
+        }
+    }
+
+    /// As [`trailers`](Self::trailers), but waits in this thread, until `deadline`.
+    pub(crate) fn wait_trailers(&mut self, deadline: Option<Instant>) -> Result<HeaderMap, Status> {
+        while self.wait_message(deadline)?.is_some() {}
+        Ok(self.take_end())
+    }
+
+    /// Waits in this thread for what opens a response, until `deadline`.
+    pub(crate) fn wait_open(&mut self, deadline: Option<Instant>) -> Result<HeaderMap, Status> {
+        let Source::Received(receiving) = &mut self.source else {
+            return Ok(HeaderMap::new());
+        };
+        match receiving.wait_open(deadline).and_then(|opened| opened) {
+            Ok(head) => Ok(head),
+            Err(status) => match self.end(Err(status)) {
+                Some(Err(status)) => Err(status),
+                Some(Ok(_)) | None => Ok(HeaderMap::new()),
+            },
+        }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
@@ -183,7 +220,12 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
             },
             Source::Over => None,
         };
-        Poll::Ready(match next {
+        Poll::Ready(self.taken(next))
+    }
+
+    /// Passes on what was taken from the source, which may be its end.
+    fn taken(&mut self, next: Option<Result<T, Status>>) -> Option<Result<T, Status>> {
+        match next {
             Some(Ok(message)) => Some(Ok(message)),
             None => {
                 if let Some(more) = self.take_trailers() {
@@ -193,7 +235,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
             }
             // What could not be decoded ends the stream as well.
             Some(Err(status)) => self.end(Err(status)),
-        })
+        }
     }
 
     /// Fails the call for what its messages are. Returns how.

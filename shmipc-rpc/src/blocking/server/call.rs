@@ -1,20 +1,21 @@
 use std::{fmt, sync::Arc, time::Instant};
 
-use http::{Extensions, HeaderMap};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Uri};
 use shmipc_transport::{RecvBuf, RecvHalf, SendError, SendHalf, Stream, blocking::Session};
 use tracing::{Span, field};
 
 use super::{hub::Hub, routes::MethodId};
 use crate::{
     Cancellation, Code, Request, Response, Status,
-    blocking::Streaming,
-    body::{Borrowed, Encoded, Receiving, decode},
+    blocking::{Streaming, interceptor::Interceptors},
+    body::{Borrowed, Encode, Encoded, Receiving, decode},
     context::CallContext,
     deadline,
     frame::{
         self, Flags, InvalidFrame, Outgoing, Prefix, RequestHead, ResponseHeadRef, TrailersRef,
     },
-    metadata,
+    interceptor, metadata,
     server::{Limits, Served},
 };
 
@@ -24,11 +25,21 @@ use crate::{
 pub struct Call {
     pub(super) method: MethodId,
     path: &'static str,
+    /// Where it leads if that is nowhere, although somebody wants to see it.
+    nowhere: Option<Box<Uri>>,
+    arrived: Arrived,
+    metadata: HeaderMap,
+    /// Who wants to see the call.
+    interceptors: Interceptors,
+    pub(in crate::blocking) answer: Answer,
+}
+
+/// What has arrived of a request beside its head, and where the rest comes from.
+pub(in crate::blocking) struct Arrived {
     flags: Flags,
     message: RecvBuf,
     requests: RecvHalf,
-    metadata: HeaderMap,
-    pub(in crate::blocking) answer: Answer,
+    message_len_max: usize,
 }
 
 /// Where the answer to a call goes.
@@ -52,6 +63,8 @@ struct Read {
     flags: Flags,
     message_len: usize,
     method: MethodId,
+    /// For a path that leads nowhere.
+    nowhere: Option<(Box<Uri>, Interceptors)>,
     deadline: Option<Instant>,
 }
 
@@ -77,6 +90,7 @@ impl Call {
             flags,
             message_len,
             method,
+            nowhere,
             deadline,
         } = match read.and_then(|read| read) {
             Ok(read) => read,
@@ -92,11 +106,13 @@ impl Call {
             return Err((stream, frame::message_too_large(message_len, limit)));
         }
         let path = known.path;
+        let (nowhere, interceptors) = nowhere.unzip();
+        let called = nowhere.as_ref().map_or(path, |uri| uri.path());
         let peer = session.peer();
         let span = tracing::debug_span!(
             target: "shmipc_rpc::server",
             "call",
-            method = path,
+            method = called,
             peer.pid = peer.pid(),
             peer.uid = peer.uid(),
             status = field::Empty,
@@ -104,10 +120,15 @@ impl Call {
         Ok(Self {
             method,
             path,
-            flags,
-            message: frame,
-            requests,
+            nowhere,
+            arrived: Arrived {
+                flags,
+                message: frame,
+                requests,
+                message_len_max: limit,
+            },
             metadata,
+            interceptors: interceptors.unwrap_or_default(),
             answer: Answer {
                 stream,
                 session: session.clone(),
@@ -125,9 +146,14 @@ impl Call {
         self.path
     }
 
+    /// Returns the path that the caller has called, which may lead nowhere.
+    pub(in crate::blocking) fn called_path(&self) -> &str {
+        self.nowhere.as_ref().map_or(self.path, |uri| uri.path())
+    }
+
     /// Whether the whole request is there.
     pub(super) fn is_whole(&self) -> bool {
-        self.flags == Flags::UNARY
+        self.arrived.flags == Flags::UNARY
     }
 
     /// Whether nobody waits for the answer any more.
@@ -139,78 +165,115 @@ impl Call {
         .is_cancelled()
     }
 
+    /// Who wants to see the call, to become more.
+    pub(in crate::blocking) fn interceptors_mut(&mut self) -> &mut Interceptors {
+        &mut self.interceptors
+    }
+
+    /// Whether anybody wants to see the call.
+    pub(in crate::blocking) fn is_seen(&self) -> bool {
+        !self.interceptors.is_empty()
+    }
+
     /// Waits for the one message of the request.
     pub(in crate::blocking) fn one<T: prost::Message + Default>(
         self,
     ) -> (Answer, Result<Request<T>, Status>) {
-        let (flags, deadline, limit) = (
-            self.flags,
-            self.answer.within.deadline,
-            self.answer.request_len_max,
-        );
-        self.request(|message, requests| {
-            if flags == Flags::UNARY {
-                return decode(message);
-            }
-            let message = flags.contains(Flags::MESSAGE).then_some(message);
-            let is_last = flags.contains(Flags::END);
-            let mut receiving = Receiving::request(requests, message, is_last, limit);
-            let message = receiving.wait_message(deadline).transpose()?;
-            let message = message.ok_or_else(|| {
-                Status::internal("the caller sent no message where there must be one")
-            })?;
-            if receiving.wait_message(deadline).transpose()?.is_some() {
-                let problem = "the caller sent more than one message where there must be one";
-                return Err(Status::internal(problem));
-            }
-            decode(message)
-        })
+        self.request(Arrived::one)
     }
 
     /// The messages of the request, as they come.
     pub(in crate::blocking) fn many<T>(self) -> (Answer, Result<Request<Streaming<T>>, Status>) {
-        let (flags, deadline, limit) = (
-            self.flags,
-            self.answer.within.deadline,
-            self.answer.request_len_max,
-        );
-        self.request(|message, requests| {
-            let message = flags.contains(Flags::MESSAGE).then_some(message);
-            let is_last = flags.contains(Flags::END);
-            let receiving = Receiving::request(requests, message, is_last, limit);
-            Ok(Streaming::open(receiving, deadline))
-        })
+        self.request(Arrived::many)
     }
 
     fn request<T>(
         self,
-        message: impl FnOnce(RecvBuf, RecvHalf) -> Result<T, Status>,
+        message: impl FnOnce(Arrived, Option<Instant>) -> Result<T, Status>,
     ) -> (Answer, Result<Request<T>, Status>) {
         let Self {
-            message: first,
-            requests,
+            arrived,
             mut metadata,
             answer,
             ..
         } = self;
-        let request = message(first, requests).map(|message| {
-            let context = CallContext {
-                served: Some(Arc::clone(&answer.served)),
-                cancellation: Cancellation::new(
-                    Some(answer.stream.watch()),
-                    answer.within.deadline,
-                ),
-                message_len_max: answer.request_len_max,
-                ..CallContext::default()
-            };
+        let request = message(arrived, answer.within.deadline).map(|message| {
             metadata::remove_reserved(&mut metadata);
-            Request::from_parts(message, metadata, Extensions::new(), context)
+            Request::from_parts(message, metadata, Extensions::new(), answer.context())
         });
         (answer, request)
+    }
+
+    /// Takes the call apart: who wants to see it, and what of it.
+    pub(in crate::blocking) fn into_seen(
+        self,
+    ) -> (Interceptors, interceptor::Call, Arrived, Answer) {
+        let Self {
+            path,
+            nowhere,
+            arrived,
+            metadata,
+            interceptors,
+            answer,
+            ..
+        } = self;
+        let path = match nowhere {
+            Some(path) => *path,
+            None => Uri::from_maybe_shared(Bytes::from_static(path.as_bytes())).unwrap_or_default(),
+        };
+        let context = answer.context();
+        let seen = interceptor::Call::alone(path, metadata, Extensions::new(), context);
+        (interceptors, seen, arrived, answer)
+    }
+}
+
+impl Arrived {
+    /// Waits for the one message of the request.
+    pub(in crate::blocking) fn one<T: prost::Message + Default>(
+        self,
+        deadline: Option<Instant>,
+    ) -> Result<T, Status> {
+        if self.flags == Flags::UNARY {
+            return decode(self.message);
+        }
+        let mut receiving = self.receiving();
+        let message = receiving.wait_message(deadline).transpose()?;
+        let message = message.ok_or_else(|| {
+            Status::internal("the caller sent no message where there must be one")
+        })?;
+        if receiving.wait_message(deadline).transpose()?.is_some() {
+            let problem = "the caller sent more than one message where there must be one";
+            return Err(Status::internal(problem));
+        }
+        decode(message)
+    }
+
+    /// The messages of the request, as they come.
+    pub(in crate::blocking) fn many<T>(
+        self,
+        deadline: Option<Instant>,
+    ) -> Result<Streaming<T>, Status> {
+        Ok(Streaming::open(self.receiving(), deadline))
+    }
+
+    fn receiving(self) -> Receiving {
+        let message = self.flags.contains(Flags::MESSAGE).then_some(self.message);
+        let is_last = self.flags.contains(Flags::END);
+        Receiving::request(self.requests, message, is_last, self.message_len_max)
     }
 }
 
 impl Answer {
+    /// What a handler, and who sees its call, may know of it.
+    fn context(&self) -> CallContext {
+        CallContext {
+            served: Some(Arc::clone(&self.served)),
+            cancellation: Cancellation::new(Some(self.stream.watch()), self.within.deadline),
+            message_len_max: self.request_len_max,
+            ..CallContext::default()
+        }
+    }
+
     /// Sends a response of one message, or a failure.
     pub(in crate::blocking) fn one<T: prost::Message>(
         mut self,
@@ -235,18 +298,27 @@ impl Answer {
     fn message<T: prost::Message>(&mut self, response: Response<T>) -> Result<(), Status> {
         let (message, mut parts) = response.into_content();
         crate::status::remove_status_headers(&mut parts.metadata);
-        let has_trailers = !parts.trailers.is_empty();
+        self.whole(&parts.metadata, &mut Borrowed(&message), &parts.trailers)
+    }
+
+    /// Sends a response that is one frame. An error is to be sent in its place.
+    pub(in crate::blocking) fn whole<M: Encode>(
+        &mut self,
+        metadata: &HeaderMap,
+        message: &mut M,
+        trailers: &HeaderMap,
+    ) -> Result<(), Status> {
+        let has_trailers = !trailers.is_empty();
         let head = ResponseHeadRef {
-            metadata: &parts.metadata,
-            trailers: has_trailers.then(|| TrailersRef::ok(&parts.trailers)),
+            metadata,
+            trailers: has_trailers.then(|| TrailersRef::ok(trailers)),
         };
         let flags = if has_trailers {
             Flags::UNARY.with(Flags::TRAILERS)
         } else {
             Flags::UNARY
         };
-        let mut message = Borrowed(&message);
-        let mut frame = Outgoing::new(flags, head, Some(&mut message), self.message_len_max)?;
+        let mut frame = Outgoing::new(flags, head, Some(message), self.message_len_max)?;
         let sent = match frame.try_send(&mut self.stream) {
             Ok(true) => Ok(()),
             Ok(false) => {
@@ -338,8 +410,14 @@ fn read_head(
         return Err(InvalidFrame::UnexpectedFlags(flags));
     }
     let RequestHead { path, timeout } = RequestHead::decode(head, metadata)?;
-    let Some(method) = hub.routes.method(path) else {
-        return Ok(Err(no_method(path)));
+    let (method, nowhere) = match hub.routes.method(path) {
+        Some(method) => (method, None),
+        None => match (hub.routes.nowhere(path), path.parse::<Uri>()) {
+            (Some((method, interceptors)), Ok(uri)) if uri.path() == path => {
+                (method, Some((Box::new(uri), interceptors)))
+            }
+            _ => return Ok(Err(no_method(path))),
+        },
     };
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Ok(Err(Status::deadline_exceeded(
@@ -350,6 +428,7 @@ fn read_head(
         flags,
         message_len: prefix.message_len as usize,
         method,
+        nowhere,
         deadline: timeout.and_then(deadline::after),
     }))
 }

@@ -5,6 +5,7 @@ mod hub;
 mod pool;
 mod routes;
 mod seat;
+pub(super) mod seen;
 
 use std::{
     fmt,
@@ -17,9 +18,10 @@ use shmipc_transport::{
     blocking::{Listener, Stopper},
 };
 
-pub(super) use self::call::{Answer, Within, late, no_method};
+pub(super) use self::call::{Answer, Arrived, Within, late, no_method};
 pub use self::{call::Call, routes::Service};
 use self::{hub::Hub, routes::Routes};
+use super::interceptor::InterceptorLayer;
 use crate::{
     Method, ServeError,
     context::MESSAGE_LEN_MAX_DEFAULT,
@@ -56,6 +58,7 @@ use crate::{
 #[must_use = "a server does nothing until it serves"]
 pub struct Server {
     routes: Routes,
+    layers: Vec<InterceptorLayer>,
     limits: Limits,
     exceptions: Exceptions,
     config: Config,
@@ -171,6 +174,7 @@ impl Server {
     pub fn builder() -> Self {
         Self {
             routes: Routes::default(),
+            layers: Vec::new(),
             limits: Limits {
                 request_len_max: MESSAGE_LEN_MAX_DEFAULT,
                 response_len_max: MESSAGE_LEN_MAX_DEFAULT,
@@ -189,6 +193,15 @@ impl Server {
     /// Panics if there is one of that name.
     pub fn add_service<S: Service>(mut self, service: S) -> Self {
         self.routes.add(service, &mut self.exceptions);
+        self
+    }
+
+    /// Shows the calls of all services to an [interceptor](super::interceptor), or those that the layer is limited to. The first that
+    /// is added sees them first; those around [single services](InterceptorLayer::layer) come after all of these.
+    ///
+    /// It runs in the thread of the handler, and its time counts as that of the handler.
+    pub fn layer(mut self, layer: InterceptorLayer) -> Self {
+        self.layers.push(layer);
         self
     }
 
@@ -288,6 +301,7 @@ impl Server {
         let Self {
             mut routes, limits, ..
         } = self;
+        routes.set_interceptors(self.layers);
         routes.set_limits(&LimitTable::new(limits, self.exceptions));
         let drain = Arc::clone(&shutdown.shared.drain);
         let hub = Hub::new(routes, limits, self.threads_max, drain);

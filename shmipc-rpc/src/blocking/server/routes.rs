@@ -8,6 +8,10 @@ use http::Uri;
 use super::Call;
 use crate::{
     Method, MethodKind,
+    blocking::{
+        interceptor::{InterceptorLayer, Interceptors},
+        serve,
+    },
     server::{Exceptions, LimitTable, Limits, MessageLimits, pace::Pace},
 };
 
@@ -34,6 +38,8 @@ pub(super) struct Routes {
     names: Vec<&'static str>,
     services: Vec<Box<dyn Route>>,
     methods: Vec<KnownMethod>,
+    /// Who may see the calls of all services, the first of them first.
+    layers: Vec<InterceptorLayer>,
     /// Which of `methods` has this path. Paths from the wire are only looked up, never added, so they cannot make it slow.
     paths: HashMap<&'static str, MethodId, foldhash::fast::RandomState>,
 }
@@ -43,7 +49,6 @@ pub(super) struct Routes {
 pub(super) struct MethodId(pub(super) usize);
 
 /// A method of one of the services.
-#[derive(Debug)]
 pub(super) struct KnownMethod {
     service: usize,
     pub(super) path: &'static str,
@@ -51,6 +56,8 @@ pub(super) struct KnownMethod {
     pub(super) uri: Uri,
     /// How long its messages may be, where that is not as the server has it. `None` until the server serves.
     limits: Option<Limits>,
+    /// Who sees its calls, of those who may see the calls of all services.
+    interceptors: Interceptors,
     pub(super) is_unary: bool,
     /// Where its handlers run.
     pub(super) pace: Pace,
@@ -64,6 +71,15 @@ trait Route: Send + Sync {
 impl<S: Service> Route for S {
     fn call(&self, call: Call) {
         Service::call(self, call);
+    }
+}
+
+/// What answers calls of paths that lead nowhere, if somebody wants to see them.
+struct Nowhere;
+
+impl Route for Nowhere {
+    fn call(&self, call: Call) {
+        serve::unimplemented(call);
     }
 }
 
@@ -86,15 +102,9 @@ impl Routes {
         for method in S::METHODS {
             self.paths
                 .insert(method.path(), MethodId(self.methods.len()));
-            self.methods.push(KnownMethod {
-                service: index,
-                path: method.path(),
-                uri: Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()))
-                    .unwrap_or_default(),
-                limits: None,
-                is_unary: method.kind() == MethodKind::Unary,
-                pace: Pace::default(),
-            });
+            let is_unary = method.kind() == MethodKind::Unary;
+            let known = KnownMethod::new(index, method.path(), is_unary);
+            self.methods.push(known);
         }
     }
 
@@ -103,6 +113,33 @@ impl Routes {
         for method in &mut self.methods {
             method.limits = Some(table.at(method.path));
         }
+    }
+
+    /// Looks up who sees the calls of each method, once and for all.
+    pub(super) fn set_interceptors(&mut self, layers: Vec<InterceptorLayer>) {
+        self.layers = layers;
+        if self.layers.is_empty() {
+            return;
+        }
+        for method in &mut self.methods {
+            for layer in &self.layers {
+                layer.join(&mut method.interceptors, method.path);
+            }
+        }
+        // The last one.
+        let nowhere = KnownMethod::new(self.services.len(), "", false);
+        self.methods.push(nowhere);
+        self.services.push(Box::new(Nowhere));
+    }
+
+    /// Returns what stands for the method at a path that leads nowhere, and who wants to see its calls, if anybody does.
+    pub(super) fn nowhere(&self, path: &str) -> Option<(MethodId, Interceptors)> {
+        let mut interceptors = Interceptors::new();
+        for layer in &self.layers {
+            layer.join(&mut interceptors, path);
+        }
+        let last = self.methods.len().checked_sub(1)?;
+        (!interceptors.is_empty()).then_some((MethodId(last), interceptors))
     }
 
     pub(super) fn method(&self, path: &str) -> Option<MethodId> {
@@ -114,13 +151,28 @@ impl Routes {
     }
 
     /// Has a call answered by its service.
-    pub(super) fn call(&self, call: Call) {
-        let service = self.known(call.method).service;
-        self.services[service].call(call);
+    pub(super) fn call(&self, mut call: Call) {
+        let known = self.known(call.method);
+        if !known.interceptors.is_empty() {
+            call.interceptors_mut().clone_from(&known.interceptors);
+        }
+        self.services[known.service].call(call);
     }
 }
 
 impl KnownMethod {
+    fn new(service: usize, path: &'static str, is_unary: bool) -> Self {
+        Self {
+            service,
+            path,
+            uri: Uri::from_maybe_shared(Bytes::from_static(path.as_bytes())).unwrap_or_default(),
+            limits: None,
+            interceptors: Interceptors::new(),
+            is_unary,
+            pace: Pace::default(),
+        }
+    }
+
     /// How long its messages may be; `server` says what holds for whatever has no other limits.
     pub(super) fn limits(&self, server: &Limits) -> Limits {
         self.limits.unwrap_or(*server)
