@@ -5,7 +5,7 @@ use tracing::Span;
 
 use super::{
     Channel, Duplex, Streaming,
-    channel::{Terms, record},
+    channel::{Ask, Terms, record},
     out::{Out, OutError},
 };
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     frame::{Ending, HalfSender},
     metadata,
 };
+
+/// What opens a response, and where the rest comes from.
+pub(super) type Begun = (HeaderMap, Receiving);
 
 /// Makes calls over a [`Channel`]: what generated blocking clients consist of.
 #[derive(Clone, Debug)]
@@ -78,7 +81,10 @@ impl Caller {
         if !interceptors.is_empty() {
             return self.show_one(&interceptors, method, request)?.into_one();
         }
-        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let (span, terms) = (
+            self.channel.span(method.path()),
+            self.terms(method, &request),
+        );
         let _entered = span.enter();
         let mut message = Borrowed(request.get_ref());
         let called = self
@@ -109,7 +115,10 @@ impl Caller {
             let seen = self.show_one(&interceptors, method, request)?;
             return Ok(seen.into_many());
         }
-        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let (span, terms) = (
+            self.channel.span(method.path()),
+            self.terms(method, &request),
+        );
         let _entered = span.enter();
         let mut message = Borrowed(request.get_ref());
         let called = self.begin(method, request.metadata(), &mut message, terms);
@@ -146,7 +155,10 @@ impl Caller {
         if !interceptors.is_empty() {
             return self.show_many(&interceptors, method, request)?.into_one();
         }
-        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let (span, terms) = (
+            self.channel.span(method.path()),
+            self.terms(method, &request),
+        );
         let (messages, metadata, _) = request.into_parts();
         let called = self.send(method, &metadata, messages, terms, &span);
         let called = called.and_then(|(head, receiving)| {
@@ -177,26 +189,31 @@ impl Caller {
         if !interceptors.is_empty() {
             return self.show_conversation(&interceptors, method, request);
         }
-        let (span, terms) = (self.channel.span(method.path()), self.terms(&request));
+        let (span, terms) = (
+            self.channel.span(method.path()),
+            self.terms(method, &request),
+        );
         let _entered = span.enter();
         let begun = self.open(method, request.metadata(), terms);
         record(&span, &begun);
         let (out, recv) = begun?;
         let receiving = Box::new(Receiving::response(recv, None, terms.response_len_max));
-        Ok(Duplex::new(
-            out,
-            Streaming::unopened(receiving, terms.deadline),
-        ))
+        let responses = Streaming::unopened(receiving, terms.deadline);
+        Ok(Duplex::new(out, responses.counted_by(terms.rules)))
     }
 
-    pub(super) fn terms<T>(&self, request: &Request<T>) -> Terms {
-        let wait_for_ready = request.wait_for_ready();
-        Terms {
+    /// What a request asks for.
+    pub(super) fn ask<T>(&self, request: &Request<T>) -> Ask {
+        Ask {
             deadline: request.deadline_from_now(),
-            wait_for_ready: wait_for_ready.unwrap_or(self.channel.wait_for_ready),
+            wait_for_ready: request.wait_for_ready(),
             request_len_max: self.request_len_max,
             response_len_max: self.response_len_max,
         }
+    }
+
+    fn terms<T>(&self, method: &Method, request: &Request<T>) -> Terms<'_> {
+        self.channel.terms(method.path(), self.ask(request))
     }
 
     pub(super) fn channel(&self) -> &Channel {
@@ -209,14 +226,28 @@ impl Caller {
         method: &Method,
         metadata: &HeaderMap,
         message: &mut M,
-        terms: Terms,
-    ) -> Result<(HeaderMap, Receiving), Status> {
+        terms: Terms<'_>,
+    ) -> Result<Begun, Status> {
+        match terms.rules {
+            None => self.attempt(method, metadata, message, terms)?,
+            Some(rules) => self.begin_by(rules, method, metadata, message, terms),
+        }
+    }
+
+    /// Makes one attempt. The inner error is what the server says, the outer one what went wrong on the way.
+    pub(super) fn attempt<M: Encode + ?Sized>(
+        &self,
+        method: &Method,
+        metadata: &HeaderMap,
+        message: &mut M,
+        terms: Terms<'_>,
+    ) -> Result<Result<Begun, Status>, Status> {
         let stream = self.channel.ask(method.path(), metadata, message, terms)?;
         // The half that was sent is over; who receives the other gives the call up if need be.
         let (_, recv) = stream.split();
         let mut receiving = Receiving::response(recv, None, terms.response_len_max);
-        let head = receiving.wait_open(terms.deadline)??;
-        Ok((head, receiving))
+        let head = receiving.wait_open(terms.patience)?;
+        Ok(head.map(|head| (head, receiving)))
     }
 
     /// Makes a call of many requests, and waits for what opens the response. The caller's iterator runs outside of the span.
@@ -225,9 +256,9 @@ impl Caller {
         method: &Method,
         metadata: &HeaderMap,
         messages: M,
-        terms: Terms,
+        terms: Terms<'_>,
         span: &Span,
-    ) -> Result<(HeaderMap, Receiving), Status>
+    ) -> Result<Begun, Status>
     where
         M: IntoIterator<Item: prost::Message>,
     {
@@ -242,15 +273,31 @@ impl Caller {
             Some(head) => head,
             None => receiving.wait_open(terms.deadline)??,
         };
+        if let Some(rules) = terms.rules {
+            rules.config().succeeded();
+        }
         Ok((head, receiving))
     }
 
-    /// Opens a call of many requests, without any of them, so that it can be opened elsewhere if the server goes away.
+    /// Opens a call of many requests, without any of them, so that it can be opened again.
     pub(super) fn open(
         &self,
         method: &Method,
         metadata: &HeaderMap,
-        terms: Terms,
+        terms: Terms<'_>,
+    ) -> Result<(Out, RecvHalf), Status> {
+        match terms.rules {
+            None => self.open_once(method, metadata, terms),
+            Some(rules) => self.open_by(rules, method, metadata, terms),
+        }
+    }
+
+    /// Opens a call of many requests, elsewhere if the server goes away.
+    pub(super) fn open_once(
+        &self,
+        method: &Method,
+        metadata: &HeaderMap,
+        terms: Terms<'_>,
     ) -> Result<(Out, RecvHalf), Status> {
         let path = uri(method)?;
         loop {
@@ -334,7 +381,7 @@ pub(super) fn uri(method: &Method) -> Result<Uri, Status> {
 fn one_message<Res: prost::Message + Default>(
     mut metadata: HeaderMap,
     mut receiving: Receiving,
-    terms: Terms,
+    terms: Terms<'_>,
 ) -> Result<Response<Res>, Status> {
     let (message, trailers) = match receiving.take_whole() {
         Some(whole) => whole,

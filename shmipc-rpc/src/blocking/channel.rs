@@ -9,9 +9,9 @@ use super::{
     interceptor::{InterceptorLayer, Interceptors},
 };
 use crate::{
-    Code, Status,
+    Code, Idempotency, Status,
     body::Encode,
-    client::response::not_sent,
+    client::{MethodConfig, ServiceConfig, policy::Attempts, response::not_sent},
     deadline::{self, Elapsed},
     frame::{Flags, Outgoing, RequestHeadRef},
 };
@@ -27,6 +27,8 @@ use crate::{
 pub struct Channel {
     connection: Arc<Connection>,
     pub(super) wait_for_ready: bool,
+    /// How calls are made, by method.
+    config: Option<ServiceConfig>,
     /// Around the channel, the outermost first.
     layers: Option<Arc<[InterceptorLayer]>>,
 }
@@ -37,16 +39,50 @@ pub struct Channel {
 pub struct ChannelBuilder {
     address: Address,
     config: Config,
+    service_config: Option<ServiceConfig>,
     wait_for_ready: bool,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) deadline: Option<Instant>,
+    pub(super) wait_for_ready: Option<bool>,
+    pub(super) request_len_max: usize,
+    pub(super) response_len_max: usize,
 }
 
 /// The terms of one call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
+pub(super) struct Terms<'a> {
+    /// What the server is told of.
     pub(super) deadline: Option<Instant>,
+    /// Until when an attempt is waited for: the deadline, or less.
+    pub(super) patience: Option<Instant>,
     pub(super) wait_for_ready: bool,
     pub(super) request_len_max: usize,
     pub(super) response_len_max: usize,
+    /// By which it is made again. `None`: there are none.
+    pub(super) rules: Option<Rules<'a>>,
+}
+
+/// How the calls of a method are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules<'a> {
+    config: &'a ServiceConfig,
+    method: &'a MethodConfig,
+}
+
+impl<'a> Rules<'a> {
+    /// Begins with the attempts of a call, if more than one is allowed.
+    pub(super) fn attempts(self, idempotency: Idempotency) -> Option<Attempts<'a>> {
+        self.config.attempts(self.method, idempotency)
+    }
+
+    /// Returns what counts successes. Failures are counted with the attempts.
+    pub(super) fn config(self) -> &'a ServiceConfig {
+        self.config
+    }
 }
 
 impl Channel {
@@ -64,6 +100,7 @@ impl Channel {
         ChannelBuilder {
             address: address.into(),
             config: Config::default(),
+            service_config: None,
             wait_for_ready: false,
         }
     }
@@ -104,6 +141,35 @@ impl Channel {
         }
     }
 
+    /// Returns the terms of a call of the method at `path`.
+    pub(super) fn terms(&self, path: &str, ask: Ask) -> Terms<'_> {
+        let wait_for_ready = ask.wait_for_ready.unwrap_or(self.wait_for_ready);
+        let mut terms = Terms {
+            deadline: ask.deadline,
+            patience: ask.deadline,
+            wait_for_ready,
+            request_len_max: ask.request_len_max,
+            response_len_max: ask.response_len_max,
+            rules: None,
+        };
+        let Some(config) = &self.config else {
+            return terms;
+        };
+        let method = config.of_method(path);
+        terms.deadline = deadline::earlier(ask.deadline, method.timeout.and_then(deadline::after));
+        terms.patience = terms.deadline;
+        if let (None, Some(wait)) = (ask.wait_for_ready, method.wait_for_ready) {
+            terms.wait_for_ready = wait;
+        }
+        let lower = |limit: &mut usize, max: Option<usize>| {
+            *limit = max.map_or(*limit, |max| max.min(*limit));
+        };
+        lower(&mut terms.request_len_max, method.request_len_max);
+        lower(&mut terms.response_len_max, method.response_len_max);
+        terms.rules = Some(Rules { config, method });
+        terms
+    }
+
     /// Returns who sees calls of the method at `path`.
     pub(super) fn interceptors(&self, path: &str) -> Interceptors {
         let mut interceptors = Interceptors::new();
@@ -121,7 +187,7 @@ impl Channel {
         path: &str,
         metadata: &HeaderMap,
         message: &mut M,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Result<Stream, Status> {
         let mut request = frame(path, metadata, message, terms)?;
         if request.is_short()
@@ -144,12 +210,12 @@ impl Channel {
         path: &str,
         metadata: &HeaderMap,
         message: &mut M,
-        terms: Terms,
+        terms: Terms<'_>,
     ) -> Result<Stream, Status> {
         loop {
             let (session, mut stream) = self.open(terms)?;
             let frame = frame(path, metadata, message, terms)?;
-            match session.block_on(terms.deadline, frame.send(stream.halves_mut().0)) {
+            match session.block_on(terms.patience, frame.send(stream.halves_mut().0)) {
                 Some(Ok(())) => return Ok(stream),
                 // The server has not seen the call, nor will it: it is as if it had not begun.
                 Some(Err(SendError::GoingAway)) => {}
@@ -160,10 +226,10 @@ impl Channel {
     }
 
     /// Opens a stream, and returns its session, too.
-    pub(super) fn open(&self, terms: Terms) -> Result<(Session, Stream), Status> {
+    pub(super) fn open(&self, terms: Terms<'_>) -> Result<(Session, Stream), Status> {
         let opened = self
             .connection
-            .open_stream(terms.wait_for_ready, terms.deadline);
+            .open_stream(terms.wait_for_ready, terms.patience);
         opened.map(|(session, stream)| (session, stream.into_async()))
     }
 
@@ -194,6 +260,15 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets timeouts, limits and retries by method. Default: none.
+    ///
+    /// Retries wait in the thread of the call. What it says of health checks does not concern a channel for threads. Without one, calls
+    /// take a shorter path.
+    pub fn service_config(mut self, config: ServiceConfig) -> Self {
+        self.service_config = Some(config);
+        self
+    }
+
     /// Connects to the server.
     ///
     /// # Errors
@@ -211,11 +286,13 @@ impl ChannelBuilder {
         let Self {
             address,
             config,
+            service_config,
             wait_for_ready,
         } = self;
         Channel {
             connection: Arc::new(Connection::new(address, config)),
             wait_for_ready,
+            config: service_config,
             layers: None,
         }
     }
@@ -242,7 +319,7 @@ fn frame<'a, M: Encode + ?Sized>(
     path: &'a str,
     metadata: &'a HeaderMap,
     message: &'a mut M,
-    terms: Terms,
+    terms: Terms<'_>,
 ) -> Result<Outgoing<'a, RequestHeadRef<'a>, M>, Status> {
     let timeout_ns = terms.deadline.map(deadline::left_ns).transpose();
     let timeout_ns = timeout_ns.map_err(|Elapsed| deadline::exceeded())?;

@@ -114,7 +114,9 @@ impl Connection {
                 }
                 (Step::Failed { error, .. }, _) => {
                     let message = format!("the server at {} cannot be reached", self.address);
-                    return Err(Status::unavailable(message).with_source(error as Arc<_>));
+                    return Err(Status::unavailable(message)
+                        .with_source(error as Arc<_>)
+                        .unsent());
                 }
             }
         }

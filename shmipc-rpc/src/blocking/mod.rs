@@ -15,6 +15,8 @@
 //!
 //! Dropping a [`Streaming`] or a [`Duplex`] gives the call up. A call within a handler inherits the handler's deadline.
 //!
+//! A channel may have a [service config](ChannelBuilder::service_config): timeouts, limits, waiting and retries by method.
+//!
 //! # Serving
 //!
 //! A [`Server`] has a thread for each session and a bounded pool of threads for handlers. Quick unary handlers run in the
@@ -61,6 +63,7 @@ mod channel;
 mod connection;
 mod duplex;
 pub mod interceptor;
+mod managed;
 mod out;
 mod request;
 mod seen;

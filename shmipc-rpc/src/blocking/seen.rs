@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap};
 use super::{
     Caller, Duplex, Streaming,
     caller::uri,
-    channel::{Terms, record},
+    channel::{Ask, Terms, record},
     interceptor::{Interceptors, see},
 };
 use crate::{
@@ -27,7 +27,14 @@ pub(super) struct Seen {
     /// What they want of the head, if that is yet to come.
     ahead: Option<Ahead>,
     /// What they have left the call.
-    terms: Terms,
+    left: Left,
+}
+
+/// What is left for the rest of a response.
+#[derive(Clone, Copy)]
+struct Left {
+    deadline: Option<Instant>,
+    message_len_max: usize,
 }
 
 impl Caller {
@@ -38,10 +45,10 @@ impl Caller {
         method: &Method,
         request: Request<Req>,
     ) -> Result<Seen, Status> {
-        let terms = self.terms(&request);
+        let ask = self.ask(&request);
         let (message, metadata, extensions) = request.into_parts();
-        let call = self.head(method, metadata, extensions, terms)?;
-        show(interceptors, call, terms, |metadata, terms| {
+        let call = head(method, metadata, extensions, ask)?;
+        self.show(interceptors, call, ask, |metadata, terms| {
             let span = self.channel().span(method.path());
             let _entered = span.enter();
             let begun = self.begin(method, metadata, &mut Borrowed(&message), terms);
@@ -60,10 +67,10 @@ impl Caller {
     where
         M: IntoIterator<Item: prost::Message>,
     {
-        let terms = self.terms(&request);
+        let ask = self.ask(&request);
         let (messages, metadata, extensions) = request.into_parts();
-        let call = self.head(method, metadata, extensions, terms)?;
-        show(interceptors, call, terms, |metadata, terms| {
+        let call = head(method, metadata, extensions, ask)?;
+        self.show(interceptors, call, ask, |metadata, terms| {
             let span = self.channel().span(method.path());
             let begun = self.send(method, metadata, messages, terms, &span);
             record(&span, &begun);
@@ -81,78 +88,90 @@ impl Caller {
     where
         Res: prost::Message + Default + 'static,
     {
-        let terms = self.terms(&request);
+        let ask = self.ask(&request);
         let ((), metadata, extensions) = request.into_parts();
-        let call = self.head(method, metadata, extensions, terms)?;
-        let mut begun = None;
-        let seen = show(interceptors, call, terms, |metadata, terms| {
+        let call = head(method, metadata, extensions, ask)?;
+        let (mut begun, mut rules) = (None, None);
+        let seen = self.show(interceptors, call, ask, |metadata, terms| {
             let span = self.channel().span(method.path());
             let _entered = span.enter();
             let opened = self.open(method, metadata, terms);
             record(&span, &opened);
             let (out, recv) = opened?;
-            begun = Some(out);
+            (begun, rules) = (Some(out), terms.rules);
             let receiving = Receiving::response(recv, None, terms.response_len_max);
             Ok(Answer::ahead(receiving))
         })?;
         let is_ahead = seen.ahead.is_some();
         let (head, messages) = seen.into_messages();
+        let messages = messages.counted_by(rules);
         Ok(Duplex::seen(begun, messages, (!is_ahead).then_some(head)))
     }
 
-    /// What interceptors see of a call.
-    fn head(
-        &self,
-        method: &Method,
-        metadata: HeaderMap,
-        extensions: Extensions,
-        terms: Terms,
-    ) -> Result<Call, Status> {
-        let context = CallContext {
-            idempotency: method.idempotency(),
-            ..CallContext::of_caller(terms.deadline)
+    /// Shows a call to interceptors, and has `make` make it, with the metadata and the time that they leave it.
+    fn show<'a>(
+        &'a self,
+        interceptors: &Interceptors,
+        call: Call,
+        mut ask: Ask,
+        make: impl FnOnce(&HeaderMap, Terms<'a>) -> Result<Answer, Status>,
+    ) -> Result<Seen, Status> {
+        let mut left = Left {
+            deadline: ask.deadline,
+            message_len_max: ask.response_len_max,
         };
-        Ok(Call::alone(uri(method)?, metadata, extensions, context))
+        let mut make = Some(|call: Call| {
+            let terms = {
+                ask.deadline = call.deadline();
+                self.channel().terms(call.path(), ask)
+            };
+            left = Left {
+                deadline: terms.deadline,
+                message_len_max: terms.response_len_max,
+            };
+            make(&call.into_alone().0, terms)
+        });
+        let answer = see(interceptors, call, &mut |call| match make.take() {
+            Some(make) => make(call),
+            None => Err(Status::internal("a call goes on but once")),
+        })?;
+        drop(make);
+        let (response, whereabouts) = answer.into_parts();
+        let (parts, body) = response.into_parts();
+        let (mut head, ahead) = match whereabouts {
+            Whereabouts::Here => (parts.headers, None),
+            Whereabouts::Ahead(callbacks) => {
+                let ahead = Ahead::new(parts.headers, callbacks);
+                (HeaderMap::new(), Some(ahead))
+            }
+            Whereabouts::Apart => {
+                let problem = "an interceptor returned the answer of another call";
+                return Err(Status::internal(problem));
+            }
+        };
+        metadata::remove_reserved(&mut head);
+        Ok(Seen {
+            head,
+            extensions: parts.extensions,
+            body,
+            ahead,
+            left,
+        })
     }
 }
 
-/// Shows a call to interceptors, and has `make` make it, with the metadata and the time that they leave it.
-fn show(
-    interceptors: &Interceptors,
-    call: Call,
-    mut terms: Terms,
-    make: impl FnOnce(&HeaderMap, Terms) -> Result<Answer, Status>,
-) -> Result<Seen, Status> {
-    let mut make = Some(make);
-    let answer = see(interceptors, call, &mut |call| {
-        let (metadata, _, context) = call.into_alone();
-        terms.deadline = context.deadline();
-        match make.take() {
-            Some(make) => make(&metadata, terms),
-            None => Err(Status::internal("a call goes on but once")),
-        }
-    })?;
-    let (response, whereabouts) = answer.into_parts();
-    let (parts, body) = response.into_parts();
-    let (mut head, ahead) = match whereabouts {
-        Whereabouts::Here => (parts.headers, None),
-        Whereabouts::Ahead(callbacks) => {
-            let ahead = Ahead::new(parts.headers, callbacks);
-            (HeaderMap::new(), Some(ahead))
-        }
-        Whereabouts::Apart => {
-            let problem = "an interceptor returned the answer of another call";
-            return Err(Status::internal(problem));
-        }
+/// What interceptors see of a call.
+fn head(
+    method: &Method,
+    metadata: HeaderMap,
+    extensions: Extensions,
+    ask: Ask,
+) -> Result<Call, Status> {
+    let context = CallContext {
+        idempotency: method.idempotency(),
+        ..CallContext::of_caller(ask.deadline)
     };
-    metadata::remove_reserved(&mut head);
-    Ok(Seen {
-        head,
-        extensions: parts.extensions,
-        body,
-        ahead,
-        terms,
-    })
+    Ok(Call::alone(uri(method)?, metadata, extensions, context))
 }
 
 /// What interceptors see of a response that has begun.
@@ -166,7 +185,10 @@ impl Seen {
     where
         Res: prost::Message + Default + 'static,
     {
-        let (max, deadline) = (self.terms.response_len_max, self.deadline());
+        let Left {
+            deadline,
+            message_len_max: max,
+        } = self.left;
         let (message, trailers) = self.body.wait_for_message(max, deadline)?;
         let mut head = self.head;
         metadata::merge(&mut head, trailers);
@@ -187,12 +209,11 @@ impl Seen {
     where
         Res: prost::Message + Default + 'static,
     {
-        let deadline = self.deadline();
-        let messages = self.body.into_streaming(self.terms.response_len_max);
+        let Left {
+            deadline,
+            message_len_max: max,
+        } = self.left;
+        let messages = self.body.into_streaming(max);
         (self.head, Streaming::seen(messages, self.ahead, deadline))
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.terms.deadline
     }
 }

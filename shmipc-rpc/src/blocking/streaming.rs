@@ -3,9 +3,11 @@ use std::{fmt, time::Instant};
 use http::HeaderMap;
 use shmipc_transport::RecvBuf;
 
+use super::channel::Rules;
 use crate::{
     Status,
     body::{Receiving, decode},
+    client::ServiceConfig,
     interceptor::Ahead,
 };
 
@@ -20,6 +22,8 @@ pub struct Streaming<T> {
     source: Source<T>,
     trailers: Option<Box<HeaderMap>>,
     deadline: Option<Instant>,
+    /// What counts a response that begins, if anything does.
+    counts: Option<ServiceConfig>,
 }
 
 /// Where the messages come from.
@@ -47,6 +51,19 @@ impl<T> Streaming<T> {
             source,
             trailers: None,
             deadline,
+            counts: None,
+        }
+    }
+
+    /// Has a response that begins counted as a success.
+    pub(super) fn counted_by(mut self, rules: Option<Rules<'_>>) -> Self {
+        self.counts = rules.map(|rules| rules.config().clone());
+        self
+    }
+
+    fn count(&mut self) {
+        if let Some(config) = self.counts.take() {
+            config.succeeded();
         }
     }
 
@@ -92,8 +109,9 @@ impl<T> Streaming<T> {
                 let completed = ahead.complete(head);
                 completed.map_err(|status| seen.messages.fail(status))
             });
-            if head.is_err() {
-                self.source = Source::Over;
+            match &head {
+                Ok(_) => self.count(),
+                Err(_) => self.source = Source::Over,
             }
             return head.map(Some);
         }
@@ -107,6 +125,7 @@ impl<T> Streaming<T> {
         };
         let metadata = receiving.wait_open(self.deadline)??;
         self.source = Source::Open(receiving);
+        self.count();
         Ok(Some(metadata))
     }
 }

@@ -1,6 +1,13 @@
 //! Calls by the rules of a service config, and over several connections.
 
-use std::{borrow::Cow, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Instant};
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, Uri};
 use shmipc_transport::{Address, Backoff, Lent, Session};
@@ -122,7 +129,8 @@ impl Managed {
                 }),
                 Err(Elapsed) => Some(Failure::Timeout),
             };
-            if let Some(pause) = failure.and_then(|failure| next(&mut attempts, failure, terms)) {
+            let pause = failure.and_then(|failure| next(&mut attempts, failure, terms.deadline));
+            if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
                 continue;
             }
@@ -171,7 +179,7 @@ impl Managed {
                         status: &opened,
                         seen: false,
                     };
-                    next(attempts, failure, terms)
+                    next(attempts, failure, terms.deadline)
                 });
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
@@ -287,15 +295,11 @@ impl Managed {
 }
 
 /// Returns how long to wait before the next attempt.
-fn next(
+pub(crate) fn next(
     attempts: &mut Attempts<'_>,
     failure: Failure<'_>,
-    terms: Terms,
-) -> Option<std::time::Duration> {
+    deadline: Option<Instant>,
+) -> Option<Duration> {
     let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-    attempts.next(
-        failure,
-        terms.deadline.map(left),
-        Backoff::random_fraction(),
-    )
+    attempts.next(failure, deadline.map(left), Backoff::random_fraction())
 }

@@ -13,9 +13,9 @@ mod direct;
 #[cfg(feature = "grpc")]
 mod http2;
 mod in_process;
-mod managed;
+pub(crate) mod managed;
 mod member;
-mod policy;
+pub(crate) mod policy;
 #[cfg(feature = "grpc")]
 mod reconnect;
 pub(crate) mod response;

@@ -10,6 +10,7 @@ mod lab;
 mod lifecycle;
 mod limits;
 mod links;
+mod policy;
 mod stage;
 mod streaming;
 mod threads;

@@ -10,7 +10,7 @@ mod retry;
 mod service_config;
 mod throttle;
 
-pub(super) use self::attempts::{Attempts, Failure};
+pub(crate) use self::attempts::{Attempts, Failure};
 pub use self::{
     retry::RetryPolicy,
     service_config::{InvalidServiceConfig, MethodConfig, ServiceConfig, ServiceConfigBuilder},
