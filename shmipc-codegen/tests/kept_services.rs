@@ -18,6 +18,7 @@ fn compare(folder: &str, protos: &[&str]) {
         .prost_path("::prost")
         .prost_types_path("::prost_types")
         .embed_descriptor_set(true)
+        .blocking(true)
         .extern_path(".grpc.reflection.v1alpha", "crate::reflection::v1")
         .emit_rerun_if_changed(false)
         .compile_protos(&protos, &[include])

@@ -130,6 +130,16 @@ impl Cancellation {
         self.is_late() || is_over()
     }
 
+    /// Polls for what tells that the caller no longer waits, but for its deadline.
+    #[cfg(feature = "health")]
+    pub(crate) fn poll_over(&self, cx: &mut Context<'_>) -> std::task::Poll<()> {
+        match &self.watch {
+            Watch::Stream(watch) => watch.poll_abandoned(cx).map(drop),
+            // Whoever has such a guard is polled by its caller.
+            Watch::Guard(_) | Watch::Nothing => std::task::Poll::Pending,
+        }
+    }
+
     pub(crate) fn is_late(&self) -> bool {
         self.deadline
             .is_some_and(|deadline| deadline <= Instant::now())

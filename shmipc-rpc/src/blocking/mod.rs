@@ -23,6 +23,9 @@
 //! session's thread, so that no thread is woken for them; see [`Server`] for the details. Handlers cannot be interrupted: one
 //! whose caller has gone goes on until it looks at its [`cancellation`](crate::Request::cancellation), receives, or sends.
 //!
+//! With the features `health` and `reflection`, it tells how its services are (`HealthReporter::blocking_service`), and what they
+//! consist of (`Server::add_reflection`).
+//!
 //! # In between
 //!
 //! [Interceptors](interceptor) see the heads and the ends of calls, around a channel, around one service or around all services of a server.
@@ -70,6 +73,8 @@ mod seen;
 pub mod serve;
 mod server;
 mod streaming;
+#[cfg(feature = "health")]
+pub(crate) mod waiting;
 
 pub use self::{
     caller::Caller,

@@ -4,6 +4,9 @@
 //! balancers, probes of an orchestrator, or a [client](HealthClient) like any other. A channel of this crate watches its servers if it is
 //! [told to](crate::client::ChannelBuilder::health_check).
 //!
+//! A [server with threads](crate::blocking::Server) serves it by [`HealthReporter::blocking_service`], and [`health_blocking`] has a client
+//! that blocks.
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -37,6 +40,7 @@
 //! ```
 
 mod board;
+mod of_threads;
 mod reporter;
 mod service;
 
@@ -48,9 +52,9 @@ mod generated {
 pub use self::{
     generated::{
         FILE_DESCRIPTOR_SET, HealthCheckRequest, HealthCheckResponse, HealthListRequest,
-        HealthListResponse, health_check_response, health_check_response::ServingStatus,
-        health_client, health_client::HealthClient, health_methods, health_server,
-        health_server::HealthServer,
+        HealthListResponse, health_blocking, health_check_response,
+        health_check_response::ServingStatus, health_client, health_client::HealthClient,
+        health_methods, health_server, health_server::HealthServer,
     },
     reporter::HealthReporter,
     service::HealthService,

@@ -1,6 +1,7 @@
 use super::{
     HealthServer, HealthService, ServingStatus,
     board::{Board, OVERALL},
+    health_blocking,
 };
 use crate::server::Draining;
 
@@ -26,6 +27,14 @@ impl HealthReporter {
     /// told last.
     pub fn service(&self) -> HealthServer<HealthService> {
         HealthServer::new(HealthService::new(self.board.clone()))
+    }
+
+    /// As [`service`](Self::service), for a server with threads.
+    ///
+    /// Each watch keeps one of its [threads](crate::blocking::Server::handler_threads), until its caller has gone or the server
+    /// drains.
+    pub fn blocking_service(&self) -> health_blocking::HealthServer<HealthService> {
+        health_blocking::HealthServer::new(HealthService::new(self.board.clone()))
     }
 
     /// Says that a service can be called. It is named in full, as `helloworld.Greeter`; the empty name stands for the

@@ -17,7 +17,8 @@ use crate::{Request, Response, ResponseStream, Status};
 /// As many services are listed at most, by the protocol.
 const LISTED_MAX: usize = 100;
 
-/// Answers questions for the health of a server. Made by [`HealthReporter::service`](super::HealthReporter::service).
+/// Answers questions for the health of a server. Made by [`HealthReporter::service`](super::HealthReporter::service), and, for threads,
+/// by [`HealthReporter::blocking_service`](super::HealthReporter::blocking_service).
 #[derive(Debug)]
 pub struct HealthService {
     board: Board,
@@ -29,16 +30,17 @@ impl HealthService {
     }
 }
 
-fn response(status: ServingStatus) -> HealthCheckResponse {
+pub(super) fn response(status: ServingStatus) -> HealthCheckResponse {
     HealthCheckResponse {
         status: status.into(),
     }
 }
 
-impl Health for HealthService {
-    async fn check(
+impl HealthService {
+    /// Says how a service is.
+    pub(super) fn checked(
         &self,
-        request: Request<HealthCheckRequest>,
+        request: &Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
         match self.board.get(service, &request.draining()) {
@@ -49,9 +51,10 @@ impl Health for HealthService {
         }
     }
 
-    async fn list(
+    /// Says how all services are.
+    pub(super) fn listed(
         &self,
-        request: Request<HealthListRequest>,
+        request: &Request<HealthListRequest>,
     ) -> Result<Response<HealthListResponse>, Status> {
         let Some(statuses) = self.board.all(LISTED_MAX, &request.draining()) else {
             return Err(Status::resource_exhausted(format!(
@@ -66,13 +69,33 @@ impl Health for HealthService {
         }))
     }
 
+    /// Follows the status of a service.
+    pub(super) fn watching(&self, request: Request<HealthCheckRequest>) -> Watching {
+        let draining = request.draining();
+        self.board.watch(request.into_inner().service, draining)
+    }
+}
+
+impl Health for HealthService {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        self.checked(&request)
+    }
+
+    async fn list(
+        &self,
+        request: Request<HealthListRequest>,
+    ) -> Result<Response<HealthListResponse>, Status> {
+        self.listed(&request)
+    }
+
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<impl ResponseStream<HealthCheckResponse>>, Status> {
-        let draining = request.draining();
-        let watching = self.board.watch(request.into_inner().service, draining);
-        Ok(Response::new(Changes::of(watching)))
+        Ok(Response::new(Changes::of(self.watching(request))))
     }
 }
 

@@ -112,7 +112,8 @@ impl Default for Builder {
 
 /// Descriptors, and the services that hand them out. Made by [`Builder::build`].
 ///
-/// [`Server::add_reflection`](crate::Server::add_reflection) is the way to serve it. A clone shares the descriptors.
+/// [`Server::add_reflection`](crate::Server::add_reflection) is the way to serve it, and for threads
+/// [`blocking::Server::add_reflection`](crate::blocking::Server::add_reflection). A clone shares the descriptors.
 #[derive(Clone, Debug)]
 pub struct Reflection {
     index: Arc<Index>,

@@ -19,7 +19,7 @@ use super::{
     },
     v1alpha,
 };
-use crate::{Code, Request, Response, ResponseStream, Status, Streaming};
+use crate::{Code, Request, Response, ResponseStream, Status, Streaming, blocking};
 
 /// Answers questions for descriptors. Made by [`Reflection`](super::Reflection).
 #[derive(Debug)]
@@ -59,6 +59,37 @@ impl ReflectionService {
             sent: BTreeSet::new(),
         })
     }
+
+    fn answers_of_thread(
+        &self,
+        request: Request<blocking::Streaming<ServerReflectionRequest>>,
+    ) -> Response<impl Iterator<Item = Waited> + Send + 'static> {
+        let (answering, mut sent) = (Arc::clone(&self.answering), BTreeSet::new());
+        let requests = request.into_inner();
+        // Nobody asks for what would follow a failure.
+        Response::new(requests.map(move |request| answering.answer_to(request?, &mut sent)))
+    }
+}
+
+/// What threads answer.
+type Waited = Result<ServerReflectionResponse, Status>;
+
+impl v1::server_reflection_blocking::ServerReflection for ReflectionService {
+    fn server_reflection_info(
+        &self,
+        request: Request<blocking::Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<impl Iterator<Item = Waited> + Send + 'static>, Status> {
+        Ok(self.answers_of_thread(request))
+    }
+}
+
+impl v1alpha::server_reflection_blocking::ServerReflection for ReflectionService {
+    fn server_reflection_info(
+        &self,
+        request: Request<blocking::Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<impl Iterator<Item = Waited> + Send + 'static>, Status> {
+        Ok(self.answers_of_thread(request))
+    }
 }
 
 impl v1::server_reflection_server::ServerReflection for ReflectionService {
@@ -80,6 +111,23 @@ impl v1alpha::server_reflection_server::ServerReflection for ReflectionService {
 }
 
 impl Answering {
+    /// Answers a request, unless it asks nothing.
+    fn answer_to(
+        &self,
+        request: ServerReflectionRequest,
+        sent: &mut BTreeSet<FileId>,
+    ) -> Result<ServerReflectionResponse, Status> {
+        let Some(question) = &request.message_request else {
+            return Err(Status::invalid_argument("the request asks nothing"));
+        };
+        let answer = self.answer(question, sent);
+        Ok(ServerReflectionResponse {
+            valid_host: request.host.clone(),
+            message_response: Some(answer),
+            original_request: Some(request),
+        })
+    }
+
     fn answer(&self, question: &MessageRequest, sent: &mut BTreeSet<FileId>) -> MessageResponse {
         let index = &self.index;
         match question {
@@ -171,16 +219,10 @@ impl Stream for Answers {
             Some(Err(status)) => return Poll::Ready(Some(Err(status))),
             None => return Poll::Ready(None),
         };
-        let Some(question) = &request.message_request else {
+        let answer = this.answering.answer_to(request, &mut this.sent);
+        if answer.is_err() {
             this.requests = None;
-            let status = Status::invalid_argument("the request asks nothing");
-            return Poll::Ready(Some(Err(status)));
-        };
-        let answer = this.answering.answer(question, &mut this.sent);
-        Poll::Ready(Some(Ok(ServerReflectionResponse {
-            valid_host: request.host.clone(),
-            message_response: Some(answer),
-            original_request: Some(request),
-        })))
+        }
+        Poll::Ready(Some(answer))
     }
 }

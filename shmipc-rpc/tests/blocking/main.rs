@@ -4,6 +4,8 @@ mod call_ends;
 #[path = "../common/mod.rs"]
 mod common;
 mod drain;
+#[cfg(feature = "health")]
+mod health;
 mod interceptor_times;
 mod interceptors;
 mod lab;
@@ -11,6 +13,8 @@ mod lifecycle;
 mod limits;
 mod links;
 mod policy;
+#[cfg(feature = "reflection")]
+mod reflection;
 mod stage;
 mod streaming;
 mod threads;

@@ -59,6 +59,8 @@ use crate::{
 pub struct Server {
     routes: Routes,
     layers: Vec<InterceptorLayer>,
+    #[cfg(feature = "reflection")]
+    names: Arc<crate::reflection::ServiceNames>,
     limits: Limits,
     exceptions: Exceptions,
     config: Config,
@@ -175,6 +177,8 @@ impl Server {
         Self {
             routes: Routes::default(),
             layers: Vec::new(),
+            #[cfg(feature = "reflection")]
+            names: Arc::default(),
             limits: Limits {
                 request_len_max: MESSAGE_LEN_MAX_DEFAULT,
                 response_len_max: MESSAGE_LEN_MAX_DEFAULT,
@@ -193,7 +197,27 @@ impl Server {
     /// Panics if there is one of that name.
     pub fn add_service<S: Service>(mut self, service: S) -> Self {
         self.routes.add(service, &mut self.exceptions);
+        #[cfg(feature = "reflection")]
+        self.names.add(S::NAME);
         self
+    }
+
+    /// Adds services that describe this server's services, themselves included, by both versions of the protocol. Services are listed
+    /// whether they have descriptors or not. See [`reflection`](crate::reflection).
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is reflection already.
+    #[cfg(feature = "reflection")]
+    pub fn add_reflection(self, reflection: crate::reflection::Reflection) -> Self {
+        use crate::reflection::{v1, v1alpha};
+
+        let service = reflection.of_server(&self.names);
+        let v1 =
+            v1::server_reflection_blocking::ServerReflectionServer::from_arc(Arc::clone(&service));
+        let v1alpha =
+            v1alpha::server_reflection_blocking::ServerReflectionServer::from_arc(service);
+        self.add_service(v1).add_service(v1alpha)
     }
 
     /// Shows the calls of all services to an [interceptor](super::interceptor), or those that the layer is limited to. The first that

@@ -452,6 +452,234 @@ pub mod health_server {
     }
 }
 
+/// `grpc.health.v1.Health` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod health_blocking {
+    /// Tells the health of a server, and of each of its services.
+    #[derive(Clone, Debug)]
+    pub struct HealthClient {
+        caller: crate::blocking::Caller,
+    }
+
+    impl HealthClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: crate::blocking::Channel) -> Self {
+            Self {
+                caller: crate::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<crate::Address>,
+        ) -> ::core::result::Result<Self, crate::SessionConnectError> {
+            crate::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Returns how a service is now.
+        ///
+        /// A service that the server says nothing about is answered with NOT_FOUND.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        pub fn check(
+            &self,
+            request: impl crate::IntoRequest<super::HealthCheckRequest>,
+        ) -> ::core::result::Result<
+            crate::Response<super::HealthCheckResponse>,
+            crate::Status,
+        > {
+            self.caller.unary(&super::health_methods::CHECK, request.into_request())
+        }
+
+        /// Returns how all services are now, the whole server among them, by their names.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer.
+        pub fn list(
+            &self,
+            request: impl crate::IntoRequest<super::HealthListRequest>,
+        ) -> ::core::result::Result<
+            crate::Response<super::HealthListResponse>,
+            crate::Status,
+        > {
+            self.caller.unary(&super::health_methods::LIST, request.into_request())
+        }
+
+        /// Returns how a service is, at once and whenever that changes.
+        ///
+        /// For a service that the server says nothing about, that is SERVICE_UNKNOWN; it may become known later. If a call ends
+        /// with UNIMPLEMENTED, it is of no use to make it again; otherwise it is, after a while.
+        ///
+        /// # Errors
+        ///
+        /// Returns what the server answered, if that is no response, or why there was no answer. What goes wrong later, the stream reports.
+        pub fn watch(
+            &self,
+            request: impl crate::IntoRequest<super::HealthCheckRequest>,
+        ) -> ::core::result::Result<
+            crate::Response<crate::blocking::Streaming<super::HealthCheckResponse>>,
+            crate::Status,
+        > {
+            self.caller
+                .server_streaming(&super::health_methods::WATCH, request.into_request())
+        }
+    }
+
+    /// Tells the health of a server, and of each of its services.
+    pub trait Health: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Returns how a service is now.
+        ///
+        /// A service that the server says nothing about is answered with NOT_FOUND.
+        fn check(
+            &self,
+            request: crate::Request<super::HealthCheckRequest>,
+        ) -> ::core::result::Result<
+            crate::Response<super::HealthCheckResponse>,
+            crate::Status,
+        >;
+
+        /// Returns how all services are now, the whole server among them, by their names.
+        fn list(
+            &self,
+            request: crate::Request<super::HealthListRequest>,
+        ) -> ::core::result::Result<
+            crate::Response<super::HealthListResponse>,
+            crate::Status,
+        >;
+
+        /// Returns how a service is, at once and whenever that changes.
+        ///
+        /// For a service that the server says nothing about, that is SERVICE_UNKNOWN; it may become known later. If a call ends
+        /// with UNIMPLEMENTED, it is of no use to make it again; otherwise it is, after a while.
+        fn watch(
+            &self,
+            request: crate::Request<super::HealthCheckRequest>,
+        ) -> ::core::result::Result<
+            crate::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<
+                        super::HealthCheckResponse,
+                        crate::Status,
+                    >,
+                > + ::core::marker::Send + 'static,
+            >,
+            crate::Status,
+        >;
+    }
+
+    /// Serves `grpc.health.v1.Health` by an implementation of [`Health`].
+    #[derive(Debug)]
+    pub struct HealthServer<T> {
+        service: ::std::sync::Arc<T>,
+        limits: crate::server::MessageLimits,
+    }
+
+    impl<T: Health> HealthServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self {
+                service,
+                limits: crate::server::MessageLimits::new(),
+            }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for HealthServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
+            }
+        }
+    }
+
+    impl<T> HealthServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+    }
+
+    impl<T: Health> crate::blocking::Service for HealthServer<T> {
+        const NAME: &'static str = "grpc.health.v1.Health";
+        const METHODS: &'static [crate::Method] = &[
+            super::health_methods::CHECK,
+            super::health_methods::LIST,
+            super::health_methods::WATCH,
+        ];
+
+        fn message_limits(&self) -> crate::server::MessageLimits {
+            self.limits
+        }
+
+        fn call(&self, call: crate::blocking::Call) {
+            match call.path() {
+                "/grpc.health.v1.Health/Check" => {
+                    crate::blocking::serve::unary(
+                        call,
+                        |request| <T as Health>::check(&self.service, request),
+                    )
+                }
+                "/grpc.health.v1.Health/List" => {
+                    crate::blocking::serve::unary(
+                        call,
+                        |request| <T as Health>::list(&self.service, request),
+                    )
+                }
+                "/grpc.health.v1.Health/Watch" => {
+                    crate::blocking::serve::server_streaming(
+                        call,
+                        |request| <T as Health>::watch(&self.service, request),
+                    )
+                }
+                _ => crate::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// The descriptors of this package's files and of all that they import, for reflection: an encoded
 /// `google.protobuf.FileDescriptorSet`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]

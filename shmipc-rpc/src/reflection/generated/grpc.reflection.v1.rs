@@ -402,6 +402,173 @@ pub mod server_reflection_server {
     }
 }
 
+/// `grpc.reflection.v1.ServerReflection` without a runtime: calls and handlers block.
+#[allow(dead_code, reason = "a program may need only one side of a service")]
+pub mod server_reflection_blocking {
+    /// Describes the services of a server.
+    #[derive(Clone, Debug)]
+    pub struct ServerReflectionClient {
+        caller: crate::blocking::Caller,
+    }
+
+    impl ServerReflectionClient {
+        /// Makes a client that calls over `channel`.
+        pub fn new(channel: crate::blocking::Channel) -> Self {
+            Self {
+                caller: crate::blocking::Caller::new(channel),
+            }
+        }
+
+        /// Connects to the server at `address`.
+        ///
+        /// # Errors
+        ///
+        /// Returns why no connection could be made.
+        pub fn connect(
+            address: impl ::core::convert::Into<crate::Address>,
+        ) -> ::core::result::Result<Self, crate::SessionConnectError> {
+            crate::blocking::Channel::connect(address).map(Self::new)
+        }
+
+        /// Refuses to send requests of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_request_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_request_size(bytes),
+            }
+        }
+
+        /// Refuses to take responses of more than `bytes` bytes.
+        #[must_use]
+        pub fn max_response_size(self, bytes: usize) -> Self {
+            Self {
+                caller: self.caller.max_response_size(bytes),
+            }
+        }
+
+        /// Answers questions, one by one and in their order.
+        ///
+        /// # Errors
+        ///
+        /// Returns why the call could not be begun. What goes wrong later, the `Duplex` reports.
+        pub fn server_reflection_info(
+            &self,
+            request: impl crate::IntoRequest<()>,
+        ) -> ::core::result::Result<
+            crate::blocking::Duplex<
+                super::ServerReflectionRequest,
+                super::ServerReflectionResponse,
+            >,
+            crate::Status,
+        > {
+            self.caller
+                .bidi_streaming(
+                    &super::server_reflection_methods::SERVER_REFLECTION_INFO,
+                    request.into_request(),
+                )
+        }
+    }
+
+    /// Describes the services of a server.
+    pub trait ServerReflection: ::core::marker::Send + ::core::marker::Sync + 'static {
+        /// Answers questions, one by one and in their order.
+        fn server_reflection_info(
+            &self,
+            request: crate::Request<
+                crate::blocking::Streaming<super::ServerReflectionRequest>,
+            >,
+        ) -> ::core::result::Result<
+            crate::Response<
+                impl ::core::iter::Iterator<
+                    Item = ::core::result::Result<
+                        super::ServerReflectionResponse,
+                        crate::Status,
+                    >,
+                > + ::core::marker::Send + 'static,
+            >,
+            crate::Status,
+        >;
+    }
+
+    /// Serves `grpc.reflection.v1.ServerReflection` by an implementation of [`ServerReflection`].
+    #[derive(Debug)]
+    pub struct ServerReflectionServer<T> {
+        service: ::std::sync::Arc<T>,
+        limits: crate::server::MessageLimits,
+    }
+
+    impl<T: ServerReflection> ServerReflectionServer<T> {
+        /// Serves `service`.
+        pub fn new(service: T) -> Self {
+            Self::from_arc(::std::sync::Arc::new(service))
+        }
+
+        /// Serves `service`, which may be in use elsewhere too.
+        pub fn from_arc(service: ::std::sync::Arc<T>) -> Self {
+            Self {
+                service,
+                limits: crate::server::MessageLimits::new(),
+            }
+        }
+    }
+
+    impl<T> ::core::clone::Clone for ServerReflectionServer<T> {
+        fn clone(&self) -> Self {
+            Self {
+                service: ::std::sync::Arc::clone(&self.service),
+                limits: self.limits,
+            }
+        }
+    }
+
+    impl<T> ServerReflectionServer<T> {
+        /// Refuses requests with a message of more than `bytes`. Default: what the server that this is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_request_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_request_size(bytes);
+            self
+        }
+
+        /// Refuses to send a message of more than `bytes` in a response: the call fails. Default: what the server that this
+        /// is added to allows.
+        ///
+        /// That server can say otherwise, by `limits_for_service` and `limits_for_method`.
+        #[must_use]
+        pub fn max_response_size(mut self, bytes: usize) -> Self {
+            self.limits = self.limits.max_response_size(bytes);
+            self
+        }
+    }
+
+    impl<T: ServerReflection> crate::blocking::Service for ServerReflectionServer<T> {
+        const NAME: &'static str = "grpc.reflection.v1.ServerReflection";
+        const METHODS: &'static [crate::Method] = &[
+            super::server_reflection_methods::SERVER_REFLECTION_INFO,
+        ];
+
+        fn message_limits(&self) -> crate::server::MessageLimits {
+            self.limits
+        }
+
+        fn call(&self, call: crate::blocking::Call) {
+            match call.path() {
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
+                    crate::blocking::serve::bidi_streaming(
+                        call,
+                        |request| <T as ServerReflection>::server_reflection_info(
+                            &self.service,
+                            request,
+                        ),
+                    )
+                }
+                _ => crate::blocking::serve::unimplemented(call),
+            }
+        }
+    }
+}
+
 /// The descriptors of this package's files and of all that they import, for reflection: an encoded
 /// `google.protobuf.FileDescriptorSet`.
 #[allow(dead_code, reason = "a program may need only one side of a service")]
