@@ -5,11 +5,13 @@ use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream, b
 use tracing::{Span, field};
 
 use super::{
+    Server,
     connection::Connection,
+    in_process::InProcess,
     interceptor::{InterceptorLayer, Interceptors},
 };
 use crate::{
-    Code, Idempotency, Status,
+    Code, Idempotency, ServeError, Status,
     body::Encode,
     client::{MethodConfig, ServiceConfig, policy::Attempts, response::not_sent},
     deadline::{self, Elapsed},
@@ -31,6 +33,8 @@ pub struct Channel {
     config: Option<ServiceConfig>,
     /// Around the channel, the outermost first.
     layers: Option<Arc<[InterceptorLayer]>>,
+    /// What it leads to, if that is here.
+    _server: Option<Arc<InProcess>>,
 }
 
 /// Configures a [`Channel`].
@@ -103,6 +107,25 @@ impl Channel {
             service_config: None,
             wait_for_ready: false,
         }
+    }
+
+    /// Makes a channel to a server of this process, which serves in threads of its own until the channel and its clones are gone. For tests.
+    ///
+    /// Calls go through shared memory, as between processes: messages are encoded, the limits and interceptors of the server hold, and
+    /// handlers know this process as their [`peer`](crate::Request::peer). The server's [`config`](super::Server::config) is that of
+    /// its side, and the default one that of the channel; any number of channels may be made to its
+    /// [`address`](Self::address). Calls that are under way when the last clone is dropped are let come to their end.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if the system grants no socket or no thread.
+    pub fn in_process(server: Server) -> Result<Self, ServeError> {
+        let (server, address) = InProcess::start(server)?;
+        let channel = Self::builder(address).connect_lazy();
+        Ok(Self {
+            _server: Some(Arc::new(server)),
+            ..channel
+        })
     }
 
     /// Returns the address of the server.
@@ -294,6 +317,7 @@ impl ChannelBuilder {
             wait_for_ready,
             config: service_config,
             layers: None,
+            _server: None,
         }
     }
 }

@@ -65,6 +65,7 @@ mod caller;
 mod channel;
 mod connection;
 mod duplex;
+mod in_process;
 pub mod interceptor;
 mod managed;
 mod out;

@@ -6,6 +6,7 @@ mod common;
 mod drain;
 #[cfg(feature = "health")]
 mod health;
+mod in_process;
 mod interceptor_times;
 mod interceptors;
 mod lab;

@@ -178,6 +178,15 @@ pub(crate) fn noting_answers(log: Log) -> InterceptorLayer {
     })
 }
 
+/// Makes a layer that adds to what travels with requests.
+pub(crate) fn adding_up() -> InterceptorLayer {
+    InterceptorLayer::on_request(|call| {
+        let value = HeaderValue::from_static("1");
+        call.metadata_mut().insert("x-added", value);
+        Ok(())
+    })
+}
+
 pub(crate) fn add(end: &mut End) {
     let value = HeaderValue::from_static("interceptor");
     end.metadata_mut().append("x-end", value);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use shmipc_transport::{
-    AcceptError, Address, Config,
+    AcceptError, Address, BindError, Config,
     blocking::{Listener, Stopper},
 };
 
@@ -307,8 +307,13 @@ impl Server {
         address: impl Into<Address>,
         shutdown: &Shutdown,
     ) -> Result<(), ServeError> {
-        let listener = Listener::bind_with(address, self.config.clone())?;
+        let listener = self.listen(address)?;
         self.serve_with_listener(listener, shutdown)
+    }
+
+    /// Listens at `address`, for sessions as the server wants them.
+    pub(super) fn listen(&self, address: impl Into<Address>) -> Result<Listener, BindError> {
+        Listener::bind_with(address, self.config.clone())
     }
 
     /// Serves the sessions that come to `listener` until `shutdown` begins, then drains as
