@@ -65,6 +65,14 @@ impl Out {
     }
 
     fn encoded<M: Encode>(&mut self, message: &mut M) -> Result<(), OutError> {
+        // While there is room, nothing below waits: then nobody else sees what time it is, or what the peer has said.
+        self.session.attend();
+        if self
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            return Err(OutError::Failed(deadline::exceeded()));
+        }
         let (half, mut buffer) = (&mut self.half, None);
         let sent = poll_fn(|cx| half.poll_message(cx, message, &mut buffer));
         sent_in_time(self.session.block_on(self.deadline, sent))

@@ -1,5 +1,9 @@
 use std::{
-    sync::{Mutex, mpsc},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -315,4 +319,42 @@ fn deadlines_end_streams_at_both_sides() {
         [Code::DeadlineExceeded, Code::Cancelled].contains(&code),
         "{code:?}"
     );
+}
+
+/// Requests that take their time, of which it is counted how many were asked for.
+fn slowly(pause: Duration, asked: &AtomicU64) -> impl Iterator<Item = Packet> {
+    std::iter::repeat_with(move || {
+        thread::sleep(pause);
+        numbered(asked.fetch_add(1, Ordering::Relaxed))
+    })
+}
+
+#[test]
+fn a_call_whose_requests_come_slowly_ends_at_its_deadline() {
+    const TIME: Duration = Duration::from_millis(200);
+    const PAUSES: u32 = 5;
+    let running = run(Server::builder().add_service(Streams {
+        record: |request| Err(request.into_inner().find_map(Result::err).unwrap()),
+        ..Streams::default()
+    }));
+    let asked = AtomicU64::new(0);
+    let mut request = Request::new(slowly(TIME / PAUSES, &asked));
+    request.set_timeout(TIME);
+    let late: Handled = running.caller().client_streaming(&RECORD, request);
+    assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+    assert!(asked.into_inner() <= PAUSES.into());
+}
+
+#[test]
+fn a_call_whose_requests_come_slowly_ends_with_its_answer() {
+    let running = run(Server::builder().add_service(Streams {
+        record: |_| Ok(Response::new(packet("enough"))),
+        ..Streams::default()
+    }));
+    let (caller, asked) = (running.caller(), AtomicU64::new(0));
+    let requests = slowly(Duration::from_millis(100), &asked).into_iter_request();
+    let answer: Handled = caller.client_streaming(&RECORD, requests);
+    answer.unwrap();
+    // So many wait for the server to take them before the client would.
+    assert!(asked.into_inner() < 30);
 }
