@@ -73,21 +73,16 @@ pub(crate) fn answering() -> Services {
 
 /// Begins to answer where there is a stream, and never ends before its caller has gone.
 pub(crate) fn hanging() -> Services {
-    fn wait<T>(request: &Request<T>) {
+    fn given_up<T>(request: &Request<T>) -> Handled {
         let cancellation = request.cancellation();
         super::lab::until(|| cancellation.is_cancelled());
+        Err(Status::cancelled("nobody waits for it"))
     }
     Services {
-        lab: lab(|request| {
-            wait(&request);
-            Ok(Response::new(numbered(0)))
-        }),
+        lab: lab(|request| given_up(&request)),
         streams: Streams {
             list: |_| Ok(Response::new(items((0..).map(numbered)))),
-            record: |request| {
-                wait(&request);
-                Ok(Response::new(numbered(0)))
-            },
+            record: |request| given_up(&request),
             chat: |_| Ok(Response::new(items((0..).map(numbered)))),
         },
     }
