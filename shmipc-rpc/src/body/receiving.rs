@@ -137,7 +137,7 @@ impl Receiving {
             return Some(Ok(Some(frame::take_first(&mut self.rest))));
         }
         let received = self.stream.try_recv()?;
-        Some(self.received(received))
+        Some(self.received(received, None))
     }
 
     /// Reads the first frame of a response.
@@ -333,7 +333,7 @@ impl Receiving {
             return Poll::Ready(Ok(Some(frame::take_first(&mut self.rest))));
         }
         match self.stream.poll_recv(cx) {
-            Poll::Ready(received) => Poll::Ready(self.received(received)),
+            Poll::Ready(received) => Poll::Ready(self.received(received, None)),
             Poll::Pending => {
                 if let Side::Caller {
                     deadline: Some(deadline),
@@ -359,14 +359,15 @@ impl Receiving {
         }
         match blocking::RecvHalf::recv_on(&mut self.stream, deadline) {
             Err(RecvError::TimedOut) => Err(deadline::exceeded()),
-            received => self.received(received),
+            received => self.received(received, deadline),
         }
     }
 
-    /// Takes the first frame off what has arrived, and keeps those that came with it.
+    /// Takes the first frame off what has arrived, and keeps those that came with it. `deadline` is that of a thread that waited.
     fn received(
         &mut self,
         received: Result<Option<RecvBuf>, RecvError>,
+        deadline: Option<Instant>,
     ) -> Result<Option<RecvBuf>, Status> {
         match received {
             Ok(Some(message)) => {
@@ -375,14 +376,22 @@ impl Receiving {
             }
             Ok(None) if self.stream.hears_end() => Ok(None),
             // All that was heard is that the stream was given up: an end would have come as a frame.
-            Ok(None) => Err(self.not_received(RecvError::Reset(ABANDONED))),
-            Err(error) => Err(self.not_received(error)),
+            Ok(None) => Err(self.not_received(RecvError::Reset(ABANDONED), deadline)),
+            Err(error) => Err(self.not_received(error, deadline)),
         }
     }
 
     /// The status for a half that breaks off. That of a call at its caller is R9's, or CANCELLED.
-    fn not_received(&self, error: RecvError) -> Status {
-        match self.side {
+    fn not_received(&self, error: RecvError, deadline: Option<Instant>) -> Status {
+        match &self.side {
+            // A server that has no room to say that time is up gives the call up, and its time began later than the caller's.
+            Side::Caller { deadline: own, .. }
+                if matches!(error, RecvError::Reset(_))
+                    && deadline::earlier(*own, deadline)
+                        .is_some_and(|deadline| deadline <= Instant::now()) =>
+            {
+                deadline::exceeded()
+            }
             Side::Caller { .. } => not_received(error),
             Side::Server => Status::cancelled("the caller gave the call up")
                 .with_source(crate::BoxError::from(error)),
