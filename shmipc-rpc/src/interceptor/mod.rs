@@ -19,7 +19,7 @@
 //! On the client: each call carries a token, and how long it took is noted.
 //!
 //! ```no_run
-//! # async fn fetch_token() -> Result<http::HeaderValue, shmipc_rpc::Status> { unimplemented!() }
+//! # async fn fetch_token() -> Result<http::HeaderValue, shmipc_rpc::Status> { Ok(http::HeaderValue::from_static("token")) }
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Instant;
 //!

@@ -26,7 +26,7 @@
 //! On the client: each call carries a token, and how long it took is noted.
 //!
 //! ```no_run
-//! # fn fetch_token() -> Result<http::HeaderValue, shmipc_rpc::Status> { unimplemented!() }
+//! # fn fetch_token() -> Result<http::HeaderValue, shmipc_rpc::Status> { Ok(http::HeaderValue::from_static("token")) }
 //! # fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Instant;
 //!

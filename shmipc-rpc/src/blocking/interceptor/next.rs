@@ -30,7 +30,7 @@ pub(in crate::blocking) fn see(
 
 /// What lies behind an interceptor: further ones, and at the end the server or the handler.
 ///
-/// It stays in the thread of its call. Dropping it is the end of the call's request.
+/// It stays in the thread of its call. Where it is dropped instead of [run](Self::run), the call goes no further.
 pub struct Next<'a> {
     rest: &'a [Arc<dyn Interceptor>],
     bottom: &'a mut Bottom<'a>,

@@ -279,7 +279,7 @@ impl ShmipcLink {
     fn is_handed_out(&self, tx: &mut ShmipcTx, stream: u32) -> Result<bool, InvalidShmipc> {
         let untaken = tx.producer.refresh()?;
         let rest = match self.wakes {
-            // Its timer is no finer than ours.
+            // That of others is no finer than this, and ours is so coarse where nothing comes.
             Wakes::Polling(interval) => Rest::After(interval.max(LOOK_AGAIN)),
             Wakes::Socket | Wakes::EventFd => Rest::Asleep(tx.producer.is_consumer_idle()),
         };

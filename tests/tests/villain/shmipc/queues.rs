@@ -217,7 +217,8 @@ fn hazard_h50_so_is_the_first_message_of_a_stream() {
             sessions.push((villain, session));
             stages.push(stage);
         }
-        // While a stream was open, the victim has looked once in a second, and may do so once more.
+        // While a stream was open, the victim has looked once in a second, and may do so once more. Without this pause that look might be
+        // what finds the message: the test would pass, and show less.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let streams: Vec<u32> = sessions
             .iter_mut()
