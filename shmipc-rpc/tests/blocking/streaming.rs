@@ -358,3 +358,59 @@ fn a_call_whose_requests_come_slowly_ends_with_its_answer() {
     // So many wait for the server to take them before the client would.
     assert!(asked.into_inner() < 30);
 }
+
+#[test]
+fn a_caller_that_reads_too_slowly_has_met_its_deadline() {
+    static GONE: Mutex<Option<mpsc::Sender<()>>> = Mutex::new(None);
+
+    /// Tells when it is dropped, after it has sent what it may.
+    struct Endless;
+
+    impl Iterator for Endless {
+        type Item = Result<Packet, Status>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            Some(Ok(numbered(1)))
+        }
+    }
+
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            GONE.lock().unwrap().as_ref().unwrap().send(()).unwrap();
+        }
+    }
+
+    fn request() -> Request<Packet> {
+        let mut request = Request::new(packet(""));
+        request.set_timeout(Duration::from_millis(100));
+        request
+    }
+
+    let (tell, gone) = mpsc::channel();
+    *GONE.lock().unwrap() = Some(tell);
+    let running = run(Server::builder().add_service(Streams {
+        list: |_| Ok(Response::new(Box::new(Endless))),
+        ..Streams::default()
+    }));
+    let caller = running.caller();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let channel = runtime.block_on(shmipc_rpc::Channel::connect(running.path()));
+    let task = AsyncCaller::new(channel.unwrap());
+    // There is no room for the end, so the server can but give the call up.
+    for _ in 0..10 {
+        let called = caller.server_streaming::<_, Packet>(&LIST, request());
+        let status = called.and_then(|list| {
+            gone.recv_timeout(LONG).unwrap();
+            let mut list = list.into_inner();
+            while list.message()?.is_some() {}
+            Ok(())
+        });
+        assert_eq!(status.unwrap_err().code(), Code::DeadlineExceeded);
+        let status = runtime.block_on(async {
+            let list = task.server_streaming::<_, Packet>(&LIST, request()).await?;
+            gone.recv_timeout(LONG).unwrap();
+            numbers(list.into_inner()).await
+        });
+        assert_eq!(status.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+}
