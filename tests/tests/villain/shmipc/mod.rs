@@ -139,6 +139,22 @@ async fn told_on(mut stage: Stage, dialect: Dialect, lies: &[Lie]) {
     before.are_back("after lies").await;
 }
 
+/// Waits until the victim has opened its streams, and so takes no slices any more but for answers. Returns a stream.
+fn stream_after_theirs(villain: &mut ShmipcVillain) -> u32 {
+    let stream = villain.stream();
+    let others = match (villain.role, villain.dialect.is_native()) {
+        // Only clients open any.
+        (Role::Client, true) => 0,
+        // The first is the one.
+        (Role::Server, true) => VICTIMS_STREAMS - 1,
+        (_, false) => VICTIMS_STREAMS,
+    };
+    for _ in 0..others {
+        villain.message().expect("the victim opens a stream");
+    }
+    stream
+}
+
 /// Something odd, and how it is done.
 type Oddity = (&'static str, fn(&mut ShmipcVillain));
 

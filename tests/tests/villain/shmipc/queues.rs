@@ -24,7 +24,7 @@ use tests::{
     },
 };
 
-use super::{borne, config, session, shmipc_lies, stage, told};
+use super::{borne, config, session, shmipc_lies, stage, stream_after_theirs, told};
 
 /// Has the victim put in more than half of what its queue holds, so that it looks at how much was taken out, by the
 /// villain's account.
@@ -108,15 +108,9 @@ fn hazard_c1_who_never_sleeps_is_not_overtaken_and_not_waited_for() {
         let (mut villains, mut sessions) = (Vec::new(), Vec::new());
         for role in [Role::Client, Role::Server] {
             let (mut villain, session) = session(&mut stage, role, dialect).await;
-            let stream = villain.prod(b"echo");
-            // Besides the answer, what comes on other streams that the victim has opened.
-            let others = match role {
-                Role::Client => 0,
-                Role::Server => super::VICTIMS_STREAMS - 1,
-            };
-            for _ in 0..=others {
-                villain.message().expect("the victim answers");
-            }
+            let stream = stream_after_theirs(&mut villain);
+            villain.send(stream, b"echo");
+            expect(&mut villain, stream, b"echo");
             // From now on, all answers would have to go over the socket.
             for list in villain.buffers.lists.clone() {
                 // The last is never handed out.
