@@ -85,6 +85,9 @@ impl Tick {
     }
 }
 
+/// The longest that it takes to be polled again on a runtime where nobody else has anything to do.
+const IDLE_TURN: Duration = Duration::from_micros(1);
+
 /// A wait during which we look.
 struct Spin {
     way: Way,
@@ -92,6 +95,8 @@ struct Spin {
     burst: Duration,
     began: Instant,
     until: Option<Instant>,
+    /// When this task was polled last, during this wait.
+    polled: Option<Instant>,
 }
 
 /// What one look at the ring calls for.
@@ -105,6 +110,13 @@ enum Next {
 }
 
 impl Spin {
+    /// Whether it is not known that nobody else has anything to do. Tasks that let others run now and then, and have more to do, must
+    /// not wait for a long look each time.
+    fn has_company(&mut self, now: Instant) -> bool {
+        let last = self.polled.replace(now);
+        last.is_none_or(|last| IDLE_TURN < now.saturating_duration_since(last))
+    }
+
     /// Looks at the ring for as long as one poll may. Returns whether something is there.
     fn look(&mut self, shared: &Shared, inbound: &mut Inbound, now: Instant) -> bool {
         if self.burst.is_zero() {
@@ -344,10 +356,16 @@ impl Driver {
                     burst,
                     began: now,
                     until: now.checked_add(budget),
+                    polled: None,
                 })
             }
         };
         if found {
+            return Next::AfterOthers;
+        }
+        // On more threads than one, another takes over who is kept waiting.
+        let keeps_waiting = shared.is_current_thread && !spin.burst.is_zero();
+        if is_waited_for && keeps_waiting && spin.has_company(now) {
             return Next::AfterOthers;
         }
         // While those who were woken have not run yet, they are what is waited for.
