@@ -2,11 +2,17 @@
 
 mod common;
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_core::Stream;
 use shmipc_rpc::{
-    Channel, Code, Request, Response, Sender, Server, Status, Streaming,
+    Channel, Code, Listener, Request, Response, Sender, Server, Status, Streaming,
     client::{CallService, Caller},
     http::{HeaderMap, HeaderValue},
 };
@@ -529,4 +535,50 @@ async fn messages_of_all_lengths_keep_their_order() {
         assert_eq!(messages.message().await.expect("it ends well"), None);
     };
     in_time(check(running.caller().await)).await;
+}
+
+/// Numbers that come eight at a time, after which others are let run.
+struct InEights(std::ops::Range<u64>, bool);
+
+impl Stream for InEights {
+    type Item = Packet;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Packet>> {
+        if self.0.start.is_multiple_of(8) && !std::mem::replace(&mut self.1, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.1 = false;
+        Poll::Ready(self.0.next().map(numbered))
+    }
+}
+
+#[tokio::test]
+async fn messages_travel_together_though_their_source_pauses() {
+    const COUNT: u64 = 800;
+    let service = streams().record(|mut request| async move {
+        let mut count = 0;
+        while request.get_mut().message().await?.is_some() {
+            count += 1;
+        }
+        assert_eq!(count, COUNT);
+        let received = request.session_stats().map(|stats| stats.messages_received);
+        Ok(Response::new(numbered(received.unwrap_or_default())))
+    });
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    let path = directory.path().join("streams.sock");
+    let listener = Listener::bind(path.clone()).expect("nobody else listens there");
+    let _server = Server::builder()
+        .add_service(service)
+        .start_with_listener(listener);
+    in_time(async {
+        let caller = Caller::new(Channel::connect(path).await.expect("it listens"));
+        let requests = Request::new(InEights(0..COUNT, false));
+        let answer = caller.client_streaming::<_, _, Packet>(&RECORD, requests);
+        let received = answer.await.expect("it is served").into_inner().number;
+        // The first few go one by one, and then one message of the transport holds eight. Those of the windows come on top.
+        let expected = COUNT / 8..COUNT / 4;
+        assert!(expected.contains(&received), "{received} messages");
+    })
+    .await;
 }

@@ -143,7 +143,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
             self.begin()?;
         }
         let next = match &mut self.source {
-            Source::Open(receiving) => receiving.wait_message(self.deadline),
+            Source::Open(receiving) => receiving.wait_decoded(self.deadline),
             Source::One(_) => match std::mem::replace(&mut self.source, Source::Over) {
                 Source::One(message) => return decode(message).map(Some),
                 _ => None,
@@ -151,7 +151,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
             Source::Seen(seen) => return seen.messages.wait_message(self.deadline),
             Source::Unopened(_) | Source::Over => return Ok(None),
         };
-        match next.map(|next| next.and_then(decode)) {
+        match next {
             Some(Ok(message)) => Ok(Some(message)),
             end => {
                 let source = std::mem::replace(&mut self.source, Source::Over);

@@ -26,6 +26,10 @@ const MESSAGES_PER_POLL: usize = 512;
 /// a source that looks out for the next.
 const IN_A_ROW_MIN: usize = 4;
 
+/// The most of them that count. A pause halves the count, so that a source that pauses after many, if only to let others run, need not
+/// begin anew, and one that has come to send one at a time is soon taken for what it is.
+const IN_A_ROW_MAX: usize = 32;
+
 /// How long several messages may be that travel together: as much as lies in the ring itself.
 const GATHER_MAX: usize = SendHalf::SHORT_MAX;
 
@@ -94,7 +98,7 @@ pin_project! {
         buffer: Option<SendBuf>,
         // Whether what is in the buffer is a head by itself.
         opens: bool,
-        // Messages that were there at once, one after the other.
+        // How many messages have lately been there at once, one after the other.
         in_a_row: usize,
     }
 }
@@ -130,7 +134,7 @@ impl<S: Source> Outflow<S> {
             }
             match this.source.as_mut().poll_next(cx) {
                 Poll::Pending => {
-                    *this.in_a_row = 0;
+                    *this.in_a_row /= 2;
                     return (gathered, true);
                 }
                 Poll::Ready(None) => {
@@ -139,7 +143,7 @@ impl<S: Source> Outflow<S> {
                 Poll::Ready(Some(Err(status))) => *this.ending = Some(Ending::Failed(status)),
                 Poll::Ready(Some(Ok(message))) => {
                     gathered += 1;
-                    *this.in_a_row = this.in_a_row.saturating_add(1);
+                    *this.in_a_row = (*this.in_a_row + 1).min(IN_A_ROW_MAX);
                     let len = frame::PREFIX_LEN + message.encoded_len();
                     let fits =
                         *this.held_len + len <= GATHER_MAX && len - frame::PREFIX_LEN <= len_max;

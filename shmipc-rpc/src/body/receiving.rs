@@ -7,11 +7,12 @@ use std::{
     time::Instant,
 };
 
+use bytes::Buf;
 use http::HeaderMap;
 use shmipc_transport::{ABANDONED, RecvBuf, RecvError, RecvHalf, SessionLost, blocking};
 use tokio::time::Sleep;
 
-use super::{Encoded, messages::Source};
+use super::{Encoded, decode, messages::Source};
 use crate::{
     Status, deadline,
     frame::{self, Flags, InvalidFrame, ResponseFrame},
@@ -133,11 +134,13 @@ impl Receiving {
 
     /// Takes the next frame if it is there.
     fn try_take(&mut self) -> Option<Result<Option<RecvBuf>, Status>> {
-        if !self.rest.is_empty() {
-            return Some(Ok(Some(frame::take_first(&mut self.rest))));
-        }
-        let received = self.stream.try_recv()?;
-        Some(self.received(received, None))
+        let filled = if self.rest.is_empty() {
+            let received = self.stream.try_recv()?;
+            self.received(received, None)
+        } else {
+            Ok(true)
+        };
+        Some(filled.map(|is_filled| is_filled.then(|| self.first_frame())))
     }
 
     /// Reads the first frame of a response.
@@ -210,6 +213,73 @@ impl Receiving {
                 return Some(Err(status));
             }
         }
+    }
+
+    /// As [`poll_message`](Self::poll_message), and decodes it.
+    pub(crate) fn poll_decoded<T: prost::Message + Default>(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, Status>>> {
+        loop {
+            if let Some(decoded) = self.decode_short() {
+                return Poll::Ready(Some(decoded));
+            }
+            if let Some(next) = self.next_of_frame() {
+                return Poll::Ready(next.map(|next| next.and_then(decode)));
+            }
+            let frame = match ready!(self.poll_fill(cx)) {
+                Ok(true) => match self.decode_short() {
+                    Some(decoded) => return Poll::Ready(Some(decoded)),
+                    None => Ok(Some(self.first_frame())),
+                },
+                Ok(false) => Ok(None),
+                Err(status) => Err(status),
+            };
+            if let Err(status) = self.take_frame(frame) {
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+    }
+
+    /// As [`poll_decoded`](Self::poll_decoded), but waits in this thread, until `deadline`.
+    pub(crate) fn wait_decoded<T: prost::Message + Default>(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Option<Result<T, Status>> {
+        loop {
+            if let Some(decoded) = self.decode_short() {
+                return Some(decoded);
+            }
+            if let Some(next) = self.next_of_frame() {
+                return next.map(|next| next.and_then(decode));
+            }
+            let frame = match self.wait_fill(deadline) {
+                Ok(true) => match self.decode_short() {
+                    Some(decoded) => return Some(decoded),
+                    None => Ok(Some(self.first_frame())),
+                },
+                Ok(false) => Ok(None),
+                Err(status) => Err(status),
+            };
+            if let Err(status) = self.take_frame(frame) {
+                return Some(Err(status));
+            }
+        }
+    }
+
+    /// Decodes the next message where it lies, if that is short, and alone in its frame. Most messages are, where there are many.
+    fn decode_short<T: prost::Message + Default>(&mut self) -> Option<Result<T, Status>> {
+        let is_begun = match &self.side {
+            Side::Caller { opened, .. } => *opened,
+            Side::Server => true,
+        };
+        if !is_begun || self.message.is_some() || self.ending.is_some() {
+            return None;
+        }
+        let (message, frame_len) = frame::first_short(&self.rest, self.message_len_max)?;
+        let decoded = decode(message);
+        self.rest.advance(frame_len);
+        Some(decoded)
     }
 
     /// Takes what the last frame has left; `None` if another must be read.
@@ -329,8 +399,14 @@ impl Receiving {
 
     /// Polls for the next frame. `None`: the other side has ended its half without one.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecvBuf>, Status>> {
+        let filled = ready!(self.poll_fill(cx));
+        Poll::Ready(filled.map(|is_filled| is_filled.then(|| self.first_frame())))
+    }
+
+    /// Polls for frames to be there. `false`: the other side has ended its half without another one.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
         if !self.rest.is_empty() {
-            return Poll::Ready(Ok(Some(frame::take_first(&mut self.rest))));
+            return Poll::Ready(Ok(true));
         }
         match self.stream.poll_recv(cx) {
             Poll::Ready(received) => Poll::Ready(self.received(received, None)),
@@ -354,8 +430,14 @@ impl Receiving {
 
     /// Waits for the next frame in this thread.
     fn wait_frame(&mut self, deadline: Option<Instant>) -> Result<Option<RecvBuf>, Status> {
+        let is_filled = self.wait_fill(deadline)?;
+        Ok(is_filled.then(|| self.first_frame()))
+    }
+
+    /// As [`poll_fill`](Self::poll_fill), but waits in this thread, until `deadline`.
+    fn wait_fill(&mut self, deadline: Option<Instant>) -> Result<bool, Status> {
         if !self.rest.is_empty() {
-            return Ok(Some(frame::take_first(&mut self.rest)));
+            return Ok(true);
         }
         match blocking::RecvHalf::recv_on(&mut self.stream, deadline) {
             Err(RecvError::TimedOut) => Err(deadline::exceeded()),
@@ -363,18 +445,23 @@ impl Receiving {
         }
     }
 
-    /// Takes the first frame off what has arrived, and keeps those that came with it. `deadline` is that of a thread that waited.
+    /// Takes the first of the frames that are there.
+    fn first_frame(&mut self) -> RecvBuf {
+        frame::take_first(&mut self.rest)
+    }
+
+    /// Keeps the frames that have arrived together. `deadline` is that of a thread that waited.
     fn received(
         &mut self,
         received: Result<Option<RecvBuf>, RecvError>,
         deadline: Option<Instant>,
-    ) -> Result<Option<RecvBuf>, Status> {
+    ) -> Result<bool, Status> {
         match received {
             Ok(Some(message)) => {
                 self.rest = message;
-                Ok(Some(frame::take_first(&mut self.rest)))
+                Ok(true)
             }
-            Ok(None) if self.stream.hears_end() => Ok(None),
+            Ok(None) if self.stream.hears_end() => Ok(false),
             // All that was heard is that the stream was given up: an end would have come as a frame.
             Ok(None) => Err(self.not_received(RecvError::Reset(ABANDONED), deadline)),
             Err(error) => Err(self.not_received(error, deadline)),

@@ -122,6 +122,19 @@ pub(crate) fn take_first(message: &mut RecvBuf) -> RecvBuf {
     std::mem::take(message)
 }
 
+/// Returns the first message in `frames`, and the length of its frame, if that holds nothing else and lies in one piece, and the message
+/// is so short that all of it would be copied to be owned: then it may as well be decoded where it lies.
+pub(crate) fn first_short(frames: &RecvBuf, len_max: usize) -> Option<(&[u8], usize)> {
+    let (prefix, rest) = frames.chunk().split_first_chunk()?;
+    let prefix = Prefix::decode(*prefix).ok()?;
+    let len = prefix.message_len as usize;
+    let is_short = len < RecvBuf::SHARED_MIN && len <= len_max;
+    if prefix.flags != Flags::MESSAGE || prefix.head_len != 0 || !is_short {
+        return None;
+    }
+    Some((rest.get(..len)?, PREFIX_LEN + len))
+}
+
 /// Takes prefix and head off `frame`, which then holds exactly the message.
 ///
 /// `read_head` sees the head in place.
@@ -323,6 +336,38 @@ mod tests {
                 prop_assert_eq!(plain.len(), bytes.len(), "nothing was done");
                 let is_whole = bytes.len() == PREFIX_LEN + message_len as usize;
                 prop_assert!(flags != Flags::UNARY.0 || head_len != 0 || !is_whole);
+            }
+        }
+
+        /// The oracle is how frames that travel together are told apart, and opened.
+        #[test]
+        fn a_short_message_is_found_where_it_lies(
+            flags in prop_oneof![Just(Flags::MESSAGE.0), 0u8..64],
+            head_len in prop_oneof![Just(0u16), 0u16..4],
+            message_len in prop_oneof![0u32..20, 250u32..260],
+            len_max in prop_oneof![Just(usize::MAX), 0usize..30],
+            followed in 0usize..20,
+            missing in prop_oneof![Just(0usize), 0usize..30],
+        ) {
+            let prefix = Prefix { message_len, head_len, flags: Flags(flags) };
+            let frame_len = PREFIX_LEN + usize::from(head_len) + message_len as usize;
+            let mut bytes = frame(prefix.encode(), &[7; 300]);
+            bytes.truncate((frame_len + followed).saturating_sub(missing));
+            let mut frames = RecvBuf::from(Bytes::from(bytes));
+            let found = first_short(&frames, len_max).map(|(message, len)| (Bytes::copy_from_slice(message), len));
+            let mut first = take_first(&mut frames);
+            let first_len = first.len();
+            let opened = open(&mut first, |prefix, _| Ok(prefix.flags));
+            match found {
+                Some((message, len)) => {
+                    prop_assert_eq!(len, first_len);
+                    prop_assert_eq!(opened, Ok(Flags::MESSAGE));
+                    prop_assert_eq!(first.copy_to_bytes(first.len()), message);
+                }
+                None => {
+                    let is_other = opened != Ok(Flags::MESSAGE) || head_len != 0;
+                    prop_assert!(is_other || len_max.min(RecvBuf::SHARED_MIN - 1) < first.len());
+                }
             }
         }
 

@@ -171,10 +171,8 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
     /// As [`message`](Self::message), but waits in this thread, until `deadline`.
     pub(crate) fn wait_message(&mut self, deadline: Option<Instant>) -> Result<Option<T>, Status> {
         if let Source::Received(receiving) = &mut self.source {
-            let next = receiving.wait_message(deadline);
-            return self
-                .taken(next.map(|next| next.and_then(decode)))
-                .transpose();
+            let next = receiving.wait_decoded(deadline);
+            return self.taken(next).transpose();
         }
         match self.poll_source(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(next) => next.transpose(),
@@ -206,7 +204,7 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
         let next = match &mut self.source {
             Source::Received(receiving) => {
-                ready!(receiving.poll_message(cx)).map(|next| next.and_then(decode))
+                ready!(receiving.poll_decoded(cx))
             }
             Source::Foreign(decoder) => {
                 ready!(decoder.poll_message(cx)).map(|next| next.and_then(decode))

@@ -4,11 +4,6 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-/// Ranges at least this long are shared rather than copied out of a message.
-///
-/// Below, a copy is cheaper than the bookkeeping of a share, and does not hold on to a whole block of the sender's.
-const SHARE_MIN: usize = 256;
-
 /// A message that was received: its bytes, in place.
 ///
 /// A short message has been copied out of the ring. A longer one still lies in memory of the sender's;
@@ -27,6 +22,11 @@ pub struct RecvBuf {
 }
 
 impl RecvBuf {
+    /// Ranges of at least so many bytes are shared by [`copy_to_bytes`](Buf::copy_to_bytes) rather than copied.
+    ///
+    /// Below, a copy is cheaper than the bookkeeping of a share, and does not hold on to a whole block of the sender's.
+    pub const SHARED_MIN: usize = 256;
+
     pub(crate) fn from_bytes(bytes: Bytes) -> Self {
         Self {
             len: bytes.len(),
@@ -121,7 +121,7 @@ impl Buf for RecvBuf {
             "cannot take {len} bytes of a message of {}",
             self.len
         );
-        if SHARE_MIN <= len && len <= self.front.len() {
+        if Self::SHARED_MIN <= len && len <= self.front.len() {
             let shared = self.front.split_to(len);
             self.len -= len;
             self.next_part();
@@ -180,12 +180,15 @@ mod tests {
     fn long_ranges_are_shared_and_short_ones_copied() {
         let part = Bytes::from(vec![1; 4096]);
         let mut message = RecvBuf::from_bytes(part.clone());
-        let long = message.copy_to_bytes(SHARE_MIN);
+        let long = message.copy_to_bytes(RecvBuf::SHARED_MIN);
         assert_eq!(long.as_ptr(), part.as_ptr());
         let short = message.copy_to_bytes(16);
-        assert_ne!(short.as_ptr(), part[SHARE_MIN..].as_ptr());
+        assert_ne!(short.as_ptr(), part[RecvBuf::SHARED_MIN..].as_ptr());
         let rest = message.split_to(message.len());
-        assert_eq!(rest.chunk().as_ptr(), part[SHARE_MIN + 16..].as_ptr());
+        assert_eq!(
+            rest.chunk().as_ptr(),
+            part[RecvBuf::SHARED_MIN + 16..].as_ptr()
+        );
     }
 
     proptest! {
