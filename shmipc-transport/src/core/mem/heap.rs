@@ -64,6 +64,8 @@ pub(crate) struct Heap {
 
 struct Inner {
     regions: Vec<Entry>,
+    /// Where the last block was found. The search goes on from there: from the first region on, it would pass by all that are full.
+    found_last: usize,
     next_id: u32,
     max: u64,
     /// Set when the peer can no longer be asked what it still reads: then nothing that comes back may be used again.
@@ -88,6 +90,7 @@ impl Heap {
     pub(crate) fn new(max: u32) -> Self {
         let inner = Inner {
             regions: Vec::new(),
+            found_last: 0,
             next_id: 0,
             max: u64::from(max),
             closed: false,
@@ -125,11 +128,15 @@ impl Heap {
     }
 
     fn take_of(self: &Arc<Self>, inner: &mut Inner, len: u32) -> Option<Block> {
-        for entry in &mut inner.regions {
+        let count = inner.regions.len();
+        let last = inner.found_last.min(count);
+        for number in (last..count).chain(0..last) {
+            let entry = &mut inner.regions[number];
             let Some((start, size)) = entry.space.alloc(len, u32_len(entry.region.len())) else {
                 continue;
             };
             let (region, id) = (entry.region.clone(), entry.id);
+            inner.found_last = number;
             inner.figures.used += u64::from(size);
             inner.figures.used_max = inner.figures.used_max.max(inner.figures.used);
             // SAFETY: the region's allocator has just handed out `start..start + size`, and takes it back only when
