@@ -72,7 +72,8 @@ pub struct Plan {
     pub ping_pong_rounds: usize,
     /// Whether the parallel ping-pong takes only its first size, unless [`only`](Self::only) asks for more.
     pub brief: bool,
-    /// How long each case calls before it is measured; four times that where megabytes are written.
+    /// How long each case calls before it is measured; four times that where megabytes are written, and twelve times if that is done
+    /// in many calls at a time.
     pub warm_up: Duration,
     /// How long each case is measured.
     pub duration: Duration,
@@ -154,12 +155,13 @@ impl Plan {
     }
 
     /// How long `case` calls before it is measured. What writes megabytes goes through all of its memory once before none of it is
-    /// touched for the first time.
+    /// touched for the first time, and half a gigabyte takes a second where the host backs it only then.
     fn warm_up(&self, case: &Case) -> Duration {
-        if case.work == Work::Exchange && LARGE.contains(&case.size) {
-            4 * self.warm_up
-        } else {
-            self.warm_up
+        let is_large = case.work == Work::Exchange && LARGE.contains(&case.size);
+        match (is_large, case.in_flight) {
+            (false, _) => self.warm_up,
+            (true, 1) => 4 * self.warm_up,
+            (true, _) => 12 * self.warm_up,
         }
     }
 

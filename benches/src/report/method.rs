@@ -45,7 +45,7 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
 
 - **Two processes.** Each case runs in two fresh processes, a client and a server; a third, which started them, sleeps
   meanwhile. Each case runs {rounds} times for {duration} after {warm_up} of warm-up (four times that where megabytes are
-  written, which touches all of the memory once), and between two rounds of a case all others run. Every figure is the median over the rounds of what each round found; “p50 of the rounds” shows the
+  written, and twelve times if that is done in many calls at a time: it touches all of the memory once), and between two rounds of a case all others run. Every figure is the median over the rounds of what each round found; “p50 of the rounds” shows the
   smallest and the largest. What is compared under “Figures to reach” was found in the same round: in that whose ratio is the median of
   all.
 - **Processors that move.** A hypervisor has the processors of a virtual machine share a core for a while, and then lie far apart, where
