@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -91,16 +92,22 @@ fn workspace() -> PathBuf {
 fn obey(request: Request) -> Result<ExitCode> {
     match request {
         Request::Help => println!("{USAGE}"),
-        Request::List => {
-            for case in suite::sampled_cases() {
-                println!("{case}");
-            }
-            println!("allocations\nidle");
-        }
+        Request::List => list()?,
         Request::PlayRole(assignment) => role::play(serde_json::from_str(&assignment)?)?,
         Request::Measure { plan, out } => return measure(&plan, out),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the names of all cases, or of as many as somebody reads.
+fn list() -> Result<()> {
+    let cases = suite::sampled_cases();
+    let mut names: Vec<_> = cases.iter().map(ToString::to_string).collect();
+    names.extend(["allocations", "idle", ""].map(str::to_owned));
+    match io::stdout().write_all(names.join("\n").as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn measure(plan: &Plan, out: PathBuf) -> Result<ExitCode> {
