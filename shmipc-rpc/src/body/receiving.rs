@@ -221,22 +221,12 @@ impl Receiving {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<T, Status>>> {
         loop {
-            if let Some(decoded) = self.decode_short() {
-                return Poll::Ready(Some(decoded));
-            }
             if let Some(next) = self.next_of_frame() {
                 return Poll::Ready(next.map(|next| next.and_then(decode)));
             }
-            let frame = match ready!(self.poll_fill(cx)) {
-                Ok(true) => match self.decode_short() {
-                    Some(decoded) => return Poll::Ready(Some(decoded)),
-                    None => Ok(Some(self.first_frame())),
-                },
-                Ok(false) => Ok(None),
-                Err(status) => Err(status),
-            };
-            if let Err(status) = self.take_frame(frame) {
-                return Poll::Ready(Some(Err(status)));
+            let filled = ready!(self.poll_fill(cx));
+            if let Some(decoded) = self.decode_first(filled) {
+                return Poll::Ready(Some(decoded));
             }
         }
     }
@@ -247,33 +237,35 @@ impl Receiving {
         deadline: Option<Instant>,
     ) -> Option<Result<T, Status>> {
         loop {
-            if let Some(decoded) = self.decode_short() {
-                return Some(decoded);
-            }
             if let Some(next) = self.next_of_frame() {
                 return next.map(|next| next.and_then(decode));
             }
-            let frame = match self.wait_fill(deadline) {
-                Ok(true) => match self.decode_short() {
-                    Some(decoded) => return Some(decoded),
-                    None => Ok(Some(self.first_frame())),
-                },
-                Ok(false) => Ok(None),
-                Err(status) => Err(status),
-            };
-            if let Err(status) = self.take_frame(frame) {
-                return Some(Err(status));
+            let filled = self.wait_fill(deadline);
+            if let Some(decoded) = self.decode_first(filled) {
+                return Some(decoded);
             }
         }
     }
 
-    /// Decodes the next message where it lies, if that is short, and alone in its frame. Most messages are, where there are many.
-    fn decode_short<T: prost::Message + Default>(&mut self) -> Option<Result<T, Status>> {
-        let is_begun = match &self.side {
-            Side::Caller { opened, .. } => *opened,
-            Side::Server => true,
+    /// Decodes the first message that is there, or takes the first frame.
+    fn decode_first<T: prost::Message + Default>(
+        &mut self,
+        filled: Result<bool, Status>,
+    ) -> Option<Result<T, Status>> {
+        let frame = match filled {
+            Ok(true) => match self.decode_short() {
+                Some(decoded) => return Some(decoded),
+                None => Ok(Some(self.first_frame())),
+            },
+            Ok(false) => Ok(None),
+            Err(status) => Err(status),
         };
-        if !is_begun || self.message.is_some() || self.ending.is_some() {
+        self.take_frame(frame).err().map(Err)
+    }
+
+    /// Decodes the first message where it lies, if that is short, and alone in its frame. Most messages are, where there are many.
+    fn decode_short<T: prost::Message + Default>(&mut self) -> Option<Result<T, Status>> {
+        if let Side::Caller { opened: false, .. } = self.side {
             return None;
         }
         let (message, frame_len) = frame::first_short(&self.rest, self.message_len_max)?;
