@@ -1,8 +1,9 @@
 //! shmipc's shared memory by hand: two queues, and lists of slices.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use super::{Dialect, Memory};
+use crate::LONG;
 
 /// Where the words of a list's head lie.
 pub mod list {
@@ -144,18 +145,24 @@ impl Buffers {
     ///
     /// # Panics
     ///
-    /// If the list is empty.
+    /// If the list is empty, and stays so.
     #[must_use]
     pub fn take(&self, list: &List) -> u32 {
         let (size, head) = [list::SIZE, list::HEAD]
             .map(|at| self.memory.word(list.at + at))
             .into();
+        let start = Instant::now();
         loop {
             let first = head.load(Ordering::Acquire);
             let at = list.first() + first;
             let flags = self.memory.load(at + slice::FLAGS);
             let next = self.memory.load(at + slice::NEXT);
-            assert_eq!(flags & slice::HAS_NEXT, 1, "the list is empty");
+            if flags & slice::HAS_NEXT == 0 {
+                // The victim has taken it since, or puts one back now; or there is none.
+                assert!(start.elapsed() < LONG, "the list is empty");
+                std::thread::yield_now();
+                continue;
+            }
             let swapped = head.compare_exchange(first, next, Ordering::AcqRel, Ordering::Relaxed);
             if swapped.is_ok() {
                 size.fetch_sub(1, Ordering::AcqRel);
