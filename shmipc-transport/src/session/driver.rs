@@ -110,8 +110,8 @@ enum Next {
 }
 
 impl Spin {
-    /// Whether it is not known that nobody else has anything to do. Tasks that let others run now and then, and have more to do, must
-    /// not wait for a long look each time.
+    /// Whether others may have something to do, as far as the time since the last poll tells. Tasks that let others run now and then, and
+    /// have more to do, must not wait for a long look each time.
     fn has_company(&mut self, now: Instant) -> bool {
         let last = self.polled.replace(now);
         last.is_none_or(|last| IDLE_TURN < now.saturating_duration_since(last))

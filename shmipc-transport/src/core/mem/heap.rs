@@ -367,3 +367,44 @@ impl fmt::Debug for Heap {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memmap2::{MmapMut, MmapRaw};
+
+    use super::*;
+    use crate::core::num::index;
+
+    /// Takes a block, and makes a region for it if need be.
+    fn grow(heap: &Arc<Heap>, len: u32) -> Block {
+        let (id, region_len) = match heap.alloc(len) {
+            Ok(block) => return block,
+            Err(Exhausted::NeedsRegion { id, len }) => (id, len),
+            Err(exhausted) => panic!("{exhausted:?}"),
+        };
+        let map = MmapMut::map_anon(index(region_len)).unwrap();
+        heap.add_region(id, OwnedRegion::new(MmapRaw::from(map)));
+        heap.take(len).unwrap()
+    }
+
+    #[test]
+    fn what_comes_back_is_found_in_whichever_region_it_lies() {
+        const LEN: u32 = REGION_LEN / 4;
+        let heap = Arc::new(Heap::new(4 * REGION_LEN));
+        let mut blocks: Vec<_> = (0..12).map(|_| Some(grow(&heap, LEN))).collect();
+        assert_eq!(heap.figures().mapped, 3 * u64::from(REGION_LEN));
+        let place = |block: &Block| (block.region(), block.offset());
+        for number in (0..12).chain((0..12).rev()) {
+            let before = blocks[number].take().unwrap();
+            let freed = place(&before);
+            drop(before);
+            let found = heap.take(LEN).unwrap();
+            assert_eq!(place(&found), freed);
+            blocks[number] = Some(found);
+        }
+        // Regions may go, the one before which the search goes on too.
+        blocks.truncate(1);
+        assert_eq!(heap.retire_idle().len(), 2);
+        assert!(heap.take(LEN).is_some());
+    }
+}
