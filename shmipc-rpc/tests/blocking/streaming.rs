@@ -238,29 +238,33 @@ fn failures_come_after_what_came_before_them() {
     assert_eq!(codes, [Code::Ok, Code::Ok, Code::Ok, Code::Internal]);
 }
 
+/// Who is told that an [`Endless`] is gone. A handler that is a function has no state of its own.
+type Gone = Mutex<Option<mpsc::Sender<()>>>;
+
+/// Messages without end. Tells when it is dropped.
+struct Endless(&'static Gone);
+
+impl Iterator for Endless {
+    type Item = Result<Packet, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(Ok(numbered(1)))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().as_ref().unwrap().send(()).unwrap();
+    }
+}
+
 #[test]
 fn a_stream_that_is_dropped_ends_its_handler() {
-    let (send, gone) = std::sync::mpsc::channel();
-    let send = std::sync::Mutex::new(send);
-    // The only way to have state in a handler that is a function.
-    static GONE: std::sync::OnceLock<std::sync::Mutex<std::sync::mpsc::Sender<()>>> =
-        std::sync::OnceLock::new();
-    GONE.set(send).unwrap();
-    struct Endless;
-    impl Iterator for Endless {
-        type Item = Result<Packet, Status>;
-        fn next(&mut self) -> Option<Self::Item> {
-            Some(Ok(numbered(1)))
-        }
-    }
-    impl Drop for Endless {
-        fn drop(&mut self) {
-            let gone = GONE.get().unwrap().lock().unwrap();
-            gone.send(()).unwrap();
-        }
-    }
+    static GONE: Gone = Mutex::new(None);
+    let (tell, gone) = mpsc::channel();
+    *GONE.lock().unwrap() = Some(tell);
     let running = run(Server::builder().add_service(Streams {
-        list: |_| Ok(Response::new(Box::new(Endless))),
+        list: |_| Ok(Response::new(Box::new(Endless(&GONE)))),
         ..Streams::default()
     }));
     let caller = running.caller();
@@ -361,24 +365,7 @@ fn a_call_whose_requests_come_slowly_ends_with_its_answer() {
 
 #[test]
 fn a_caller_that_reads_too_slowly_has_met_its_deadline() {
-    static GONE: Mutex<Option<mpsc::Sender<()>>> = Mutex::new(None);
-
-    /// Tells when it is dropped, after it has sent what it may.
-    struct Endless;
-
-    impl Iterator for Endless {
-        type Item = Result<Packet, Status>;
-
-        fn next(&mut self) -> Option<Self::Item> {
-            Some(Ok(numbered(1)))
-        }
-    }
-
-    impl Drop for Endless {
-        fn drop(&mut self) {
-            GONE.lock().unwrap().as_ref().unwrap().send(()).unwrap();
-        }
-    }
+    static GONE: Gone = Mutex::new(None);
 
     fn request() -> Request<Packet> {
         let mut request = Request::new(packet(""));
@@ -389,7 +376,7 @@ fn a_caller_that_reads_too_slowly_has_met_its_deadline() {
     let (tell, gone) = mpsc::channel();
     *GONE.lock().unwrap() = Some(tell);
     let running = run(Server::builder().add_service(Streams {
-        list: |_| Ok(Response::new(Box::new(Endless))),
+        list: |_| Ok(Response::new(Box::new(Endless(&GONE)))),
         ..Streams::default()
     }));
     let caller = running.caller();
