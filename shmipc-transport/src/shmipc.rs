@@ -188,7 +188,7 @@ impl Shmipc {
             (
                 "shmipc.slices",
                 Geometry::plan(self.buffer_len, &self.slices).is_ok(),
-                "different multiples of 4, with shares of 100 percent at most that hold some each",
+                "multiples of 4, no two the same, whose shares come to at most 100 percent and have room for at least one of each",
             ),
             (
                 "shmipc.wakes",
@@ -198,7 +198,7 @@ impl Shmipc {
                     }
                     ShmipcWakes::EventFd | ShmipcWakes::Socket => true,
                 },
-                "polling from 1 µs to 1 s",
+                "`EventFd`, `Socket`, or `Polling` of 1 µs to 1 s",
             ),
             (
                 "shmipc.message_max",

@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock, Weak},
+};
 
 use bytes::{Buf, BufMut};
 use common::{
@@ -10,8 +13,8 @@ use common::{
     shmipc::{LONG, Pair, connect, connect_with, echo, recv, send, whole},
 };
 use shmipc_transport::{
-    Config, ConnectError, Flush, LinkKind, Listener, RecvBuf, SendError, Session, SessionLost,
-    Shmipc, Wait,
+    Config, ConnectError, Flush, LinkKind, Listener, RecvBuf, RecvHalf, SendBuf, SendError,
+    SendHalf, Session, SessionLost, Shmipc, Stream, Wait,
 };
 use tokio::time::timeout;
 
@@ -532,4 +535,39 @@ async fn hazard_c13_a_server_accepts_nothing_that_it_is_not_configured_for() {
             "{link:?}: {refused:?}"
         );
     }
+}
+
+/// Has one implementation for types that cannot be cloned, and two for those that can, so that it is not known which is meant.
+trait HasOneOwner<T> {
+    fn verify() {}
+}
+
+impl<T: ?Sized> HasOneOwner<()> for T {}
+
+impl<T: Clone> HasOneOwner<u8> for T {}
+
+#[test]
+fn hazard_h61_s2_nobody_else_can_send_or_receive_on_a_stream() {
+    <Stream as HasOneOwner<_>>::verify();
+    <SendHalf as HasOneOwner<_>>::verify();
+    <RecvHalf as HasOneOwner<_>>::verify();
+    <SendBuf as HasOneOwner<_>>::verify();
+}
+
+#[tokio::test]
+async fn hazard_h76_who_is_asked_while_a_client_is_let_in_may_ask_the_listener() {
+    let sockets = tempfile::tempdir().unwrap();
+    let asked = Arc::new(OnceLock::<Weak<Listener>>::new());
+    let known = Arc::clone(&asked);
+    let config = Config::builder().authorize(move |_| {
+        let listener = known.get().and_then(Weak::upgrade);
+        listener.is_some_and(|listener| listener.clients().is_empty())
+    });
+    let path = sockets.path().join("socket");
+    let listener = Listener::bind_with(path.as_path(), config.build().unwrap()).unwrap();
+    let listener = Arc::new(listener);
+    asked.set(Arc::downgrade(&listener)).unwrap();
+    let both = async { tokio::join!(Session::connect(path), listener.accept()) };
+    let (client, server) = timeout(LONG, both).await.expect("it waits for itself");
+    assert_eq!(client.unwrap().peer(), server.unwrap().peer());
 }

@@ -441,8 +441,10 @@ impl<Fd> Handshake<Fd> {
     }
 
     fn handle_request(&mut self, json: &[u8]) {
+        let mut hangs_up = false;
         let verdict = match Request::decode(json) {
             Ok(request) => {
+                hangs_up = request.is_foreign() && self.terms.versions.contains(&true);
                 // A server grants what its client insists on, and may insist on more.
                 let Terms { doorbell, forwards } = request.terms();
                 self.doorbell = self.doorbell.max(doorbell);
@@ -461,6 +463,8 @@ impl<Fd> Handshake<Fd> {
         match verdict {
             Ok(Choice::Outbox) => self.create(),
             Ok(Choice::Shmipc(asked)) => self.grant(asked),
+            // Others' clients go on with version 3 or 2 if they are hung up on, and give up if they are answered.
+            Err(refusal) if hangs_up => self.fail(Failure::Declined(refusal)),
             Err(refusal) => self.decline(refusal),
         }
     }

@@ -145,10 +145,9 @@ impl<M: Memory> Pool<M> {
             .memory
             .word(header + field::SIZE)
             .load(Ordering::Relaxed);
-        // Signed, and never more than there are.
-        i32::try_from(size.min(count))
-            .map_or(0, |size| (size - 1).max(0))
-            .cast_unsigned()
+        // Signed: it is less than none for a moment where two take of a list that is used up. And never more than there are.
+        let size = size.cast_signed().max(0).cast_unsigned().min(count);
+        size.saturating_sub(1)
     }
 
     /// Whether this side holds a slice of a list.
@@ -267,10 +266,27 @@ impl<M: Memory> Pool<M> {
     ///
     /// As for [`put`](Self::put).
     pub(crate) fn recycle(&self, slice: Slice) -> Result<(), InvalidShmipc> {
-        match self.spares.keep(slice.list(), slice) {
+        let list = slice.list();
+        let is_mostly_free = || self.geometry.lists()[list].count / 2 < self.available(list);
+        match self.spares.keep(list, slice, is_mostly_free) {
             Ok(()) => Ok(()),
             Err(slice) => self.put(slice),
         }
+    }
+
+    /// Keeps many slices for the next messages from now on: the caller is awake, and will [`trim`](Self::trim) before it sleeps.
+    pub(crate) fn wake(&self) {
+        self.spares.wake();
+    }
+
+    /// Puts back what is kept for the next messages, but for a few: this side is going to sleep, and does not know for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Self::put).
+    pub(crate) fn trim(&self) -> Result<(), InvalidShmipc> {
+        let mut surplus = self.spares.trim().into_iter();
+        surplus.try_for_each(|slice| self.put(slice))
     }
 
     /// Puts back what is kept for the next messages: there are none. From now on nothing is kept (H17).
@@ -381,7 +397,8 @@ impl<M: Memory> Pool<M> {
             }
         }
         let free = |(number, list): (usize, &List)| {
-            u64::from(self.available(number)) * u64::from(list.capacity)
+            let slices = u64::from(self.available(number)) + self.spares.kept(number) as u64;
+            slices * u64::from(list.capacity)
         };
         if lists.iter().enumerate().map(free).sum::<u64>() < u64::from(len) {
             return Ok(None);

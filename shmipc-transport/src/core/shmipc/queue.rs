@@ -251,13 +251,14 @@ impl<M: Memory> Ends<M> {
     }
 
     fn load(&self, at: u32) -> u32 {
+        // Acquire: of a counter, pairs with the release in `announce`.
         self.memory.word(self.base + at).load(Ordering::Acquire)
     }
 
     /// Announces one of our own counters, which has just moved from `before` to `now`.
     fn announce(&self, at: u32, before: u64, now: u64) {
         let [low, high] = halves(now);
-        // Release: what was written to elements, or read from them, comes before.
+        // Release, pairs with the acquire in `load`: what was written to elements, or read from them, comes before.
         self.memory
             .word(self.base + at)
             .store(low, Ordering::Release);

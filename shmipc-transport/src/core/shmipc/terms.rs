@@ -71,6 +71,11 @@ impl Terms {
         wakes.into_iter().chain(records)
     }
 
+    /// Whether any of these features is one that only this crate knows.
+    pub(crate) fn are_ours(features: &[String]) -> bool {
+        has(features, RECORDS)
+    }
+
     /// The settings that go with the features.
     pub(crate) fn settings(&self) -> Settings {
         let polling = match self.wakes {

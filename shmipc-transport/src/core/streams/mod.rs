@@ -270,18 +270,22 @@ impl<S> StreamTable<S> {
         id
     }
 
-    /// Undoes [`open_local`](Self::open_local) for the stream that was opened last and of which the peer has not heard.
-    pub(crate) fn unopen_local(&mut self, id: StreamId) {
+    /// Undoes [`open_local`](Self::open_local) for the stream that was opened last and of which the peer has not heard. Returns
+    /// whether one may now be opened that had to wait.
+    #[must_use]
+    pub(crate) fn unopen_local(&mut self, id: StreamId) -> bool {
         debug_assert_eq!(
             id.0 + self.step(),
             self.next_local,
             "nothing was opened in between"
         );
-        if self.open.remove(&id.0).is_some() {
-            self.next_local = id.0;
-            self.local -= 1;
-            self.opened -= 1;
+        if self.open.remove(&id.0).is_none() {
+            return false;
         }
+        self.next_local = id.0;
+        self.local -= 1;
+        self.opened -= 1;
+        self.local + 1 == self.local_max
     }
 
     /// Says what the id of a record stands for (O15). A stream may be opened by the record that carries its first message.
@@ -309,7 +313,7 @@ impl<S> StreamTable<S> {
                 (true, false) => Ok(Lookup::Over),
             };
         }
-        let ours = id.0 % 2 == self.next_local % 2;
+        let ours = self.is_ours(id.0);
         let known = if ours {
             id.0 < self.next_local
         } else if let Numbering::ParityInAnyOrder { gaps, .. } = &self.numbering
@@ -326,6 +330,23 @@ impl<S> StreamTable<S> {
         }
     }
 
+    /// Forgets streams of the peer's that are over, if it has no more to open.
+    pub(crate) fn make_room(&mut self, is_over: impl Fn(&S) -> bool) {
+        if self.remote < self.remote_max {
+            return;
+        }
+        let is_over = |(id, stream): &(&u64, &Arc<S>)| !self.is_ours(**id) && is_over(stream);
+        let over: Vec<_> = self
+            .open
+            .iter()
+            .filter(is_over)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            self.close(StreamId(id));
+        }
+    }
+
     /// Opens a stream of the peer's that [`look_up`](Self::look_up) called new.
     ///
     /// # Errors
@@ -336,7 +357,12 @@ impl<S> StreamTable<S> {
         id: StreamId,
         stream: Arc<S>,
     ) -> Result<(), PeerMisbehaved> {
-        if self.remote_max <= self.remote {
+        // Where what is said of different streams has no order, those that are over at the peer may be open here.
+        let most = match self.numbering {
+            Numbering::ParityInAnyOrder { .. } => self.remote_max.saturating_mul(2),
+            Numbering::Parity { .. } | Numbering::ClientOnly { .. } => self.remote_max,
+        };
+        if most <= self.remote {
             return Err(PeerMisbehaved::TooManyStreams {
                 max: self.remote_max,
             });
@@ -365,20 +391,12 @@ impl<S> StreamTable<S> {
         if self.open.remove(&id.0).is_none() {
             return false;
         }
-        if let Numbering::ClientOnly { is_client, .. } = self.numbering {
-            if is_client {
-                self.local -= 1;
-            } else {
-                self.remote -= 1;
-                self.remember(id);
-            }
-            return false;
-        }
-        if id.0 % 2 == self.next_local % 2 {
+        if self.is_ours(id.0) {
             self.local -= 1;
             return self.local + 1 == self.local_max;
         }
         self.remote -= 1;
+        self.remember(id);
         false
     }
 
@@ -426,6 +444,16 @@ impl<S> StreamTable<S> {
     pub(crate) fn clear(&mut self) -> Vec<Arc<S>> {
         (self.local, self.remote) = (0, 0);
         self.open.drain().map(|(_, stream)| stream).collect()
+    }
+
+    /// Whether a stream is one of this side's, if it has this id.
+    fn is_ours(&self, id: u64) -> bool {
+        match self.numbering {
+            Numbering::ClientOnly { is_client, .. } => is_client,
+            Numbering::Parity { .. } | Numbering::ParityInAnyOrder { .. } => {
+                id % 2 == self.next_local % 2
+            }
+        }
     }
 
     fn is_after_last_remote(&self, id: StreamId) -> bool {

@@ -74,12 +74,53 @@ fn a_client_that_opens_all_may_be_heard_of_in_any_order() {
     let mut client: StreamTable<()> = StreamTable::opened_by_client(true, 2);
     let opened = [(); 3].map(|()| client.open_local(Arc::new(())).0);
     assert_eq!(opened, [2, 3, 4]);
-    client.unopen_local(StreamId(4));
+    assert!(!client.unopen_local(StreamId(4)), "nobody has to wait");
     assert_eq!(client.open_local(Arc::new(())).0, 4);
     assert!(matches!(
         client.look_up(StreamId(7), true),
         Ok(Lookup::Over)
     ));
+}
+
+#[test]
+fn a_stream_that_is_not_opened_after_all_leaves_its_place_to_others() {
+    let mut client: StreamTable<()> = StreamTable::new(true, 2, 0);
+    let first = client.open_local(Arc::new(()));
+    assert!(client.may_open());
+    let second = client.open_local(Arc::new(()));
+    assert!(!client.may_open());
+    assert!(client.unopen_local(second), "somebody may have to wait");
+    assert!(client.may_open());
+    assert!(!client.unopen_local(first), "nobody has to");
+    assert_eq!((client.len(), client.opened()), (0, 0));
+}
+
+#[test]
+fn where_ends_come_late_the_streams_that_follow_are_opened_all_the_same() {
+    let mut server: StreamTable<()> = StreamTable::with_short_ids(false, 1, 2);
+    let opened = [1, 3, 5, 7].map(|id| server.open_remote(StreamId(id), Arc::new(())));
+    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    assert!(server.open_remote(StreamId(9), Arc::new(())).is_err());
+    assert!(!server.close(StreamId(1)), "it was none of ours");
+    server.open_remote(StreamId(9), Arc::new(())).unwrap();
+}
+
+#[test]
+fn a_peer_that_has_no_more_to_open_gets_the_place_of_what_is_over() {
+    let mut server: StreamTable<bool> = StreamTable::new(false, 1, 2);
+    let ours = server.open_local(Arc::new(true));
+    server.open_remote(StreamId(1), Arc::new(true)).unwrap();
+    server.make_room(|is_over| *is_over);
+    assert_eq!(server.len(), 2, "there is room");
+    server.open_remote(StreamId(3), Arc::new(false)).unwrap();
+    assert!(server.open_remote(StreamId(5), Arc::new(false)).is_err());
+    server.make_room(|is_over| *is_over);
+    server.open_remote(StreamId(5), Arc::new(false)).unwrap();
+    assert!(server.open_remote(StreamId(7), Arc::new(false)).is_err());
+    for (id, is_open) in [(ours, true), (StreamId(1), false), (StreamId(3), true)] {
+        let found = server.look_up(id, false).unwrap();
+        assert_eq!(matches!(found, Lookup::Open(_)), is_open, "{id:?}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@
 //! | 32 | outbox | u64 length, u64 memory_max, u32 layout | memory, doorbell | once each way, after the negotiation |
 //! | 33 | ready | empty | none | once each way, after the peer's outbox was mapped |
 //! | 34 | region | u32 id, u64 length | memory | any number of times after that |
-//! | 0, 4 | legacy: what clients of shmipc's versions 2 and 3 begin with | see [`frames`](crate::core::shmipc::frames) | none | first, instead of all this |
+//! | 0, 4 | legacy: what clients of shmipc's versions 2 and 3 begin with | see [`frames`] | none | first, instead of all this |
 //! | 35 | forwarded region | u32 id, u64 length | memory, anchor | likewise, if both have agreed on it |
 //!
 //! Nothing here knows what a descriptor is: they are values of a type `Fd`, numbers in the tests.

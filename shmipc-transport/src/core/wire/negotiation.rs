@@ -201,10 +201,18 @@ impl Request {
             let terms = ShmipcTerms::requested(&self.supports_features, &self.settings);
             return Ok(Choice::Shmipc(terms));
         }
-        Err(Refusal::new(
-            RefusalCode::FeatureNotSupported,
-            "only the feature outbox_v1 is supported",
-        ))
+        let message = if accepts.outbox {
+            "only the feature outbox_v1 is supported"
+        } else {
+            "no link is negotiated"
+        };
+        Err(Refusal::new(RefusalCode::FeatureNotSupported, message))
+    }
+
+    /// Whether this is said by somebody else's client: it lists nothing that only this crate knows.
+    pub(crate) fn is_foreign(&self) -> bool {
+        let features = &self.supports_features;
+        !has(features, OUTBOX) && !ShmipcTerms::are_ours(features)
     }
 }
 
@@ -225,7 +233,7 @@ pub(crate) enum Answer {
 }
 
 impl Response {
-    /// Agrees to what [`Request::outbox`] asks for.
+    /// Agrees to what [`Offer::outbox`] asks for.
     pub(crate) fn outbox(terms: Terms) -> Self {
         Self {
             selected_protocol: PROTOCOL,

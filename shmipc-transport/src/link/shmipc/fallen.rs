@@ -34,11 +34,14 @@ impl Fallen {
         self.ours.insert(stream);
     }
 
-    /// A message has come over the socket. Of so many streams that nobody has them open, not all are noted.
+    /// A message has come over the socket. It is for an open stream, or is [dropped](Self::dropped) next.
     pub(super) fn heard_of(&mut self, stream: u32) {
-        if self.theirs.len() < LEAVING_MAX {
-            self.theirs.insert(stream);
-        }
+        self.theirs.insert(stream);
+    }
+
+    /// What has come was for a stream that is not open, and of which nobody will hear that it is over.
+    pub(super) fn dropped(&mut self, stream: u32) {
+        self.theirs.remove(&stream);
     }
 
     /// The last was said of a stream. Returns whether it had fallen back.

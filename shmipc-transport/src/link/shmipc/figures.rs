@@ -32,6 +32,13 @@ impl ShmipcLink {
         }
     }
 
+    /// Raises the high-water marks to what there is now. As short whatever was lent.
+    pub(super) fn raise_peaks(&self) {
+        fill(&self.ours, &self.counters.ring_fill_max);
+        fill(&self.theirs, &self.counters.peer_ring_fill_max);
+        self.region_figures();
+    }
+
     /// The state of the link now.
     pub(crate) fn dump(&self) -> LinkDump {
         let figures = self.figures();
@@ -59,7 +66,7 @@ impl ShmipcLink {
             rings,
             control: control.map(|control| format!("{control:?}")).collect(),
             control_waiting: tx.control.len(),
-            senders_waiting: tx.waiters.len(),
+            senders_waiting: tx.waiters.count(),
             regions: self.dump_regions(),
             lists: self.dump_lists(),
             leases: self.lent.dump(),

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, io, mem, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Record, ShmipcLink, record::offset_in};
+use super::{Asked, Record, ShmipcLink, record::offset_in};
 use crate::{
     core::{
         mem::{SharedRegion, Trust},
@@ -147,13 +147,18 @@ impl ShmipcLink {
 
     /// Says that we are about to sleep. Returns `false` if something arrived in the meantime; then we must not.
     pub(crate) fn arm(&self, rx: &ShmipcRx) -> bool {
+        if let Err(invalid) = self.pool.trim() {
+            self.blame(invalid.into());
+        }
         let is_empty = rx.consumer.arm();
         is_empty && !rx.has_due() || self.is_paused()
     }
 
     /// Says that we are awake.
-    #[expect(clippy::unused_self, reason = "the other link's needs it")]
     pub(crate) fn disarm(&self, rx: &ShmipcRx) {
+        if self.is_driven.load(Ordering::Relaxed) {
+            self.pool.wake();
+        }
         rx.consumer.disarm();
     }
 
@@ -173,7 +178,8 @@ impl ShmipcLink {
             return Err(misbehaved);
         }
         if self.is_paused() {
-            return Ok(None);
+            // Whatever is held here, the peer may be well.
+            return Ok(self.answered_ping()?);
         }
         if rx.has_due()
             && let Some((_, said)) = rx.backlog.pop_front()
@@ -183,23 +189,35 @@ impl ShmipcLink {
         let Some(element) = rx.consumer.take()? else {
             let fill = rx.consumer.crowd_max().saturating_mul(ELEMENT_LEN);
             self.counters.peer_ring_fill_max.raise(u64::from(fill));
-            return Ok(self.answered_ping());
+            return Ok(self.answered_ping()?);
         };
         self.forget_files();
         self.element(&element).map(Some)
     }
 
-    /// A ping that nobody would answer counts as answered when the peer has taken all that was sent before it.
-    fn answered_ping(&self) -> Option<Arrival> {
+    /// A ping that nobody would answer counts as answered when the peer has taken all that was sent before it, whatever was sent since.
+    fn answered_ping(&self) -> Result<Option<Arrival>, InvalidShmipc> {
         if self.speaks_records {
-            return None;
+            return Ok(None);
         }
         let mut pings = lock(&self.pings);
-        pings.front()?;
-        if self.lingers() {
-            return None;
+        let Some(&Asked {
+            nonce,
+            published,
+            pushed,
+        }) = pings.front()
+        else {
+            return Ok(None);
+        };
+        let has_taken = {
+            let mut tx = self.tx();
+            published <= tx.taken()? && pushed <= tx.unsent.taken()
+        };
+        if !has_taken {
+            return Ok(None);
         }
-        pings.pop_front().map(|nonce| Arrival::Pong { nonce })
+        pings.pop_front();
+        Ok(Some(Arrival::Pong { nonce }))
     }
 
     fn element(self: &Arc<Self>, element: &Element) -> Result<Arrival, PeerMisbehaved> {

@@ -13,7 +13,7 @@
 //!
 //! # Locks
 //!
-//! The session's `inbound`, then `tx`; no other is taken inside of them but that of [`Lent`], which is taken last.
+//! The session's `inbound`, then `pings`, then `tx`. All others are taken last, and none inside of them but `keeper` inside `bell`.
 
 mod budget;
 mod fallen;
@@ -46,7 +46,7 @@ use lent::Lent;
 pub(super) use outbound::ShmipcGuard;
 use outbound::ShmipcTx;
 use quiet::Quiet;
-use record::Record;
+use record::{Record, wire_id};
 pub(super) use reservation::ShmipcReservation;
 pub(crate) use run::Run;
 
@@ -98,6 +98,16 @@ pub(crate) struct ShmipcParts {
     pub(crate) files: Vec<NamedRegion>,
 }
 
+/// A ping that counts as answered when the peer has taken what was sent before it.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    nonce: u64,
+    /// Elements that were published before.
+    published: u64,
+    /// Bytes that were to go over the socket before.
+    pushed: u64,
+}
+
 /// The link of a session that speaks shmipc's own protocol.
 #[derive(Debug)]
 pub(crate) struct ShmipcLink {
@@ -130,6 +140,8 @@ pub(crate) struct ShmipcLink {
     lent: Lent,
     /// Who looks after the session, and must hear of what is to be done.
     keeper: Mutex<Option<Waker>>,
+    /// Whether that is a task, which is there also while nobody waits.
+    is_driven: AtomicBool,
     /// Whether anybody waits for progress of the peer's.
     starving: AtomicBool,
     /// Whether something was published for which the peer has not been woken.
@@ -139,8 +151,8 @@ pub(crate) struct ShmipcLink {
     /// What was found out about the peer where nobody could end the session, and whether there is any such thing.
     broken: Mutex<Option<PeerMisbehaved>>,
     is_broken: AtomicBool,
-    /// Pings that are answered once the peer has taken everything; natively it would not answer.
-    pings: Mutex<VecDeque<u64>>,
+    /// Pings that natively nobody would answer.
+    pings: Mutex<VecDeque<Asked>>,
     /// Both queues, to be looked at.
     ours: Ends<SharedRegion>,
     theirs: Ends<SharedRegion>,
@@ -186,6 +198,7 @@ impl ShmipcLink {
             budget: Arc::default(),
             lent: Lent::default(),
             keeper: Mutex::new(None),
+            is_driven: AtomicBool::new(false),
             starving: AtomicBool::new(false),
             unwoken: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
@@ -225,6 +238,12 @@ impl ShmipcLink {
     pub(crate) fn watch_growth(&self, waker: &Waker) {
         *lock(&self.keeper) = Some(waker.clone());
         self.budget.watch(waker);
+    }
+
+    /// A task looks after the session: whenever it has looked, it says so before it sleeps.
+    pub(crate) fn mark_driven(&self) {
+        // Relaxed: a hint.
+        self.is_driven.store(true, Ordering::Relaxed);
     }
 
     fn wake_keeper(&self) {
@@ -280,7 +299,7 @@ impl ShmipcLink {
     pub(crate) fn sever(&self) {
         let waiters = lock(&self.tx).sever();
         self.pool.retire();
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
     }
 
     /// Whether something that was sent would be lost if the socket were closed now. Others lose what they have not taken from the queue by
@@ -299,6 +318,11 @@ impl ShmipcLink {
             lock(&self.files).clear();
             self.has_files.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// A message was dropped, since its stream is not open: that it has come is not kept.
+    pub(crate) fn dropped(&self, stream: StreamId) {
+        lock(&self.tx).fallen.dropped(wire_id(stream));
     }
 
     /// Forgets what is kept for a stream that is over.

@@ -7,7 +7,7 @@
 //! what went through the queue before. Between two of our own the receiver sees to that, as it does for everybody (it takes what the queue
 //! had when the message was read). Natively, a peer that is woken by the socket reads a `polling` message right before it, and takes the
 //! queue then (H49); one that is not woken by the socket has two tasks for the two (C1), so the message waits until the
-//! peer has taken all that was published, and has handed it out: then it sleeps or, if nobody wakes it, one more interval has passed. Or
+//! peer has taken all that was published, and has handed it out: then it sleeps or, if nobody wakes it, one more interval has passed, and 100 ms. Or
 //! it has taken something that was published since. A peer that has nothing to take and does not go to sleep ends its session.
 //!
 //! What the socket does not take at once is kept, up to a limit at which senders wait, and answers to pings. A peer that lets too many
@@ -17,12 +17,11 @@ use std::{
     collections::VecDeque,
     mem,
     sync::{Arc, MutexGuard},
-    task::Waker,
     time::Instant,
 };
 
 use super::{
-    LOOK_AGAIN, Run, ShmipcLink,
+    Run, ShmipcLink,
     fallen::Fallen,
     is_full,
     record::wire_id,
@@ -40,6 +39,7 @@ use crate::{
             terms::Wakes,
         },
         sync::{Ordering, lock},
+        waiters::Waiters,
     },
     error::PeerMisbehaved,
     link::{Control, Outgoing, OutgoingPart},
@@ -63,7 +63,7 @@ pub(crate) struct ShmipcTx {
     pub(super) control: VecDeque<Control>,
     /// The restart that is to be acknowledged, once no message is promised any more that might open a stream.
     pub(super) acknowledging: Option<u64>,
-    pub(super) waiters: Vec<Waker>,
+    pub(super) waiters: Waiters,
     /// What there was when those who wait were last woken: elements not consumed, bytes not sent.
     pub(super) seen: (u32, usize),
     pub(super) severed: bool,
@@ -83,7 +83,7 @@ impl ShmipcTx {
             fallen: Fallen::default(),
             control: VecDeque::new(),
             acknowledging: None,
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
             seen: (0, 0),
             severed: false,
         }
@@ -94,7 +94,13 @@ impl ShmipcTx {
         self.producer.refresh().unwrap_or(u32::MAX)
     }
 
-    pub(super) fn sever(&mut self) -> Vec<Waker> {
+    /// Elements that the peer has consumed.
+    pub(super) fn taken(&mut self) -> Result<u64, InvalidShmipc> {
+        let untaken = self.producer.refresh()?;
+        Ok(self.producer.published().saturating_sub(u64::from(untaken)))
+    }
+
+    pub(super) fn sever(&mut self) -> Waiters {
         self.severed = true;
         mem::take(&mut self.waiters)
     }
@@ -279,8 +285,7 @@ impl ShmipcLink {
     fn is_handed_out(&self, tx: &mut ShmipcTx, stream: u32) -> Result<bool, InvalidShmipc> {
         let untaken = tx.producer.refresh()?;
         let rest = match self.wakes {
-            // That of others is no finer than this, and ours is so coarse where nothing comes.
-            Wakes::Polling(interval) => Rest::After(interval.max(LOOK_AGAIN)),
+            Wakes::Polling(interval) => Rest::of_polled(interval),
             Wakes::Socket | Wakes::EventFd => Rest::Asleep(tx.producer.is_consumer_idle()),
         };
         let published = tx.producer.published();

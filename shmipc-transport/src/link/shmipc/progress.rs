@@ -3,13 +3,14 @@
 use std::{mem, task::Waker};
 
 use super::{
-    ShmipcLink, ShmipcTx,
+    Asked, ShmipcLink, ShmipcTx,
     record::{element_of, frame_of, wire_id},
 };
 use crate::{
     core::{
         shmipc::{Element, InvalidShmipc, frames::Frame, state},
         sync::{Ordering, lock},
+        waiters::Ticket,
     },
     error::PeerMisbehaved,
     link::Control,
@@ -29,8 +30,7 @@ impl ShmipcLink {
             match control {
                 Control::Reset { .. } => {}
                 Control::Ping { nonce } => {
-                    lock(&self.pings).push_back(nonce);
-                    self.wake_keeper();
+                    self.ask(nonce);
                     return Ok(());
                 }
                 // There is no such thing.
@@ -54,6 +54,22 @@ impl ShmipcLink {
         }
         self.wake_peer();
         Ok(())
+    }
+
+    /// Notes a ping that the peer does not know: it is answered by what the peer takes.
+    fn ask(&self, nonce: u64) {
+        let mut pings = lock(&self.pings);
+        let (published, pushed) = {
+            let tx = self.tx();
+            (tx.producer.published(), tx.unsent.pushed())
+        };
+        pings.push_back(Asked {
+            nonce,
+            published,
+            pushed,
+        });
+        drop(pings);
+        self.wake_keeper();
     }
 
     /// Tells the client that its server restarts. Returns `false` if the peer is not one that knows what that is.
@@ -164,17 +180,27 @@ impl ShmipcLink {
     }
 
     /// Has `waker` called when there may be room.
-    pub(crate) fn wait_for_space(&self, waker: &Waker) {
-        let mut tx = self.tx();
-        if !tx.waiters.iter().any(|known| known.will_wake(waker)) {
-            tx.waiters.push(waker.clone());
-        }
-        drop(tx);
-        // For the high-water marks: seldom enough, and when they are.
-        self.figures();
+    pub(crate) fn wait_for_space(&self, ticket: Ticket, waker: &Waker) {
+        let replaced = self.tx().waiters.add(ticket, waker);
+        drop(replaced);
+        // Seldom enough, and when they are.
+        self.raise_peaks();
         self.starve();
         // Looking for room may have published what waited for some.
         self.wake_peer();
+    }
+
+    /// This one waits no more.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        let forgotten = self.tx().waiters.forget(ticket);
+        drop(forgotten);
+    }
+
+    /// Whether there is room in the queue for one more message, which lacks something else then: a socket that takes it, or a peer that
+    /// has handed out what came before.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut tx = self.tx();
+        tx.control.is_empty() && tx.has_room().unwrap_or(false)
     }
 
     pub(super) fn starve(&self) {
@@ -230,7 +256,7 @@ impl ShmipcLink {
             mem::take(&mut tx.waiters)
         };
         self.wake_peer();
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
         Ok(())
     }
 }

@@ -12,13 +12,17 @@ use crate::core::shmipc::InvalidShmipc;
 /// How long a peer that has taken everything may be at work on it. It has nothing to do but to hand it out.
 const REST_MAX: Duration = Duration::from_secs(5);
 
+/// How long a peer that is not woken has at least to hand out what it has taken, however often it looks. Only time tells here, and the
+/// kernel may have something else run for a while in between. Each stream waits for this once, when it first falls back.
+const HAND_OUT_MIN: Duration = Duration::from_millis(100);
+
 /// What was seen twice counts for the time in between, if that is less.
 const LOOKS_APART: Duration = Duration::from_secs(1);
 
 /// What is known of a consumer that reads the socket in another task than its queue (C1).
 ///
 /// It says what it has taken before it hands that out. So what was taken counts as handed out when it has gone to sleep since or, if
-/// nobody wakes it, when one more interval has passed; or when it has taken more, since it takes one thing after the other.
+/// nobody wakes it, when one more interval has passed, and time enough for a task that is interrupted; or when it has taken more, since it takes one thing after the other.
 #[derive(Debug)]
 pub(super) struct Settling {
     /// Elements that are known to be handed out.
@@ -38,6 +42,13 @@ pub(super) enum Rest {
     After(Duration),
     /// That it sleeps, and whether it does.
     Asleep(bool),
+}
+
+impl Rest {
+    /// What shows it of a peer that nobody wakes, and that looks for itself after each `interval`.
+    pub(super) fn of_polled(interval: Duration) -> Self {
+        Self::After(interval.max(HAND_OUT_MIN))
+    }
 }
 
 impl Settling {
@@ -176,6 +187,19 @@ mod tests {
         scene.publish(2);
         assert!(!is_over(&mut scene, 0, 216), "there is more since");
         assert!(is_over(&mut scene, 0, 221));
+    }
+
+    #[test]
+    fn hazard_c1_who_looks_often_may_be_interrupted_all_the_same() {
+        let often = Rest::of_polled(Duration::from_micros(1));
+        let seldom = Rest::of_polled(Duration::from_millis(500));
+        for (rest, enough) in [(often, 100), (seldom, 500)] {
+            let mut scene = Scene::new();
+            scene.publish(2);
+            assert_eq!(scene.is_over(2, 0, rest, 0), Ok(false), "just taken");
+            assert_eq!(scene.is_over(2, 0, rest, enough - 1), Ok(false));
+            assert_eq!(scene.is_over(2, 0, rest, enough), Ok(true));
+        }
     }
 
     #[test]

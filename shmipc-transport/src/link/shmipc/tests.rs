@@ -1,18 +1,21 @@
 //! The link by itself, with an honest view of what its peer sees.
 
-use std::{io::Read, mem, os::unix::net::UnixStream as StdStream};
+use std::{
+    io::Read, mem, os::unix::net::UnixStream as StdStream, sync::atomic::AtomicUsize, task::Wake,
+};
 
 use super::*;
 use crate::{
     core::{
         outbox::flags,
         shmipc::{
-            Consumer, Element, Geometry, Producer, QueueLayout, QueuePlan, Slices,
+            Consumer, Element, Geometry, InvalidShmipc, Producer, QueueLayout, QueuePlan, Slices,
             frames::{Deframer, Frame},
             state,
         },
+        waiters::Ticket,
     },
-    link::Control,
+    link::{Arrival, Control},
     sys::{endpoint::Connection, regions},
 };
 
@@ -114,6 +117,16 @@ impl Scene {
         }
     }
 
+    /// The ping that is answered now, if one is.
+    fn answered(&mut self) -> Option<u64> {
+        let link = Arc::clone(&self.link);
+        match link.take(self.rx()).unwrap() {
+            Some(Arrival::Pong { nonce }) => Some(nonce),
+            Some(other) => panic!("{other:?}"),
+            None => None,
+        }
+    }
+
     fn rx(&mut self) -> &mut ShmipcRx {
         match &mut self.rx {
             Rx::Shmipc(rx) => rx,
@@ -211,6 +224,58 @@ fn a_peer_that_is_to_be_woken_already_is_not_woken_again() {
 }
 
 #[test]
+fn a_ping_of_a_native_session_is_answered_while_more_is_sent_all_the_time() {
+    let mut scene = Scene::native();
+    let link = Arc::clone(&scene.link);
+    for _ in 0..8 {
+        assert!(scene.send(2));
+    }
+    link.control(Control::Ping { nonce: 1 }).unwrap();
+    link.control(Control::Ping { nonce: 2 }).unwrap();
+    for taken in 0..8 {
+        assert_eq!(scene.answered(), None, "{taken} of 8 were taken");
+        assert!(scene.from_us.take().unwrap().is_some());
+        assert!(scene.send(2), "the queue is never empty");
+    }
+    assert_eq!(scene.answered(), Some(1));
+    assert_eq!(scene.answered(), Some(2));
+    assert_eq!(scene.answered(), None);
+    link.control(Control::Ping { nonce: 3 }).unwrap();
+    assert_eq!(scene.answered(), None, "there is more before this one");
+}
+
+#[test]
+fn a_ping_of_a_native_session_is_answered_while_the_socket_is_always_full() {
+    let mut scene = Scene::native();
+    let _all = scene.exhaust();
+    while !scene.link.has_unsent() {
+        assert!(scene.send(2));
+    }
+    scene.link.control(Control::Ping { nonce: 1 }).unwrap();
+    let waiting = scene.link.tx().unsent.len();
+    assert_eq!(scene.answered(), None);
+    let mut read = 0;
+    while scene.answered().is_none() {
+        assert!(read < 64 << 20, "it was read long ago");
+        let mut buffer = [0; 4096];
+        read += scene.socket.read(&mut buffer).unwrap();
+        scene.link.send_unsent();
+        while !scene.link.has_unsent() {
+            assert!(scene.send(2));
+        }
+    }
+    assert!(waiting <= read, "not before the socket has taken them");
+}
+
+#[test]
+fn a_ping_of_a_native_session_is_answered_while_much_is_held() {
+    let mut scene = Scene::native();
+    let _held = scene.link.budget.charge(vec![0; 64 << 20]);
+    scene.link.control(Control::Ping { nonce: 1 }).unwrap();
+    assert_eq!(scene.answered(), Some(1));
+}
+
+#[test]
 fn hazard_c1_a_first_fallback_waits_for_one_more_interval() {
     for (interval, may_pass) in [(VERY_LONG, false), (Duration::from_millis(1), true)] {
         let mut scene = scene(4, None, Wakes::Polling(interval));
@@ -300,7 +365,7 @@ fn hazard_h45_what_a_peer_has_left_is_taken_however_much_is_held() {
     for _ in 0..3 {
         link.receive_frames(scene.rx()).unwrap();
         match link.take(scene.rx()).unwrap() {
-            Some(crate::link::Arrival::Message { message, .. }) => {
+            Some(Arrival::Message { message, .. }) => {
                 lens.push(message.unwrap().len());
             }
             Some(other) => panic!("{other:?}"),
@@ -361,4 +426,48 @@ fn hazard_h50_nobody_looks_unasked_but_a_server_whose_client_may_forget_to_wake_
         tick(false, 4, Wakes::EventFd, Some(Windows::UNLIMITED)),
         None
     );
+}
+
+/// How often somebody was woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn hazard_h44_who_has_something_to_do_is_woken_for_it() {
+    let wakes = |to_do: fn(&Scene)| {
+        let (scene, woken) = (Scene::native(), Arc::new(Woken::default()));
+        scene.link.watch_growth(&Waker::from(Arc::clone(&woken)));
+        to_do(&scene);
+        woken.0.load(Ordering::Relaxed)
+    };
+    assert_eq!(wakes(|_| {}), 0);
+    let ends = |scene: &Scene| {
+        scene
+            .link
+            .blame(InvalidShmipc::QueueRegion { len: 0 }.into())
+    };
+    assert_ne!(wakes(ends), 0, "the session is to end");
+    let asks = |scene: &Scene| scene.link.control(Control::Ping { nonce: 1 }).unwrap();
+    assert_ne!(wakes(asks), 0, "an answer is to be looked for");
+    let waits = |scene: &Scene| scene.link.wait_for_space(Ticket(1), Waker::noop());
+    assert_ne!(wakes(waits), 0, "room is to be looked for");
+    let fills = |scene: &Scene| {
+        let _all = scene.exhaust();
+        while !scene.link.has_unsent() {
+            assert!(scene.send(2));
+        }
+    };
+    assert_ne!(wakes(fills), 0, "the socket is full");
+
+    let (scene, woken) = (Scene::native(), Arc::new(Woken::default()));
+    let waker = Waker::from(Arc::clone(&woken));
+    scene.link.wait_for_space(Ticket(1), &waker);
+    scene.link.sever();
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1, "there will be no room");
 }

@@ -9,6 +9,8 @@ pub(super) struct Unsent {
     bytes: Vec<u8>,
     /// How many of them the socket has taken.
     sent: usize,
+    /// How many there ever were.
+    pushed: u64,
     /// Where the latest message ends that wakes the peer.
     wakes_until: usize,
 }
@@ -33,7 +35,18 @@ impl Unsent {
         &self.bytes[self.sent..]
     }
 
+    /// How many bytes were ever to be sent.
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// How many of those do not wait any more.
+    pub(super) fn taken(&self) -> u64 {
+        self.pushed - self.len() as u64
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.pushed += bytes.len() as u64;
         self.bytes.extend_from_slice(bytes);
     }
 

@@ -49,7 +49,7 @@ impl Line {
             action: "learn who the server is",
             source,
         })?;
-        if !config.authorize().allows(&peer) {
+        if !config.admits(&peer) {
             return Err(ConnectError::ServerNotAuthorized(peer));
         }
         Ok(Self {
@@ -174,7 +174,7 @@ impl<T> Drive<T> {
         let line = Line::to_client(socket)?;
         let terms = server_terms(config, &line, attach.doorbell(&line.peer));
         let handshake = Handshake::server(Duration::ZERO, config.handshake_timeout(), terms);
-        let is_admitted = config.authorize().allows(&line.peer);
+        let is_admitted = config.admits(&line.peer);
         let mut drive = Self::new(handshake, line);
         if !is_admitted {
             let message = format!("{} is not admitted", drive.line.peer);

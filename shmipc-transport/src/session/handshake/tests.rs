@@ -11,8 +11,13 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::{
     core::{
-        handshake::Failure,
-        wire::{InvalidMessage, Message, Transmit},
+        handshake::{Event, Failure, Handshake, ServerTerms},
+        outbox::Windows,
+        shmipc::terms::{Terms as ShmipcTerms, Wakes},
+        wire::{
+            InvalidMessage, Message, Transmit,
+            negotiation::{Offer, Request},
+        },
     },
     error::{HandshakeStep, Refusal, RefusalCode},
 };
@@ -388,4 +393,57 @@ fn refusals_reach_the_user_in_words() {
         InvalidMessage::Magic(1).into(),
     )));
     assert_eq!(error.to_string(), "the server misbehaved");
+}
+
+#[test]
+fn who_may_go_on_with_an_older_version_is_hung_up_on_if_only_an_answer_would_stop_it() {
+    let foreign = r#"{"supports_protocols":[4],"sdk_name":"shmipc-rs","sdk_version":"0.2.1","supports_features":["eventfd_wakeup"]}"#;
+    let foreign = Message::Negotiation(foreign.into());
+    let ours =
+        |outbox, shmipc| Message::Negotiation(Request::new(&Offer { outbox, shmipc }).encode());
+    let records = ShmipcTerms {
+        wakes: Wakes::EventFd,
+        windows: Some(Windows::UNLIMITED),
+    };
+    for (first, outbox, versions, is_told) in [
+        (foreign.clone(), None, [false, true], false),
+        (foreign.clone(), None, [true, false], false),
+        (
+            foreign.clone(),
+            Some(DoorbellKind::EventFd),
+            [true, true],
+            false,
+        ),
+        (
+            foreign.clone(),
+            Some(DoorbellKind::EventFd),
+            [false; 2],
+            true,
+        ),
+        // Ours knows what a refusal says, and does not take it for the end of a server that starts again.
+        (
+            ours(Some(DoorbellKind::EventFd), None),
+            None,
+            [false, true],
+            true,
+        ),
+        (ours(None, Some(records)), None, [false, true], true),
+        (Message::Negotiation("{".into()), None, [false, true], true),
+    ] {
+        let terms = ServerTerms {
+            outbox,
+            shmipc: None,
+            versions,
+        };
+        let mut server = Handshake::<u32>::server(Duration::ZERO, Duration::MAX, terms);
+        server.handle_message(Duration::ZERO, first.clone());
+        assert_eq!(
+            server.poll_transmit().is_some(),
+            is_told,
+            "{first:?}, {terms:?}"
+        );
+        let event = server.poll_event();
+        let is_declined = matches!(event, Some(Event::Failed(Failure::Declined(_))));
+        assert!(is_declined, "{event:?}");
+    }
 }

@@ -4,7 +4,7 @@ use smallvec::smallvec;
 
 use super::{
     super::{
-        InvalidPlan, InvalidShmipc,
+        InvalidPlan, InvalidShmipc, Slice,
         frames::{Deframer, Frame, Paths},
     },
     *,
@@ -69,6 +69,7 @@ fn hazard_h3_counts_that_lie_are_only_hints() {
     let (memory, creator, _) = pools(296, SMALL);
     for lie in [0, 1, u32::MAX, 1 << 31] {
         memory.set(8, lie);
+        assert_eq!(creator.available(0), 0, "{lie:#x}");
         assert_eq!(creator.take(0), Ok(None), "{lie:#x}");
         assert_eq!(memory.get(8), lie);
     }
@@ -372,6 +373,25 @@ fn hazard_h77_a_message_that_does_not_fit_takes_nothing() {
 }
 
 #[test]
+fn what_is_kept_counts_for_a_message_of_several_slices() {
+    const COUNT: u32 = 64;
+    let (_memory, creator, mapper) = pools(44 + 24 * COUNT, &[(4, 100)]);
+    let mut ours = creator.take_for(3 * 4).unwrap().unwrap();
+    let _theirs: Vec<_> = std::iter::from_fn(|| mapper.take(0).unwrap()).collect();
+    for (slice, _) in ours.drain(..) {
+        creator.recycle(slice).unwrap();
+    }
+    assert_eq!(
+        (creator.available(0), creator.held()),
+        (0, 0),
+        "three are kept"
+    );
+    assert_eq!(creator.take_for(4 * 4), Ok(None));
+    let slices = creator.take_for(3 * 4).unwrap().unwrap();
+    assert_eq!(slices.len(), 3);
+}
+
+#[test]
 fn hazard_h46_messages_that_are_too_long_are_not_taken() {
     let followed = |bytes, slices| {
         let (_, creator, mapper) = pools(296, SMALL);
@@ -501,4 +521,46 @@ fn hazard_v13_messages_of_other_lengths_than_their_type_has_are_refused() {
     let mut polling = Frame::Polling.encode(3);
     polling[6] = 5;
     assert_eq!(refused(&polling), InvalidMessage::Version(5));
+}
+
+#[test]
+fn hazard_h58_s1_heads_hold_what_was_said_whatever_was_said_since() {
+    let encoded: Vec<_> = (0..1000)
+        .map(|stream| Frame::Close { stream }.encode(3))
+        .collect();
+    for (stream, bytes) in (0..).zip(encoded) {
+        let (mut deframer, mut rest) = (Deframer::default(), bytes.as_slice());
+        let frame = loop {
+            let (next, others) = rest.split_at(deframer.wanted());
+            rest = others;
+            if let Some(frame) = deframer.push(next).unwrap() {
+                break frame;
+            }
+        };
+        assert_eq!((frame, rest), (Frame::Close { stream }, &[][..]));
+    }
+}
+
+/// Has one implementation for types that cannot be cloned, and two for those that can, so that it is not known which is meant.
+trait HasOneOwner<T> {
+    fn verify() {}
+}
+
+impl<T: ?Sized> HasOneOwner<()> for T {}
+
+impl<T: Clone> HasOneOwner<u8> for T {}
+
+#[test]
+fn hazard_s3_a_slice_has_one_owner_who_lends_it_to_nobody_else() {
+    <Slice as HasOneOwner<_>>::verify();
+    let (_memory, creator, mapper) = pools(296, SMALL);
+    let slice = creator.take(0).unwrap().unwrap();
+    let at = slice.at();
+    assert_eq!(
+        creator.adopt(at),
+        Err(InvalidShmipc::SliceHeld { offset: at })
+    );
+    let theirs = mapper.adopt(creator.release(slice)).unwrap();
+    assert_eq!(theirs.at(), at);
+    mapper.put(theirs).unwrap();
 }

@@ -208,14 +208,15 @@ proptest! {
 #[test]
 fn hazard_h15_a_share_of_what_was_received_is_kept_for_the_next_messages() {
     let (memory, one, other) = list_of(50);
+    let others: Vec<_> = (0..24).map(|_| one.take(0).unwrap().unwrap()).collect();
     let slices: Vec<_> = (0..5).map(|_| one.take(0).unwrap().unwrap()).collect();
-    assert_eq!((one.held(), other.available(0)), (5, 44));
+    assert_eq!((one.held(), other.available(0)), (29, 20));
     let places: Vec<_> = slices.iter().map(Slice::at).collect();
     for slice in slices {
         one.recycle(slice).unwrap();
     }
     // One of sixteen: three of fifty. The peer has the others again.
-    assert_eq!((one.held(), other.available(0)), (0, 46));
+    assert_eq!((one.held(), other.available(0)), (24, 22));
     let free = free(&memory);
     let is_free = |at: &u32| free.contains(&(at - 44));
     let is_kept: Vec<_> = places.iter().map(|at| !is_free(at)).collect();
@@ -227,7 +228,37 @@ fn hazard_h15_a_share_of_what_was_received_is_kept_for_the_next_messages() {
         .collect();
     assert_eq!(next[..3], [places[2], places[1], places[0]]);
     assert!(!places.contains(&next[3]));
-    assert_eq!((one.held(), other.available(0)), (4, 45));
+    assert_eq!((one.held(), other.available(0)), (28, 21));
+    drop(others);
+}
+
+#[cfg(not(shmipc_loom))]
+#[test]
+fn hazard_h15_much_is_kept_only_while_most_of_the_list_is_free_and_nobody_sleeps() {
+    let (memory, one, other) = list_of(64);
+    one.wake();
+    let take = |count| (0..count).map(|_| one.take(0).unwrap().unwrap());
+    let recycle = |slices: Vec<Slice>| {
+        let mut slices = slices.into_iter();
+        slices.try_for_each(|slice| one.recycle(slice)).unwrap();
+    };
+    let (first, second): (Vec<_>, Vec<_>) = (take(20).collect(), take(20).collect());
+    assert_eq!(other.available(0), 23);
+    // Four are kept in any case; ten go back until most of the list is free, and the other six are kept again.
+    recycle(first);
+    assert_eq!((one.held(), other.available(0)), (20, 33));
+    // One of four at most.
+    recycle(second);
+    assert_eq!((one.held(), other.available(0)), (0, 47));
+    one.trim().unwrap();
+    assert_eq!(other.available(0), 59, "four stay while this side sleeps");
+    assert_eq!(free(&memory).len(), 60);
+    one.trim().unwrap();
+    assert_eq!(other.available(0), 59);
+    // What comes back meanwhile is not kept, although there is plenty.
+    let late: Vec<_> = take(10).collect();
+    recycle(late);
+    assert_eq!((one.held(), other.available(0)), (0, 59));
 }
 
 #[cfg(not(shmipc_loom))]
