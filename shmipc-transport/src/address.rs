@@ -8,6 +8,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -29,7 +30,11 @@ use crate::error::InvalidAddress;
 ///
 /// An address is only looked at when it is used: one that no socket can have, such as a path of more than 107 bytes, or what is
 /// no address behind `tcp://`, is an error of [`Listener::bind`](crate::Listener::bind) and [`Session::connect`](crate::Session::connect).
+/// [`str::parse`] tells at once.
+///
+/// Addresses are equal if they are written alike, or are the same descriptor. Different ones may lead to one socket.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Address {
     /// A socket in the file system. Its permissions and those of its directory decide who can reach it.
     Path(PathBuf),
@@ -114,6 +119,33 @@ impl fmt::Display for Address {
     }
 }
 
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Path(one), Self::Path(other)) => one.as_os_str() == other.as_os_str(),
+            (Self::Abstract(one), Self::Abstract(other)) => one == other,
+            (Self::Tcp(one), Self::Tcp(other)) => one == other,
+            // Both are open, so they have one number if they are one descriptor.
+            (Self::Fd(one), Self::Fd(other)) => one.as_raw_fd() == other.as_raw_fd(),
+            (Self::Path(_) | Self::Abstract(_) | Self::Tcp(_) | Self::Fd(_), _) => false,
+        }
+    }
+}
+
+impl Eq for Address {}
+
+/// As [`From<&str>`](#impl-From%3C%26str%3E-for-Address), and tells at once what no socket can have.
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let address = Self::from(text);
+        address.to_tcp()?;
+        address.to_unix()?;
+        Ok(address)
+    }
+}
+
 impl From<&str> for Address {
     fn from(text: &str) -> Self {
         if let Some(name) = text.strip_prefix('@') {
@@ -133,6 +165,18 @@ impl From<String> for Address {
     }
 }
 
+impl From<&String> for Address {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<&Self> for Address {
+    fn from(address: &Self) -> Self {
+        address.clone()
+    }
+}
+
 impl From<&Path> for Address {
     fn from(path: &Path) -> Self {
         Self::Path(path.to_owned())
@@ -145,6 +189,13 @@ impl From<PathBuf> for Address {
     }
 }
 
+impl From<&PathBuf> for Address {
+    fn from(path: &PathBuf) -> Self {
+        Self::from(path.as_path())
+    }
+}
+
+/// [`Address::Tcp`], whatever listens there.
 impl From<SocketAddr> for Address {
     fn from(tcp: SocketAddr) -> Self {
         Self::Tcp(tcp)
@@ -170,6 +221,49 @@ mod tests {
             "a path is taken by its word"
         );
         assert!(matches!(Address::from("a@b"), Address::Path(_)));
+    }
+
+    #[test]
+    fn whatever_names_an_address_is_one() {
+        let text = "/run/a.sock".to_owned();
+        let path = PathBuf::from(&text);
+        let expected = Address::Path(path.clone());
+        for address in [
+            Address::from(text.as_str()),
+            Address::from(&text),
+            Address::from(path.as_path()),
+            Address::from(&path),
+            Address::from(&expected),
+            text.parse().unwrap(),
+        ] {
+            assert_eq!(address, expected);
+        }
+        assert_ne!(Address::from("@a"), Address::from("a"));
+        assert_ne!(Address::from("/run//a.sock"), expected, "written otherwise");
+        let tcp = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_eq!(Address::from(tcp), Address::from("tcp://127.0.0.1:80"));
+        let fd = || Address::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let (one, other) = (fd(), fd());
+        assert_eq!(one.clone(), one);
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn parsing_tells_at_once() {
+        let refused = |text: &str| text.parse::<Address>().unwrap_err();
+        assert_eq!(refused(""), InvalidAddress::Empty);
+        assert!(matches!(
+            refused("tcp://host:1"),
+            InvalidAddress::Tcp { .. }
+        ));
+        assert!(matches!(
+            refused("tcp://10.0.0.1:1"),
+            InvalidAddress::NotLoopback { .. }
+        ));
+        assert!(matches!(
+            refused(&"x".repeat(108)),
+            InvalidAddress::TooLong { .. }
+        ));
     }
 
     #[test]

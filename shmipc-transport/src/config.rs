@@ -58,7 +58,8 @@ impl Payloads {
 
     /// Copies each message out once before anybody looks at it, whoever the peer is.
     ///
-    /// Costs a copy and private memory for the messages that wait to be received.
+    /// Costs a copy, and private memory for what was received. Messages that wait to be received lie in the peer's memory until then.
+    /// Those that are longer than our own [`memory_max`](ConfigBuilder::memory_max) are misbehaviour.
     #[expect(
         non_upper_case_globals,
         reason = "reads as the enum variant that it stands in for"
@@ -128,7 +129,7 @@ pub(crate) fn is_own_uid(uid: u32) -> bool {
 /// Settings of a session or listener, known to make sense.
 ///
 /// ```
-/// use std::{fmt, sync::Arc, time::Duration};
+/// use std::time::Duration;
 /// use shmipc_transport::{Config, Wait};
 ///
 /// let config = Config::builder().wait(Wait::Block).handshake_timeout(Duration::from_secs(2)).build()?;
@@ -212,6 +213,12 @@ impl Config {
         self.memory_max
     }
 
+    /// The most streams that the peer may have opened at once.
+    #[must_use]
+    pub fn streams_max(&self) -> u32 {
+        self.windows().streams_max
+    }
+
     /// See [`ConfigBuilder::handshake_timeout`].
     #[must_use]
     pub fn handshake_timeout(&self) -> Duration {
@@ -278,8 +285,10 @@ impl Config {
         self.windows
     }
 
-    pub(crate) fn authorize(&self) -> &Authorize {
-        &self.authorize
+    /// Whether this peer is admitted; see [`ConfigBuilder::authorize`]. For sockets that carry another protocol than this crate's.
+    #[must_use]
+    pub fn admits(&self, peer: &Peer) -> bool {
+        self.authorize.allows(peer)
     }
 }
 
@@ -291,6 +300,7 @@ pub struct ConfigBuilder {
 }
 
 /// A setting outside its accepted range.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{setting}` must be {accepted}")]
 pub struct InvalidConfig {
@@ -335,9 +345,9 @@ impl ConfigBuilder {
 
     /// The most memory for payloads under way, in bytes, for this side of each session. Default: 1 GiB.
     ///
-    /// Also the longest message. Costs address space; real memory only as far as it is used, and that is given back after
-    /// [`memory_idle`](Self::memory_idle). From 64 KiB to just under 4 GiB: a power of two below 16 MiB, a multiple of
-    /// 16 MiB above.
+    /// Also the longest message, and the longest that is received where payloads are [`Guarded`](Payloads::Guarded). Costs address
+    /// space; real memory only as far as it is used, and that is given back after [`memory_idle`](Self::memory_idle). From 64 KiB
+    /// to just under 4 GiB: a power of two below 16 MiB, a multiple of 16 MiB above.
     pub fn memory_max(mut self, bytes: u32) -> Self {
         self.config.memory_max = bytes;
         self
@@ -354,7 +364,8 @@ impl ConfigBuilder {
     /// Streams that the peer may have open at once. Default: 1,024; from 1 to 65,536.
     ///
     /// The peer's further streams wait on its side. Costs about 300 bytes per open stream, and what its
-    /// [window](Self::stream_window) holds.
+    /// [window](Self::stream_window) holds. Over shmipc's own link, where the end of one stream may arrive after what opens the next, up to
+    /// twice as many may be open for a moment.
     pub fn streams_max(mut self, streams: u32) -> Self {
         self.config.windows.streams_max = streams;
         self
@@ -363,8 +374,7 @@ impl ConfigBuilder {
     /// How far a peer may send ahead of the reader on each stream. Default: 32 messages, 4 MiB.
     ///
     /// A message may be sent while both are above zero, however long it is. A message that waits to be received costs up
-    /// to 2 KiB of private memory, or its own length where payloads are [`Guarded`](Payloads::Guarded). From 1 to 65,536
-    /// messages, from 1 byte to 1 GiB.
+    /// to 2 KiB of private memory. From 1 to 65,536 messages, from 1 byte to 1 GiB.
     pub fn stream_window(mut self, messages: u32, bytes: u32) -> Self {
         self.config.windows.messages = messages;
         self.config.windows.bytes = bytes;
@@ -404,7 +414,7 @@ impl ConfigBuilder {
     /// Ends sessions with peers that live and do not answer. Default: none; a peer that has died is noticed without.
     ///
     /// Costs a timer per session while streams are open, and a ping where nothing else is heard. Both sides may do it, each
-    /// for itself.
+    /// for itself. Sessions of [threads](crate::blocking) ignore it: there a deadline limits what a thread waits for.
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.config.keepalive = Some(keepalive);
         self
@@ -444,7 +454,11 @@ impl ConfigBuilder {
         let memory_fits = (64 << 10 <= memory && memory.is_power_of_two())
             || (0 < memory && memory.is_multiple_of(SHARED_REGION));
         InvalidConfig::check([
-            ("links", !c.links().is_empty(), "at least one"),
+            (
+                "links",
+                !c.links().is_empty(),
+                "a list of at least one link",
+            ),
             (
                 "spin_budget",
                 c.spin_budget <= Duration::from_millis(10),

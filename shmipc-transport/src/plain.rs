@@ -8,7 +8,7 @@ use std::{io, time::Duration};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
-    Address, Peer,
+    Address, Config, Peer,
     error::{BindError, ConnectError},
     listener::{self, SocketFile, Way},
     session, sys,
@@ -62,7 +62,8 @@ impl PlainListener {
         })
     }
 
-    /// Returns the next connection, and who made it.
+    /// Returns the next connection, and who made it: whether that is somebody to talk to is up to the caller, see
+    /// [`Config::admits`].
     ///
     /// # Errors
     ///
@@ -84,11 +85,13 @@ impl PlainListener {
     }
 }
 
-/// Connects to whoever listens at `address`. Waits while the server's queue is full, for at most `timeout`.
+/// Connects to whoever listens at `address`, if `config` [admits](Config::admits) them; nothing else in it counts. Waits while the
+/// server's queue is full, for at most `timeout`.
 ///
 /// # Errors
 ///
-/// Returns [`ConnectError`] if the address cannot be used, nobody listens there, or the time has passed.
+/// Returns [`ConnectError`] if the address cannot be used, nobody listens there or somebody who is not admitted, or the time has
+/// passed.
 ///
 /// # Panics
 ///
@@ -97,8 +100,21 @@ impl PlainListener {
 /// # Cancel safety
 ///
 /// Dropping the future gives the attempt up; nothing remains.
-pub async fn connect(address: &Address, timeout: Duration) -> Result<UnixStream, ConnectError> {
-    session::dial_plain(address, timeout).await
+pub async fn connect(
+    address: &Address,
+    config: &Config,
+    timeout: Duration,
+) -> Result<UnixStream, ConnectError> {
+    let stream = session::dial_plain(address, timeout).await?;
+    let peer = sys::peer::credentials(&stream).map_err(|source| ConnectError::Io {
+        action: "learn who the server is",
+        source,
+    })?;
+    if config.admits(&peer) {
+        Ok(stream)
+    } else {
+        Err(ConnectError::ServerNotAuthorized(peer))
+    }
 }
 
 #[cfg(test)]
@@ -114,17 +130,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("plain.sock");
         let listener = PlainListener::bind(path.as_path()).unwrap();
-        let (client, accepted) =
-            tokio::join!(connect(listener.local_address(), LONG), listener.accept());
+        let config = Config::default();
+        let (client, accepted) = tokio::join!(
+            connect(listener.local_address(), &config, LONG),
+            listener.accept()
+        );
         let (mut client, (mut server, peer)) = (client.unwrap(), accepted.unwrap());
         assert_eq!(peer.pid(), i32::try_from(std::process::id()).ok());
         client.write_all(b"plain").await.unwrap();
         let mut read = [0; 5];
         server.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"plain");
+        let nobody = Config::builder().authorize(|_| false).build().unwrap();
+        let refused = connect(listener.local_address(), &nobody, LONG).await;
+        assert!(matches!(refused, Err(ConnectError::ServerNotAuthorized(_))));
         drop(listener);
         assert!(!path.exists());
-        let refused = connect(&path.into(), LONG).await;
+        let refused = connect(&path.into(), &config, LONG).await;
         assert!(matches!(refused, Err(ConnectError::NoServer { .. })));
     }
 }

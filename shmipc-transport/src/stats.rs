@@ -194,7 +194,8 @@ pub struct Stats {
     pub waits_ring: u64,
     /// Times that a sender began to wait for credit of its stream.
     pub waits_credit: u64,
-    /// Times that a sender, or [`alloc`](crate::Session::alloc), began to wait because all of our memory was in use.
+    /// Times that a sender, or [`alloc`](crate::Session::alloc), began to wait because all of our memory was in use. Over
+    /// shmipc's link, messages for which there is none go over the socket, and this counts those that had to wait for that.
     pub waits_memory: u64,
     /// Times that a sender began to wait because the peer had as many streams of ours open as it accepts.
     pub waits_streams: u64,

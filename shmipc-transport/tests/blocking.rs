@@ -3,17 +3,20 @@
 mod common;
 
 use std::{
+    future::poll_fn,
     sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
+    task::Poll,
     thread,
     time::{Duration, Instant},
 };
 
 use bytes::BufMut;
 use common::{PATIENCE, all, pattern, send_back};
+use nix::time::{ClockId, clock_gettime};
 use shmipc_transport::{
     AllocError, Config, Flush, RecvError, SendError, SessionLost, Wait,
     blocking::{Listener, Session, Stream},
@@ -521,4 +524,45 @@ fn a_session_is_drained_when_its_streams_are_over() {
             .expect("the server has said goodbye");
         assert!(pair.client.open_stream().is_err());
     });
+}
+
+#[test]
+fn a_future_that_waits_like_a_thread_itself_hides_no_wake_from_whoever_polls_it() {
+    let pair = Pair::new(Wait::Block);
+    let mut polls = 0;
+    let done = pair.client.block_on(
+        late(),
+        poll_fn(|cx| {
+            polls += 1;
+            if polls == 1 {
+                cx.waker().wake_by_ref();
+                pair.client.block_on(soon(), async {}).unwrap();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        }),
+    );
+    assert_eq!((done, polls), (Some(()), 2));
+}
+
+#[test]
+fn who_waits_for_others_on_a_session_that_is_over_costs_nothing() {
+    let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let pair = Pair::new(Wait::Block);
+    let client = &pair.client;
+    // One sees it end while it waits, and the other finds it so.
+    for session in [&pair.server, client] {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let (began, cpu) = (Instant::now(), spent().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                client.close();
+                thread::sleep(Duration::from_millis(200)); // Which they might spend looking.
+                tell.send(7).unwrap();
+            });
+            assert_eq!(session.block_on(late(), told), Some(Ok(7)));
+        });
+        let (cpu, passed) = (spent().unwrap() - cpu, began.elapsed());
+        assert!(cpu < passed / 4, "{cpu:?} of {passed:?}");
+    }
 }

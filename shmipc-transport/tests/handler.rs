@@ -56,6 +56,7 @@ impl StreamHandler for Shout {
         self.log(match how {
             RemoteClose::Finished => "the peer has finished".to_owned(),
             RemoteClose::Lost(error) => error.to_string(),
+            other => format!("{other:?}"),
         });
         match stream.reader().buffered() {
             0 => Ok(()),
@@ -67,6 +68,7 @@ impl StreamHandler for Shout {
         self.log(match why {
             LocalClose::Finished => "closed".to_owned(),
             LocalClose::Failed(error) => format!("failed: {error}"),
+            other => format!("{other:?}"),
         });
     }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    future::poll_fn,
     sync::{Arc, mpsc},
     task::{Context, Wake, Waker},
     thread,
@@ -508,4 +509,60 @@ fn what_users_hold_is_send_and_sync() {
     assert::<shmipc_transport::RecvError>();
     assert::<shmipc_transport::SendError>();
     assert::<SessionLost>();
+}
+
+#[tokio::test]
+async fn a_message_is_sent_in_the_session_that_it_was_begun_for() {
+    for len in [10, 10_000] {
+        let (one, other) = (Pair::new().await, Pair::new().await);
+        echo(one.server.clone());
+        echo(other.server.clone());
+        let mut stream = one.client.open_stream().unwrap();
+        let mut message = stream.buffer(len);
+        message.put_bytes(7, len);
+        let mut elsewhere = other.client.open_stream().unwrap();
+        let sent = poll_fn(|cx| {
+            elsewhere
+                .halves_mut()
+                .0
+                .poll_send(cx, &mut message, Flush::More)
+        })
+        .await;
+        assert!(matches!(sent, Err(SendError::OtherSession)), "{sent:?}");
+        // It is as it was.
+        let sent = poll_fn(|cx| {
+            stream
+                .halves_mut()
+                .0
+                .poll_send(cx, &mut message, Flush::End)
+        })
+        .await;
+        sent.unwrap();
+        let echo = timeout(PATIENCE, stream.recv()).await.unwrap().unwrap();
+        assert_eq!(echo.unwrap().len(), len);
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_sent_is_empty() {
+    for len in [10, 10_000] {
+        let pair = Pair::new().await;
+        echo(pair.server.clone());
+        let mut stream = pair.client.open_stream().unwrap();
+        let mut message = stream.buffer(len);
+        for len in [len, len / 2, 1] {
+            message.put_bytes(7, len);
+            let sent = poll_fn(|cx| {
+                stream
+                    .halves_mut()
+                    .0
+                    .poll_send(cx, &mut message, Flush::More)
+            })
+            .await;
+            sent.unwrap();
+            assert!(message.is_empty());
+            let echo = timeout(PATIENCE, stream.recv()).await.unwrap().unwrap();
+            assert_eq!(echo.unwrap().len(), len);
+        }
+    }
 }

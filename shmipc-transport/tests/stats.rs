@@ -5,7 +5,9 @@ mod common;
 use std::{future::poll_fn, task::Poll, time::Duration};
 
 use bytes::{BufMut, Bytes};
-use shmipc_transport::{Config, ConfigBuilder, Flush, LinkKind, RecvBuf, SendHalf, Stats, Wait};
+use shmipc_transport::{
+    Config, ConfigBuilder, Flush, LinkKind, RecvBuf, SendHalf, Shmipc, Stats, Wait,
+};
 use tokio::time::timeout;
 
 use crate::common::{PATIENCE, Pair, echo, pattern, send};
@@ -176,6 +178,46 @@ async fn waiting_for_credit_is_counted_once_per_wait() {
     sending.await.unwrap();
     let stats = client.stats();
     assert_eq!((stats.waits_credit, stats.waits_ring), (1, 0));
+}
+
+/// Fills up whatever a message of this length needs, and waits for it. Returns how often that was for the queue, and for memory.
+async fn waits_of(shmipc: Shmipc, len: usize) -> (u64, u64) {
+    let files = tempfile::tempdir_in("/dev/shm").unwrap();
+    let shmipc = shmipc.directory(files.path());
+    let Pair {
+        client,
+        server: _server,
+        _dir,
+    } = pair(|config| {
+        let config = config.links([LinkKind::ShmipcV3]);
+        config.shmipc(shmipc.clone())
+    })
+    .await;
+    let mut stream = client.open_stream().unwrap();
+    // Nobody else runs meanwhile, so the peer takes nothing.
+    let fill = |space: &mut &mut [u8]| space.put_bytes(7, len);
+    while stream.try_send_exact(len, Flush::More, fill).unwrap() {}
+    let mut message = stream.buffer(len);
+    message.put_bytes(7, len);
+    let mut sending = Box::pin(stream.send(message, Flush::More));
+    for _ in 0..3 {
+        begins_to_wait(sending.as_mut()).await;
+    }
+    let stats = client.stats();
+    assert!(
+        0 < stats.ring_fill_max && 0 < stats.arena_used_max,
+        "{stats:?}"
+    );
+    timeout(PATIENCE, sending).await.unwrap().unwrap();
+    (stats.waits_ring, stats.waits_memory)
+}
+
+#[tokio::test]
+async fn over_shmipcs_link_a_wait_is_counted_once_and_for_what_is_lacking() {
+    let queue_is_short = Shmipc::default().queue_len(16);
+    assert_eq!(waits_of(queue_is_short, 100).await, (1, 0));
+    let memory_is_short = Shmipc::default().buffer_len(64 << 10).slices([(4096, 100)]);
+    assert_eq!(waits_of(memory_is_short, 2000).await, (0, 1));
 }
 
 #[tokio::test]

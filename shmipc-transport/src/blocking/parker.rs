@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     core::{flag::Flag, sync::lock},
+    session::Elapsed,
     sys::watch::Interrupt,
 };
 
@@ -26,7 +27,8 @@ pub(crate) struct Parker {
 #[derive(Debug)]
 pub(crate) struct Signal {
     is_set: Flag,
-    waker: Waker,
+    /// That of the same thread.
+    parker: Arc<Parker>,
 }
 
 /// What a thread waits with: made once, since it waits often, and for one thing at a time.
@@ -51,7 +53,7 @@ impl Own {
         let waker = Waker::from(Arc::clone(&parker));
         let signal = Arc::new(Signal {
             is_set: Flag::default(),
-            waker: waker.clone(),
+            parker: Arc::clone(&parker),
         });
         Self {
             signal_waker: Waker::from(Arc::clone(&signal)),
@@ -133,6 +135,28 @@ impl Signal {
         self.is_set.lower();
     }
 
+    /// Sets it, for the thread itself.
+    pub(crate) fn set(&self) {
+        self.is_set.raise();
+    }
+
+    /// Parks until it is set, or `deadline` has passed. Only for the thread itself.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Elapsed`] if the deadline has passed.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<(), Elapsed> {
+        loop {
+            self.parker.reset();
+            if self.is_set() {
+                return Ok(());
+            }
+            if !self.parker.park(deadline) {
+                return Err(Elapsed);
+            }
+        }
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         self.is_set.is_up()
     }
@@ -145,7 +169,7 @@ impl Wake for Signal {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.is_set.raise();
-        self.waker.wake_by_ref();
+        self.parker.wake_by_ref();
     }
 }
 
@@ -189,6 +213,39 @@ mod tests {
             });
             receive.recv().unwrap().wake();
             sleeper.join().unwrap();
+        }
+    }
+
+    /// Waits when the thread's own means of waiting are gone.
+    struct Late(Option<std::sync::mpsc::Sender<()>>);
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            Signal::with(|signal, waker| {
+                signal.clear();
+                let waker = waker.clone();
+                let other = thread::spawn(move || waker.wake());
+                signal.wait(None).unwrap();
+                other.join().unwrap();
+            });
+            self.0.take().unwrap().send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ends_may_wait_once_more() {
+        thread_local!(static LATE: std::cell::RefCell<Option<Late>> = const { std::cell::RefCell::new(None) });
+        for own_first in [true, false] {
+            let (send, receive) = std::sync::mpsc::channel();
+            thread::spawn(move || {
+                // In either order: one of the two goes first.
+                if own_first {
+                    Parker::with(|parker, _| parker.reset());
+                }
+                LATE.with_borrow_mut(|late| *late = Some(Late(Some(send))));
+                Parker::with(|parker, _| parker.reset());
+            });
+            receive.recv_timeout(Duration::from_secs(60)).unwrap();
         }
     }
 

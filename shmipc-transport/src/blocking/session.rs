@@ -129,6 +129,8 @@ impl Session {
     /// Waits while all of the configured memory is in use. The content is arbitrary (left over from earlier messages of
     /// this session), and visible to the peer from the moment it is written.
     ///
+    /// Over shmipc's own link it is private memory, which is copied when it is sent: there, the peer could write to it.
+    ///
     /// # Errors
     ///
     /// See [`AllocError`].
@@ -200,6 +202,7 @@ impl Session {
     ///
     /// Streams that the peer opens before it learns of this are [accepted](Self::accept_stream) like others, so none is
     /// lost: other threads must go on to do so.
+    #[must_use]
     pub fn drain(&self, deadline: Option<Instant>) -> bool {
         let shared = self.shared();
         if block_on(shared, deadline, self.inner.drain_streams()).is_err() {
@@ -302,15 +305,26 @@ pub(super) fn block_on<F: Future>(
 ) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
     Signal::with(|signal, waker| {
-        loop {
+        let outcome = loop {
             signal.clear();
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
-                return Ok(output);
+                break Ok(output);
             }
-            let Some(lead) = shared.lead() else {
-                return Err(Elapsed);
+            let waited = match (shared.lead(), shared.lost()) {
+                (None, _) => Err(Elapsed),
+                // There is nothing to look after any more, and others decide when it is ready.
+                (_, Some(_)) => signal.wait(deadline),
+                (Some(lead), None) => {
+                    let is_over = || signal.is_set() || shared.lost().is_some();
+                    shared.wait(lead, false, deadline, |_| is_over().then_some(()))
+                }
             };
-            shared.wait(lead, false, deadline, |_| signal.is_set().then_some(()))?;
-        }
+            if let Err(elapsed) = waited {
+                break Err(elapsed);
+            }
+        };
+        // What polls a future that waits like this has perhaps been called meanwhile.
+        signal.set();
+        outcome
     })
 }

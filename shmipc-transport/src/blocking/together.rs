@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Parker, Signal};
+use super::Signal;
 use crate::session::Shared;
 
 /// Futures about sessions for threads, which come to `T`.
@@ -61,28 +61,27 @@ impl<T> Together<T> {
     ) -> Woken<T> {
         Signal::with(|signal, waker| {
             let context = &mut Context::from_waker(waker);
-            loop {
+            let woken = loop {
                 signal.clear();
                 let done = self.poll(context);
                 if !done.is_empty() {
-                    return Woken::Done(done);
+                    break Woken::Done(done);
                 }
                 if other.as_mut().poll(context).is_ready() {
-                    return Woken::Other;
+                    break Woken::Other;
                 }
                 let now = Instant::now();
                 if deadline.is_some_and(|deadline| deadline <= now) {
-                    return Woken::Late;
+                    break Woken::Late;
                 }
                 let tick = now + TICK;
                 let until = deadline.map_or(tick, |deadline| deadline.min(tick));
-                Parker::with(|parker, _| {
-                    parker.reset();
-                    if !signal.is_set() {
-                        parker.park(Some(until));
-                    }
-                });
-            }
+                // If it is too late, that shows above.
+                let _ = signal.wait(Some(until));
+            };
+            // Whoever waits with this thread as well, further out, may have been woken meanwhile.
+            signal.set();
+            woken
         })
     }
 
@@ -115,4 +114,22 @@ pub(crate) fn pause(duration: Duration) -> impl Future<Output = ()> + Send {
             Poll::Pending
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, pin::pin};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_further_out_does_not_miss_what_came_meanwhile() {
+        Signal::with(|signal, waker| {
+            signal.clear();
+            waker.wake_by_ref();
+            let woken = Together::<()>::new().wait(Some(Instant::now()), pin!(pending()));
+            assert!(matches!(woken, Woken::Late));
+            assert!(signal.is_set());
+        });
+    }
 }

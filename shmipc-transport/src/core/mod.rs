@@ -15,4 +15,5 @@ pub(crate) mod shmipc;
 pub(crate) mod streams;
 pub(crate) mod succession;
 pub(crate) mod sync;
+pub(crate) mod waiters;
 pub(crate) mod wire;

@@ -23,7 +23,7 @@ impl From<SendError> for io::Error {
     fn from(error: SendError) -> Self {
         let kind = match &error {
             SendError::Reset(_) => ErrorKind::ConnectionReset,
-            SendError::TooLarge { .. } => ErrorKind::InvalidInput,
+            SendError::TooLarge { .. } | SendError::OtherSession => ErrorKind::InvalidInput,
             SendError::Memory(source) => source.kind(),
             SendError::GoingAway => ErrorKind::ConnectionRefused,
             SendError::Finished => ErrorKind::BrokenPipe,

@@ -174,8 +174,9 @@ pub enum PeerMisbehaved {
         /// How many are waiting.
         waiting: usize,
     },
-    /// A message is longer than any may be.
-    #[error("a message of {len} bytes is longer than its memory")]
+    /// A message is longer than any may be: than what the peer has announced of its memory or, if it must be
+    /// [copied](crate::Payloads::Guarded), than our own [`memory_max`](crate::ConfigBuilder::memory_max).
+    #[error("a message of {len} bytes is longer than any may be")]
     MessageLength {
         /// The sum of its segments.
         len: u64,
@@ -221,6 +222,10 @@ pub enum SendError {
     /// The operating system refused to provide memory. The same message may succeed later.
     #[error("could not add memory")]
     Memory(#[source] Arc<io::Error>),
+    /// The message was begun for another session, whose memory it lies in. Begin it with [`buffer`](crate::SendHalf::buffer) of a stream of
+    /// this one.
+    #[error("the message was begun for another session: begin it with `buffer` of this stream")]
+    OtherSession,
     /// The peer wants no further streams, and this one is not open yet. Open it in another session; nothing was sent.
     #[error("the peer accepts no further streams in this session")]
     GoingAway,

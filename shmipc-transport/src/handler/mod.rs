@@ -8,7 +8,7 @@ use std::io;
 pub use self::serve::{serve, serve_session, serve_with_shutdown};
 use crate::{ByteStream, RecvError};
 
-/// What is done about one stream, from its first bytes to its end. Served by [`serve`] and its siblings, in a task of its own
+/// What is done about one stream, from its first bytes to its end. Served by [`serve()`] and its siblings, in a task of its own
 /// for each stream.
 ///
 /// ```
@@ -67,6 +67,7 @@ pub trait StreamHandler: Send + 'static {
 }
 
 /// How the peer's direction of a stream ended.
+#[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum RemoteClose {
     /// In good order, or given up where [that is not told apart](crate::RecvHalf::hears_end).
@@ -76,6 +77,7 @@ pub enum RemoteClose {
 }
 
 /// Why a stream is over on this side.
+#[non_exhaustive]
 #[derive(Debug)]
 pub enum LocalClose {
     /// Both sides have sent their end, or the peer has closed both directions, and we had nothing more to say.

@@ -52,7 +52,7 @@ impl OutboxLink {
             let control = tx.control.iter().take(CONTROL_LISTED_MAX);
             dump.control = control.map(|control| format!("{control:?}")).collect();
             dump.control_waiting = tx.control.len();
-            dump.senders_waiting = tx.waiters.len();
+            dump.senders_waiting = tx.waiters.count();
             dump.flights = tx.flights.iter().take(LISTED_MAX).map(flight).collect();
         }
         let backlog = self.peer_backlog();

@@ -213,7 +213,7 @@ impl OutboxLink {
                 .bytes_received
                 .add_locked(u64::from(head.body_len));
             let bytes = self.peer_ring.copy_body(body, head.body_len);
-            return Ok(Some(RecvBuf::from_bytes(Bytes::from(bytes))));
+            return Ok(Some(RecvBuf::from_copy(bytes)));
         }
         // The one look at the body; what follows works on the copy (O4).
         let mut scratch = std::mem::take(&mut rx.scratch);
@@ -252,7 +252,17 @@ impl OutboxLink {
                     inline = rest;
                     Bytes::copy_from_slice(bytes)
                 }
-                Segment::Theirs(part) => self.receive_part(&part)?,
+                Segment::Theirs(part) => match self.begin_lease(&part)? {
+                    Received::Lent(region, lease, trust) => {
+                        self.counters.bytes_lent.add_locked(u64::from(part.len));
+                        region.lend(part.offset, part.len, lease, trust)?
+                    }
+                    Received::Guarded(guarded) => {
+                        message.push_guarded(guarded);
+                        continue;
+                    }
+                    Received::Empty => continue,
+                },
                 Segment::Yours(part) => {
                     let Part {
                         region,
@@ -270,22 +280,10 @@ impl OutboxLink {
         if !inline.is_empty() {
             return Err(InvalidRecord::InlineBytes.into());
         }
-        Ok(message)
-    }
-
-    /// Lends or copies a range of the peer's memory.
-    fn receive_part(self: &Arc<Self>, part: &Part) -> Result<Bytes, PeerMisbehaved> {
-        match self.begin_lease(part)? {
-            Received::Lent(region, lease, trust) => {
-                self.counters.bytes_lent.add_locked(u64::from(part.len));
-                Ok(region.lend(part.offset, part.len, lease, trust)?)
-            }
-            Received::Guarded(region) => {
-                let copy = region.copy_to_vec(part.offset, part.len)?;
-                self.give_back(part.token);
-                Ok(copy.into())
-            }
+        if message.is_guarded() && self.copied_message_max < len {
+            return Err(PeerMisbehaved::MessageLength { len });
         }
+        Ok(message)
     }
 
     /// Admits a region whose memory must have come over the socket by now (O12).

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     core::{
         mem::{PeerRegion, Trust},
-        num::{Capacity, RegionId},
+        num::{Capacity, RegionId, index},
         outbox::{Part, RETURNS_MAX, ReturnWriter},
         sync::lock,
     },
@@ -55,8 +56,33 @@ pub(super) struct HeldRegion {
 pub(super) enum Received {
     /// It is lent.
     Lent(PeerRegion, Lease, Trust),
-    /// It must be copied out, and [given back](OutboxLink::give_back).
-    Guarded(PeerRegion),
+    /// It must be copied out.
+    Guarded(Guarded),
+    /// It is empty, and was given back.
+    Empty,
+}
+
+/// A segment of the peer's that may not be looked at where it lies. It stays there until somebody receives the message: a peer
+/// that names the same memory in many messages does not have us hold a copy for each.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    region: PeerRegion,
+    offset: u32,
+    len: u32,
+    _lease: Lease,
+}
+
+impl Guarded {
+    pub(crate) fn len(&self) -> usize {
+        index(self.len)
+    }
+
+    /// Copies it out, and gives it back. `None` if there is no memory for that.
+    pub(crate) fn copy(self) -> Option<Bytes> {
+        // The range was verified when its lease began.
+        let copy = self.region.try_copy_to_vec(self.offset, self.len).ok()?;
+        copy.map(Bytes::from)
+    }
 }
 
 impl Back {
@@ -137,7 +163,7 @@ impl OutboxLink {
         Some(lock(&self.back).regions.get(&id)?.region.clone())
     }
 
-    /// Takes a segment that has arrived, and registers a lease if it is lent.
+    /// Takes a segment that has arrived, and registers a lease unless it is empty.
     ///
     /// # Errors
     ///
@@ -154,10 +180,14 @@ impl OutboxLink {
         let unknown = PeerMisbehaved::UnknownRegion { region: region.0 };
         let held = back.regions.get(&region).ok_or(unknown)?;
         let memory = held.region.clone();
-        let Some(trust) = held.trust.filter(|_| len != 0) else {
-            return Ok(Received::Guarded(memory));
-        };
+        let trust = held.trust;
         let address = memory.address(offset, len)?;
+        if len == 0 {
+            self.push_return(&mut back, token);
+            drop(back);
+            self.offer_space();
+            return Ok(Received::Empty);
+        }
         let held = Held {
             region,
             offset,
@@ -172,7 +202,15 @@ impl OutboxLink {
         }
         let link = Arc::downgrade(self);
         let lease = Lease { link, token };
-        Ok(Received::Lent(memory, lease, trust))
+        Ok(match trust {
+            Some(trust) => Received::Lent(memory, lease, trust),
+            None => Received::Guarded(Guarded {
+                region: memory,
+                offset,
+                len,
+                _lease: lease,
+            }),
+        })
     }
 
     /// How many segments of the peer's we hold, and for how long the oldest of them, to a few milliseconds.
@@ -214,12 +252,6 @@ impl OutboxLink {
         held.shares = held.shares.checked_add(1)?;
         let link = Arc::downgrade(self);
         Some((part, Lease { link, token }))
-    }
-
-    /// Gives a segment back that was copied out.
-    pub(super) fn give_back(&self, token: u32) {
-        self.push_return(&mut lock(&self.back), token);
-        self.offer_space();
     }
 
     fn end_lease(&self, token: u32) {

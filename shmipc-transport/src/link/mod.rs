@@ -11,8 +11,11 @@
 //! # Locks
 //!
 //! In this order, where one is taken inside another: `growing`, `Inbound` (the session's, holds [`OutboxRx`]), `tx`, the session's
-//! streams, `back`, the heap's. `forwards` and `kept` are taken inside none but `growing`, and none inside them. A lock of one
-//! link is never taken while one of another link's is held, which is why what lands is dropped by [`OutboxGuard`]. None is held while code of users runs, or across an `await`.
+//! streams, `back`, the heap's. `forwards` and `kept` are taken inside none but `growing`, and none inside them. `doorbell` and `keeper`
+//! are taken last. A lock of one
+//! link is never taken while one of another link's is held, which is why what lands is dropped by [`OutboxGuard`]. None is held across an `await`, and none but `Inbound` and `growing` while code of
+//! users runs: what drops memory of theirs that has come back, and wakes them, may be whoever drains the ring or adds a region. So such
+//! code must not wait for the same session in the same thread.
 
 mod control;
 mod dump;
@@ -43,7 +46,7 @@ pub(crate) use inbound::Arrival;
 use inbound::OutboxRx;
 pub use info::LinkInfo;
 use lease::Back;
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Guarded, Lease};
 pub(crate) use outbound::AllocFailure;
 use outbound::{OutboxGuard, OutboxReservation, Tx};
 pub(crate) use outgoing::{Outgoing, OutgoingPart};
@@ -99,6 +102,8 @@ pub(crate) struct OutboxLink {
     kept: Mutex<Vec<(Lease, Arc<Forwarded>)>>,
     /// The longest message that the peer can send, in bytes.
     peer_message_max: u64,
+    /// The longest message that is copied out of the peer's memory: as long as any of ours, whatever the peer has announced.
+    copied_message_max: u64,
     pub(crate) counters: Counters,
 }
 
@@ -172,7 +177,7 @@ impl PeerOutbox {
 }
 
 impl OutboxLink {
-    /// Joins two outboxes. `memory_max` bounds our arena.
+    /// Joins two outboxes. `memory_max` bounds our arena, and messages that are copied out of the peer's.
     pub(crate) fn new(
         own: Outbox,
         peer: PeerOutbox,
@@ -206,6 +211,7 @@ impl OutboxLink {
             kept: Mutex::default(),
             // Lengths are counted in 32 bits.
             peer_message_max: peer.memory_max.min(u64::from(u32::MAX)),
+            copied_message_max: u64::from(memory_max),
             counters: Counters::default(),
             peer_layout: peer.layout,
             peer: peer.region,
@@ -245,7 +251,7 @@ impl OutboxLink {
         drop(lock(&self.back).sever());
         let (flights, waiters) = self.tx().sever();
         drop(flights);
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
         drop(self.take_kept());
     }
 

@@ -10,17 +10,19 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{Control, Lease, OutboxLink, Outgoing, OutgoingPart};
 use crate::{
     core::{
-        mem::{Block, Exhausted, RetiredRegion},
+        mem::{Block, Exhausted, RetiredRegion, Supply},
         num::{Capacity, RegionId, StreamId, index},
         outbox::{
             Flight, Flights, Kind, Part, Producer, RecordHead, ReturnReader, Segment, SleepWord,
             Slot,
         },
         sync::{Ordering, lock},
+        waiters::{Ticket, Waiters},
         wire::Region,
     },
     error::PeerMisbehaved,
@@ -44,17 +46,19 @@ pub(crate) struct Tx {
     starved: SleepWord,
     /// Records that wait for space. While there are any, no message overtakes them.
     pub(super) control: VecDeque<Control>,
-    pub(super) waiters: Vec<Waker>,
+    pub(super) waiters: Waiters,
+    /// The peer has made progress that those who wait have not been told of: whoever sees it may be somebody else.
+    has_progressed: bool,
     /// Segments of other sessions that are under way: others wait for them.
     foreign: u32,
-    /// Segments of other sessions that have come back, to be dropped without the lock.
-    landed: Vec<Flight>,
+    /// Segments in which others have a share and that have come back, to be dropped without the lock.
+    landed: SmallVec<[Flight; 2]>,
     /// Set when the session is over: nothing departs any more that nobody would return.
     severed: bool,
 }
 
-/// The sending half, locked. What has come back of other sessions' memory is dropped after it was unlocked, because that
-/// may take the locks of the other session.
+/// The sending half, locked. What has come back of memory in which others have a share is dropped after it was unlocked, because that
+/// may run what a user has written, or take the locks of another session.
 #[derive(Debug)]
 pub(crate) struct OutboxGuard<'l>(Option<MutexGuard<'l, Tx>>);
 
@@ -93,8 +97,8 @@ const LOCKED: &str = "it is locked until it is dropped";
 /// Why there is no block.
 #[derive(Debug)]
 pub(crate) enum AllocFailure {
-    /// All memory is in use; some will come back.
-    Full,
+    /// All memory is in use; some will come back, or has by now, if the supply is another.
+    Full(Supply),
     /// It could never be had.
     TooLarge,
     /// The system refused.
@@ -176,6 +180,8 @@ impl Drop for OutboxReservation<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.abandon(&self.link.own_ring);
+            // What others have published behind it could not be taken before.
+            self.link.wake_peer();
         }
     }
 }
@@ -188,14 +194,15 @@ impl Tx {
             returns: ReturnReader::new(returns),
             starved: SleepWord::default(),
             control: VecDeque::new(),
-            waiters: Vec::new(),
+            waiters: Waiters::default(),
+            has_progressed: false,
             foreign: 0,
-            landed: Vec::new(),
+            landed: SmallVec::new(),
             severed: false,
         }
     }
 
-    pub(super) fn sever(&mut self) -> (Vec<Flight>, Vec<Waker>) {
+    pub(super) fn sever(&mut self) -> (Vec<Flight>, Waiters) {
         self.severed = true;
         self.control.clear();
         (self.flights.clear(), mem::take(&mut self.waiters))
@@ -203,15 +210,14 @@ impl Tx {
 
     /// Takes a segment back. Returns whether it was under way.
     pub(super) fn land(&mut self, token: u32) -> bool {
-        match self.flights.land(token) {
-            Some(flight) if flight.is_foreign() => {
-                self.foreign -= 1;
-                self.landed.push(flight);
-            }
-            // Its block goes back to the heap, which wakes those who wait for one.
-            Some(flight) => drop(flight),
-            None => return false,
+        let Some(flight) = self.flights.land(token) else {
+            return false;
+        };
+        self.foreign -= u32::from(flight.is_foreign());
+        if flight.is_shared() {
+            self.landed.push(flight);
         }
+        // Otherwise its block goes back to the heap here, which wakes those who wait for one.
         true
     }
 
@@ -296,18 +302,30 @@ impl OutboxLink {
         Ok(())
     }
 
-    /// Has `waker` called when the peer has made progress. Returns `true` if it just did, so that a retry is due.
+    /// Has `waker` called when the peer has made progress, or memory has come back. What the caller lacks it may have got meanwhile.
     ///
     /// # Errors
     ///
     /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
-    pub(crate) fn wait_for_space(&self, waker: &Waker) -> Result<bool, PeerMisbehaved> {
-        self.heap.wait(waker);
+    pub(crate) fn wait_for_space(
+        &self,
+        ticket: Ticket,
+        waker: &Waker,
+    ) -> Result<(), PeerMisbehaved> {
+        self.heap.wait(ticket, waker);
         let mut tx = self.tx();
-        if !tx.waiters.iter().any(|known| known.will_wake(waker)) {
-            tx.waiters.push(waker.clone());
-        }
-        self.starve(&mut tx)
+        let replaced = tx.waiters.add(ticket, waker);
+        let starved = self.starve(&mut tx).map(drop);
+        drop(tx);
+        drop(replaced);
+        starved
+    }
+
+    /// This one waits no more.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        self.heap.forget(ticket);
+        let forgotten = self.tx().waiters.forget(ticket);
+        drop(forgotten);
     }
 
     /// Looks for progress of the peer's on behalf of those who wait for it.
@@ -321,11 +339,13 @@ impl OutboxLink {
         }
         let (waiters, flushed) = {
             let mut tx = self.tx();
-            // If there is no progress to be seen, a sender may have seen it before us, and the peer may have rung for it: it
-            // rings again for a new value only.
-            if !self.refresh(&mut tx)? && !self.starve(&mut tx)? {
+            // If there is no progress to be told of, somebody may have rung for nothing, and the peer rings again for a new
+            // value only.
+            self.refresh(&mut tx)?;
+            if !tx.has_progressed && !self.starve(&mut tx)? {
                 return Ok(());
             }
+            tx.has_progressed = false;
             let had_control = !tx.control.is_empty();
             if self.flush_control(&mut tx)? && tx.foreign == 0 {
                 tx.starved.disarm(&self.own_header().starved.0);
@@ -338,7 +358,7 @@ impl OutboxLink {
         if flushed {
             self.wake_peer();
         }
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
         Ok(())
     }
 
@@ -358,22 +378,40 @@ impl OutboxLink {
             return Ok(block);
         }
         self.taken.store(0, Ordering::Relaxed);
+        let block = self.alloc_by(|| self.heap.alloc(len))?;
+        self.counters.blocks_taken.add(1);
+        Ok(block)
+    }
+
+    /// As [`alloc`](Self::alloc), for several at once, or none.
+    ///
+    /// # Errors
+    ///
+    /// See [`AllocFailure`].
+    pub(crate) fn alloc_all(&self, lens: &[u32]) -> Result<Vec<Block>, AllocFailure> {
+        let blocks = self.alloc_by(|| self.heap.alloc_all(lens))?;
+        self.counters.blocks_taken.add(blocks.len() as u64);
+        Ok(blocks)
+    }
+
+    /// Takes what `take` takes, adding regions if none has room.
+    fn alloc_by<T>(
+        &self,
+        mut take: impl FnMut() -> Result<T, Exhausted>,
+    ) -> Result<T, AllocFailure> {
         let mut retired = false;
         loop {
             // First what has come back, before more memory is touched.
             self.collect_returns(&mut self.tx())
                 .map_err(AllocFailure::Misbehaved)?;
-            match self.heap.alloc(len) {
-                Ok(block) => {
-                    self.counters.blocks_taken.add(1);
-                    return Ok(block);
-                }
+            match take() {
+                Ok(taken) => return Ok(taken),
                 Err(Exhausted::TooLarge) => return Err(AllocFailure::TooLarge),
-                Err(Exhausted::Full) if !retired && self.heap.has_idle_region() => {
+                Err(Exhausted::Full(_)) if !retired && self.heap.has_idle_region() => {
                     retired = true;
                     self.retire_idle().map_err(AllocFailure::Misbehaved)?;
                 }
-                Err(Exhausted::Full) => return Err(AllocFailure::Full),
+                Err(Exhausted::Full(supply)) => return Err(AllocFailure::Full(supply)),
                 Err(Exhausted::NeedsRegion { id, len }) => {
                     if let Err(failure) = self.add_region(id, len) {
                         self.heap.cancel_region(len);
@@ -384,9 +422,9 @@ impl OutboxLink {
         }
     }
 
-    /// Whether [`alloc`](Self::alloc) might succeed now, where it just failed.
-    pub(crate) fn may_alloc(&self, len: u32) -> bool {
-        self.heap.has_room(len)
+    /// How often there was more memory to be had than before.
+    pub(crate) fn supply(&self) -> Supply {
+        self.heap.supply()
     }
 
     /// Gives regions that are not in use back to the system. Returns whether any is left.
@@ -491,6 +529,7 @@ impl OutboxLink {
         if !tx.producer.refresh(&self.peer_header().head.0)? {
             return Ok(None);
         }
+        tx.has_progressed = true;
         Ok(tx.producer.reserve(&self.own_ring, body_len))
     }
 
@@ -522,6 +561,7 @@ impl OutboxLink {
 
     fn refresh(&self, tx: &mut Tx) -> Result<bool, PeerMisbehaved> {
         let consumed = tx.producer.refresh(&self.peer_header().head.0)?;
+        tx.has_progressed |= consumed;
         let returned = self.collect_returns(tx)?;
         Ok(consumed || returned)
     }
@@ -533,6 +573,7 @@ impl OutboxLink {
         }
         let returned = self.peer_header().returned.0.load(Ordering::Relaxed);
         let count = tx.returns.refresh(returned, tx.flights.count())?;
+        tx.has_progressed |= count != 0;
         let entries = self.peer_layout.returns_offset;
         while let Some(token) = tx.returns.pop(|slot| self.peer.load(entries + 4 * slot))? {
             if !tx.land(token) {

@@ -116,33 +116,56 @@ impl Outgoing {
         self.parts.push(part);
     }
 
+    /// Whether something was spilled.
+    pub(crate) fn is_spilled(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| matches!(part, OutgoingPart::Spilled(_)))
+    }
+
     /// Moves what was spilled into blocks.
     ///
     /// # Errors
     ///
-    /// Returns why one of them could not be had. The message then holds no blocks at all, so that two of them never
-    /// wait for each other, and none for itself.
+    /// Returns why one of them could not be had. If that is because all memory is in use, the message then holds no blocks at all: none
+    /// that others wait for, and none that would do for itself.
     pub(crate) fn unspill(&mut self, link: &OutboxLink) -> Result<(), AllocFailure> {
-        let outcome = self.parts.iter_mut().try_for_each(|part| {
-            if let OutgoingPart::Spilled(bytes) = part {
-                let mut block = link.alloc(u32_len(bytes.len()))?;
+        match self.take_blocks(link) {
+            // Merged with what was free beside them, the blocks that it held may be what it needs.
+            Err(AllocFailure::Full(_)) if self.retreat() != 0 => self.take_blocks(link),
+            outcome => outcome,
+        }
+    }
+
+    /// Moves what was spilled into blocks, if there is one for each part: what was taken for some only to be given back would be missed
+    /// by others meanwhile.
+    fn take_blocks(&mut self, link: &OutboxLink) -> Result<(), AllocFailure> {
+        let lens = self.parts.iter().filter_map(|part| match part {
+            OutgoingPart::Spilled(bytes) => Some(u32_len(bytes.len())),
+            _ => None,
+        });
+        let lens: Vec<_> = lens.collect();
+        let mut blocks = link.alloc_all(&lens)?.into_iter();
+        for part in &mut self.parts {
+            if let OutgoingPart::Spilled(bytes) = part
+                && let Some(mut block) = blocks.next()
+            {
                 block.as_mut_slice().copy_from_slice(bytes);
                 *part = OutgoingPart::Block(block);
             }
-            Ok(())
-        });
-        if outcome.is_err() {
-            self.retreat();
         }
-        outcome
+        Ok(())
     }
 
-    /// Gives all blocks back and keeps their content in private memory, neighbours in one piece.
-    fn retreat(&mut self) {
+    /// Gives all blocks back and keeps their content in private memory, neighbours in one piece. Returns how many blocks those were.
+    fn retreat(&mut self) -> usize {
+        let mut blocks = 0;
         let mut parts: Vec<OutgoingPart> = Vec::with_capacity(self.parts.len());
         for part in self.parts.drain(..) {
             let part = match part {
-                OutgoingPart::Block(block) => OutgoingPart::Spilled(block.as_ref().to_vec()),
+                OutgoingPart::Block(block) => {
+                    blocks += 1;
+                    OutgoingPart::Spilled(block.as_ref().to_vec())
+                }
                 other => other,
             };
             match (parts.last_mut(), part) {
@@ -153,6 +176,7 @@ impl Outgoing {
             }
         }
         self.parts = parts;
+        blocks
     }
 
     /// Whether the message consists of inline bytes alone, and so needs no segments.

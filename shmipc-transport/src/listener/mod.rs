@@ -161,6 +161,12 @@ impl Listener {
 
     /// Returns what passes the listening socket on to a successor, while this listener accepts.
     ///
+    /// # Errors
+    ///
+    /// Returns [`HandOverError`] if the process lacks descriptors.
+    ///
+    /// # Examples
+    ///
     /// ```no_run
     /// use shmipc_transport::Listener;
     ///
@@ -181,10 +187,6 @@ impl Listener {
     /// }
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`HandOverError`] if the process lacks descriptors.
     pub fn hand_over(&self) -> Result<HandOver, HandOverError> {
         HandOver::new(
             self.acceptor.socket(),

@@ -153,7 +153,7 @@ impl PoolConfigBuilder {
             (
                 "backoff",
                 LEAST <= min && min <= max && max <= MOST,
-                "from 1 ms to 1 h, and not to grow downwards",
+                "two pauses from 1 ms to 1 h, of which the second is no shorter than the first",
             ),
             (
                 "restart_timeout",

@@ -207,6 +207,10 @@ impl SessionPool {
     ///
     /// See [`PoolError`].
     ///
+    /// # Panics
+    ///
+    /// If it waits with [patience](PoolConfigBuilder::patience) outside of a tokio runtime with time enabled.
+    ///
     /// # Cancel safety
     ///
     /// Cancel safe: a stream is taken in the poll that returns it.
@@ -219,6 +223,10 @@ impl SessionPool {
     /// # Errors
     ///
     /// See [`PoolError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`stream`](Self::stream) does.
     ///
     /// # Cancel safety
     ///
@@ -233,6 +241,10 @@ impl SessionPool {
     /// # Errors
     ///
     /// See [`PoolError`].
+    ///
+    /// # Panics
+    ///
+    /// As [`stream`](Self::stream) does.
     ///
     /// # Cancel safety
     ///

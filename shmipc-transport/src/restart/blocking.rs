@@ -48,6 +48,7 @@ impl Clients {
     ///
     /// Other threads go on accepting the streams of the sessions meanwhile. A session that no thread waits on is looked after here, every 10 ms.
     /// See [`Session::close`](crate::blocking::Session::close) about how long the end of one may take.
+    #[must_use]
     pub fn drain(&self, deadline: Option<Instant>) -> bool {
         let registry = &self.inner.registry;
         loop {

@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use smallvec::SmallVec;
+
 use super::shared::{Shared, Waiter};
 use crate::{
     core::{num::index, sync::lock},
@@ -18,9 +20,10 @@ use crate::{
 #[derive(Default)]
 pub(super) struct AcceptQueue {
     pub(super) streams: VecDeque<Arc<StreamShared>>,
-    wakers: Vec<Waker>,
+    // Mostly one task, with each stream anew: then there is nothing to allocate.
+    wakers: SmallVec<[Waker; 1]>,
     /// Woken as well, but not counted among those who wait.
-    bystanders: Vec<Waker>,
+    bystanders: SmallVec<[Waker; 1]>,
 }
 
 impl Shared {

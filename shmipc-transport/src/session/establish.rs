@@ -220,6 +220,9 @@ fn start(outcome: Outcome<Joined>, config: Config, connecting: bool) -> io::Resu
         doorbell,
         process,
     } = Parts::of(outcome, &config);
+    if let Link::Shmipc(link) = &link {
+        link.mark_driven();
+    }
     let shared = Shared::new(link, rx, config, peer, windows, connecting, None);
     let shared = Arc::new(shared);
     log_established(&shared);

@@ -23,7 +23,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    DOUBT, FAREWELL, UNTOLD,
+    DOUBT, FAREWELL, Place, UNTOLD,
     shared::{Inbound, Shared},
 };
 use crate::{
@@ -210,10 +210,11 @@ impl Shared {
         let Some(lead) = self.lead.as_ref().filter(|_| self.link.has_unsent()) else {
             return;
         };
+        let mut place = Place::new(self);
         let sent = self.wait(lead, false, deadline, |waker| {
             if let Some(waker) = waker {
                 // It fails with the session, which is seen next.
-                let _ = self.link.wait_for_space(waker);
+                let _ = self.link.wait_for_space(place.ticket(), waker);
             }
             (!self.link.has_unsent() || self.lost().is_some()).then_some(())
         });

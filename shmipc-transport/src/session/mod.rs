@@ -10,6 +10,9 @@ mod fuzz;
 mod handshake;
 mod lead;
 mod observe;
+#[cfg(test)]
+mod pair;
+mod place;
 mod presence;
 mod pulse;
 #[cfg(feature = "metrics")]
@@ -31,6 +34,9 @@ pub use fuzz::{fuzz_session, shmipc::fuzz_shmipc_session};
 pub(crate) use handshake::{Strangers, dial_plain, dial_plain_blocking};
 pub(crate) use lead::Elapsed;
 pub(crate) use observe::Lack;
+#[cfg(test)]
+pub(crate) use pair::{pair, pair_with};
+use place::Place;
 pub(crate) use shared::{Shared, Waiter};
 
 use crate::{
@@ -213,21 +219,28 @@ impl Session {
     ///
     /// Cancel safe: a block that was found is returned in the same poll.
     pub async fn alloc(&self, len: usize) -> Result<Lent, AllocError> {
-        std::future::poll_fn(|cx| self.poll_alloc(cx, len)).await
+        let mut place = Place::new(self.shared());
+        std::future::poll_fn(|cx| self.poll_alloc(cx, len, &mut place)).await
     }
 
-    fn poll_alloc(&self, cx: &mut Context<'_>, len: usize) -> Poll<Result<Lent, AllocError>> {
+    fn poll_alloc(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        place: &mut Place<'_>,
+    ) -> Poll<Result<Lent, AllocError>> {
         let shared = self.shared();
         let lost = |lost: SessionLost| Poll::Ready(Err(AllocError::SessionLost(lost)));
         let max = shared.link.message_max();
         if max < len {
             return Poll::Ready(Err(AllocError::TooLarge { len, max }));
         }
+        let waits = !place.is_taken();
         loop {
             if let Some(reason) = shared.lost() {
                 return lost(reason.clone());
             }
-            match shared.link.alloc(u32_len(len)) {
+            let supply = match shared.link.alloc(u32_len(len)) {
                 Ok(Some(block)) => {
                     let memory = LentMemory::Shared(block);
                     return Poll::Ready(Ok(Lent { memory }));
@@ -243,18 +256,17 @@ impl Session {
                     return Poll::Ready(Err(AllocError::Io(Arc::new(error))));
                 }
                 Err(AllocFailure::Misbehaved(misbehaved)) => return lost(shared.blame(misbehaved)),
-                Err(AllocFailure::Full) => {}
+                Err(AllocFailure::Full(supply)) => supply,
+            };
+            if let Err(misbehaved) = shared.link.wait_for_space(place.ticket(), cx.waker()) {
+                return lost(shared.blame(misbehaved));
             }
-            match shared.link.wait_for_space(cx.waker()) {
-                Ok(true) => {}
-                // A block may have come back between the look and the registration.
-                Ok(false) if shared.link.may_alloc(u32_len(len)) => {}
-                Ok(false) if shared.lost().is_some() => {}
-                Ok(false) => {
+            // A block may have come back, or the session have ended, between the look and the registration.
+            if shared.link.supply() == supply && shared.lost().is_none() {
+                if waits {
                     shared.lacks(Lack::Memory);
-                    return Poll::Pending;
                 }
-                Err(misbehaved) => return lost(shared.blame(misbehaved)),
+                return Poll::Pending;
             }
         }
     }
@@ -349,6 +361,10 @@ impl Session {
     /// Streams that the peer opens before it learns of this are [accepted](Self::accept_stream) like others, so none is
     /// lost. Waits for a peer that is stopped, and for streams without end: set a limit with [`tokio::time::timeout`], and
     /// [`close`](Self::close).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with time enabled.
     ///
     /// # Cancel safety
     ///

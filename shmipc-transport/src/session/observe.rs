@@ -10,21 +10,28 @@ use crate::{
 /// What somebody waits for who wants to send.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Lack {
+    /// The stream's credit.
+    Credit,
+    /// That the peer accepts one more stream.
+    Stream,
     /// Room in our ring, or for another segment under way.
     Ring,
-    /// Memory of our arena.
+    /// Memory of our arena; over shmipc's link, a way around it.
     Memory,
 }
 
 impl Shared {
-    /// Counts somebody who begins to wait. Always `true`.
-    pub(crate) fn lacks(&self, lack: Lack) -> bool {
+    /// Counts somebody who begins to wait.
+    pub(crate) fn lacks(&self, lack: Lack) {
         let counters = self.link.counters();
         match lack {
+            Lack::Credit => counters.waits_credit.add(1),
+            Lack::Stream => counters.waits_streams.add(1),
+            // A place, where there is room in the queue: what is lacking is a way around it.
+            Lack::Ring if self.link.has_room() => counters.waits_memory.add(1),
             Lack::Ring => counters.waits_ring.add(1),
             Lack::Memory => counters.waits_memory.add(1),
         }
-        true
     }
 
     /// What the session has done and holds.

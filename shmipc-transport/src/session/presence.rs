@@ -30,7 +30,7 @@ pub(super) struct Presence {
     pongs_heard: AtomicU64,
     /// Whether the driver wants to be polled when there is a stream.
     awaits_streams: AtomicBool,
-    /// What was said of hot restarts, in shmipc's own words. Innermost of all locks.
+    /// What was said of hot restarts, in shmipc's own words. No other lock is taken inside of this one.
     restarts: Mutex<Notice>,
     /// Whether we have acknowledged one.
     has_moved: AtomicBool,
@@ -179,7 +179,7 @@ impl Shared {
         }
         self.until(|shared| (shared.is_idle() || shared.lost().is_some()).then_some(()))
             .await;
-        // The last message may have been counted before it was all written. So the end is left to the peer, which takes
+        // A stream that was given up may be idle while its other half still writes. So the end is left to the peer, which takes
         // one after the other.
         self.say_bye();
     }

@@ -18,7 +18,8 @@ use crate::{
     core::{
         outbox::Windows,
         streams::StreamTable,
-        sync::{AtomicBool, AtomicU32, Ordering, lock, try_lock},
+        sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, lock, try_lock},
+        waiters::{Ticket, Waiters},
     },
     error::{PeerMisbehaved, SessionLost},
     link::{Control, Link, Rx, ShmipcLink},
@@ -56,7 +57,9 @@ pub(crate) struct Shared {
     pub(super) inbound: Mutex<Inbound>,
     pub(super) accept: Mutex<AcceptQueue>,
     /// Streams of ours that wait until the peer accepts one more.
-    open_waiters: Mutex<Vec<Waker>>,
+    open_waiters: Mutex<Waiters>,
+    /// How many tickets were given out.
+    tickets: AtomicU64,
     lost: OnceLock<SessionLost>,
     /// Told when the session is lost, when the peer goes away, and when the last stream is over while we do.
     pub(crate) changed: Notify,
@@ -142,6 +145,7 @@ impl Shared {
             }),
             accept: Mutex::default(),
             open_waiters: Mutex::default(),
+            tickets: AtomicU64::new(0),
             lost: OnceLock::new(),
             changed: Notify::new(),
             presence: Presence::default(),
@@ -256,7 +260,7 @@ impl Shared {
         (
             self.waiting.load(Ordering::Relaxed),
             self.engaged.load(Ordering::Relaxed),
-            lock(&self.open_waiters).len(),
+            lock(&self.open_waiters).count(),
             lock(&self.accept).streams.len(),
         )
     }
@@ -510,15 +514,28 @@ impl Shared {
         });
     }
 
-    pub(super) fn wake_openers(&self) {
-        let wakers = mem::take(&mut *lock(&self.open_waiters));
-        wakers.into_iter().for_each(Waker::wake);
+    pub(crate) fn wake_openers(&self) {
+        let waiters = mem::take(&mut *lock(&self.open_waiters));
+        waiters.wake();
     }
 
     /// Has `waker` called when the peer accepts one more stream, or none ever again.
-    pub(crate) fn wait_to_open(&self, waker: &Waker) {
-        self.link.counters().waits_streams.add(1);
-        lock(&self.open_waiters).push(waker.clone());
+    pub(crate) fn wait_to_open(&self, ticket: Ticket, waker: &Waker) {
+        let replaced = lock(&self.open_waiters).add(ticket, waker);
+        drop(replaced);
+    }
+
+    /// A ticket for somebody who has to wait, and who is to [forget](Self::forget) it when it does no more.
+    pub(crate) fn ticket(&self) -> Ticket {
+        // Relaxed: no two get the same, and that is all there is to it.
+        Ticket(self.tickets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// This one waits no more.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        self.link.forget(ticket);
+        let forgotten = lock(&self.open_waiters).forget(ticket);
+        drop(forgotten);
     }
 }
 

@@ -7,6 +7,8 @@ mod rest;
 mod send_buf;
 mod sending;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod unwritten;
 mod watch;
 
@@ -14,12 +16,13 @@ use std::{
     future::poll_fn,
     mem,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 pub use flush::Flush;
 pub use recv_buf::RecvBuf;
 pub use send_buf::{Reserved, SendBuf};
+use sending::Waiting;
 use shared::StreamRef;
 pub(crate) use shared::StreamShared;
 pub use watch::{Abandoned, StreamWatch};
@@ -48,6 +51,7 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct SendHalf {
     handle: Handle,
+    waiting: Waiting,
 }
 
 /// The receiving half of a [`Stream`]. Dropping it drops what still arrives; the sending half goes on. Once both halves are
@@ -84,6 +88,7 @@ impl Stream {
         Self {
             send: SendHalf {
                 handle: handle.clone(),
+                waiting: Waiting::default(),
             },
             recv: RecvHalf {
                 handle,
@@ -156,9 +161,9 @@ impl Stream {
         flush: Flush,
         write: impl FnOnce(&mut &mut [u8]),
     ) -> Result<bool, SendError> {
-        let sent = self
-            .send
-            .encode_exact(len, flush, write, Reservation::commit_quietly)?;
+        let handle = &self.send.handle;
+        let sent = handle.encode_exact(len, flush, write, Reservation::commit_quietly)?;
+        let sent = sent == Ok(true);
         self.recv.wakes_peer |= sent;
         Ok(sent)
     }
@@ -225,6 +230,8 @@ impl SendHalf {
     }
 
     /// Begins a message that will have about `size_hint` bytes. The hint saves copies and memory; it binds to nothing.
+    ///
+    /// It can be sent on any stream of the session, and on none of another.
     #[must_use]
     pub fn buffer(&self, size_hint: usize) -> SendBuf {
         SendBuf::new(self.handle.session().link.clone(), size_hint)
@@ -260,11 +267,19 @@ impl SendHalf {
         message: &mut SendBuf,
         flush: Flush,
     ) -> Poll<Result<(), SendError>> {
-        let max = self.handle.session().link.message_max();
-        match message.sealed() {
-            Ok(outgoing) => self.poll_outgoing(cx, Some(outgoing), flush),
-            Err(len) => Poll::Ready(Err(SendError::TooLarge { len, max })),
+        let link = &self.handle.session().link;
+        if !message.is_for(link) {
+            return Poll::Ready(Err(SendError::OtherSession));
         }
+        let max = link.message_max();
+        let sent = match message.sealed() {
+            Ok(outgoing) => ready!(self.poll_outgoing(cx, Some(outgoing), flush)),
+            Err(len) => Err(SendError::TooLarge { len, max }),
+        };
+        if sent.is_ok() {
+            message.clear();
+        }
+        Poll::Ready(sent)
     }
 
     /// Sends a message of exactly `len` bytes if that can be done at once: `write` encodes it straight into the ring.
@@ -281,7 +296,9 @@ impl SendHalf {
         flush: Flush,
         write: impl FnOnce(&mut &mut [u8]),
     ) -> Result<bool, SendError> {
-        self.encode_exact(len, flush, write, Reservation::commit)
+        let handle = &self.handle;
+        let sent = handle.encode_exact(len, flush, write, Reservation::commit)?;
+        Ok(sent == Ok(true))
     }
 
     /// Polls for a short message of exactly `len` bytes to be sent: `write` encodes it straight into the ring, in the poll
@@ -302,20 +319,14 @@ impl SendHalf {
         mut write: impl FnMut(&mut &mut [u8]),
     ) -> Poll<Result<(), SendError>> {
         assert!(len <= Self::SHORT_MAX, "{len} bytes are no short message");
-        loop {
-            let mut written = true;
-            let write = |space: &mut &mut [u8]| {
-                write(space);
-                written = space.is_empty();
-            };
-            if self.encode_exact(len, flush, write, Reservation::commit)? {
-                return Poll::Ready(Ok(()));
-            }
-            assert!(written, "a message of {len} bytes turned out to be shorter");
-            if self.must_wait(cx.waker(), true)? {
-                return Poll::Pending;
-            }
-        }
+        let is_written = ready!(self.poll_attempts(cx, |handle| {
+            handle.encode_exact(len, flush, &mut write, Reservation::commit)
+        }))?;
+        assert!(
+            is_written,
+            "a message of {len} bytes turned out to be shorter"
+        );
+        Poll::Ready(Ok(()))
     }
 
     /// The longest message that [`try_send_exact`](Self::try_send_exact) takes, in bytes.
@@ -360,6 +371,9 @@ impl SendHalf {
 impl Drop for SendHalf {
     fn drop(&mut self) {
         let Handle { owner, stream } = &self.handle;
+        if let Some(ticket) = self.waiting.ticket {
+            owner.shared.forget(ticket);
+        }
         if stream.stop_sending(&owner.shared) {
             stream.reset(&owner.shared, ABANDONED);
         }

@@ -1,14 +1,17 @@
 //! A received message.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, iter, mem};
 
 use bytes::{Buf, Bytes};
+
+use crate::link::Guarded;
 
 /// A message that was received: its bytes, in place.
 ///
 /// A short message has been copied out of the ring. A longer one still lies in memory of the sender's;
 /// [`copy_to_bytes`](Buf::copy_to_bytes) shares it without a copy where the range is contiguous. Its memory goes back to
-/// the sender when the last `Bytes` over it is dropped, in whichever thread, also after the session has ended.
+/// the sender when the last `Bytes` over it is dropped, in whichever thread, also after the session has ended. Where payloads are
+/// [`Guarded`](crate::Payloads::Guarded), it was copied when it was received. Clones share its memory.
 #[derive(Debug, Default)]
 pub struct RecvBuf {
     front: Bytes,
@@ -18,13 +21,29 @@ pub struct RecvBuf {
         reason = "most messages have none, and all of them are moved"
     )]
     rest: Option<Box<VecDeque<Bytes>>>,
+    /// All parts of a message of which some must be copied before anybody looks at them. Set until it is received.
+    #[expect(
+        clippy::box_collection,
+        reason = "most messages have none, and all of them are moved"
+    )]
+    unread: Option<Box<Vec<Unread>>>,
     len: usize,
+    /// How many bytes of our own memory the front is the rest of. Zero if it lies elsewhere.
+    copied: usize,
+}
+
+/// A part of a message that nobody has received yet.
+#[derive(Debug)]
+enum Unread {
+    Bytes(Bytes),
+    Guarded(Guarded),
 }
 
 impl RecvBuf {
     /// Ranges of at least so many bytes are shared by [`copy_to_bytes`](Buf::copy_to_bytes) rather than copied.
     ///
-    /// Below, a copy is cheaper than the bookkeeping of a share, and does not hold on to a whole block of the sender's.
+    /// Below, a copy is cheaper than the bookkeeping of a share, and does not hold on to a whole block of the sender's. What is left of
+    /// memory of our own is handed out as it is all the same, if that is most of it.
     pub const SHARED_MIN: usize = 256;
 
     pub(crate) fn from_bytes(bytes: Bytes) -> Self {
@@ -32,17 +51,61 @@ impl RecvBuf {
             len: bytes.len(),
             front: bytes,
             rest: None,
+            unread: None,
+            copied: 0,
+        }
+    }
+
+    /// A message that was copied.
+    pub(crate) fn from_copy(bytes: Vec<u8>) -> Self {
+        Self {
+            copied: bytes.len(),
+            ..Self::from_bytes(Bytes::from(bytes))
         }
     }
 
     /// Appends a part.
     pub(crate) fn push(&mut self, bytes: Bytes) {
         self.len += bytes.len();
-        if self.front.is_empty() {
-            self.front = bytes;
+        if let Some(unread) = &mut self.unread {
+            unread.push(Unread::Bytes(bytes));
+        } else if self.front.is_empty() {
+            (self.front, self.copied) = (bytes, 0);
         } else if !bytes.is_empty() {
             self.rest.get_or_insert_default().push_back(bytes);
         }
+    }
+
+    /// Appends a part that must be copied before anybody looks at it.
+    pub(crate) fn push_guarded(&mut self, part: Guarded) {
+        self.len += part.len();
+        let (front, rest) = (&mut self.front, &mut self.rest);
+        let unread = self.unread.get_or_insert_with(|| {
+            let rest = rest.take().into_iter().flat_map(|rest| *rest);
+            let parts = iter::once(mem::take(front)).chain(rest);
+            Box::new(parts.map(Unread::Bytes).collect())
+        });
+        unread.push(Unread::Guarded(part));
+    }
+
+    /// Whether parts of it must be copied before anybody looks at them.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// The message as it is received: what must be copied, is. `None` if there is no memory for that.
+    pub(crate) fn into_received(mut self) -> Option<Self> {
+        let Some(unread) = self.unread.take() else {
+            return Some(self);
+        };
+        let mut message = Self::default();
+        for part in *unread {
+            message.push(match part {
+                Unread::Bytes(bytes) => bytes,
+                Unread::Guarded(part) => part.copy()?,
+            });
+        }
+        Some(message)
     }
 
     /// Appends what has not been read of another message.
@@ -76,13 +139,14 @@ impl RecvBuf {
             "cannot split {len} bytes off a message of {}",
             self.len
         );
-        let mut head = Self::default();
+        let (mut head, copied) = (Self::default(), self.copied);
         while head.len < len {
             let take = self.front.len().min(len - head.len);
             head.push(self.front.split_to(take));
             self.len -= take;
             self.next_part();
         }
+        head.copied = copied;
         head
     }
 
@@ -91,6 +155,7 @@ impl RecvBuf {
             // Although it is empty, it would keep the memory.
             let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
             self.front = next.unwrap_or_default();
+            self.copied = 0;
         }
     }
 }
@@ -114,14 +179,18 @@ impl Buf for RecvBuf {
         }
     }
 
-    /// Shares the range if it is contiguous and not short, and copies it otherwise.
+    /// Shares the range if it is contiguous and not short, and copies it otherwise, unless it is most of what was copied before, and all
+    /// that is left of it.
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
         assert!(
             len <= self.len,
             "cannot take {len} bytes of a message of {}",
             self.len
         );
-        if Self::SHARED_MIN <= len && len <= self.front.len() {
+        let is_long = Self::SHARED_MIN <= len && len <= self.front.len();
+        // Then nobody else's memory is shared, and little of ours is held on to in vain.
+        let is_rest = len == self.len && len == self.front.len() && self.copied <= 2 * len;
+        if is_long || is_rest && self.copied != 0 {
             let shared = self.front.split_to(len);
             self.len -= len;
             self.next_part();
@@ -153,6 +222,19 @@ impl RecvBuf {
         }
         self.front.advance(count);
         self.next_part();
+    }
+}
+
+impl Clone for RecvBuf {
+    fn clone(&self) -> Self {
+        Self {
+            front: self.front.clone(),
+            rest: self.rest.clone(),
+            // Whoever has the message has received it.
+            unread: None,
+            len: self.len,
+            copied: self.copied,
+        }
     }
 }
 
@@ -189,6 +271,30 @@ mod tests {
             rest.chunk().as_ptr(),
             part[RecvBuf::SHARED_MIN + 16..].as_ptr()
         );
+    }
+
+    #[test]
+    fn what_is_left_of_a_copy_is_not_copied_again() {
+        let taken = |message: &mut RecvBuf, len| {
+            let place = message.chunk().as_ptr();
+            message.copy_to_bytes(len).as_ptr() == place
+        };
+        let mut message = RecvBuf::from_copy(vec![1; 100]);
+        message.advance(30);
+        assert!(!taken(&mut message, 10), "there is more");
+        assert!(taken(&mut message, 60));
+        assert!(message.is_empty());
+        message.push(Bytes::copy_from_slice(&[2; 10]));
+        assert!(!taken(&mut message, 10), "it is of another kind");
+
+        let mut message = RecvBuf::from_copy(vec![1; 100]);
+        let mut head = message.split_to(60);
+        assert!(taken(&mut head, 60));
+        assert!(!taken(&mut message, 40), "the others hold on to it");
+
+        let mut message = RecvBuf::from_copy(vec![1; 100]);
+        message.advance(90);
+        assert!(!taken(&mut message, 10), "it would hold on to all of it");
     }
 
     proptest! {

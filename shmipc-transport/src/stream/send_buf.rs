@@ -140,6 +140,18 @@ impl SendBuf {
         })
     }
 
+    /// Whether it lies in memory of this link's.
+    pub(crate) fn is_for(&self, link: &Link) -> bool {
+        self.link.is(link)
+    }
+
+    /// Forgets all that was written.
+    pub(crate) fn clear(&mut self) {
+        self.message = Outgoing::default();
+        self.target = Target::Inline;
+        self.refused = 0;
+    }
+
     /// Ends the writing, as often as it is called. `Err` is the length of a message that can never be sent.
     pub(crate) fn sealed(&mut self) -> Result<&mut Outgoing, usize> {
         let len = self.len();

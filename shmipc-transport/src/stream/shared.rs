@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct StreamShared {
     /// Zero until the peer has been told, because ids must reach it in order.
     id: AtomicU64,
+    /// Whether the last that we send is, or is about to be, where the peer finds it.
+    is_ending: AtomicBool,
     /// Whether both sides are through with it and everything was taken, so that no handle needs the lock to let go of it.
     is_settled: AtomicBool,
     state: Mutex<State>,
@@ -39,9 +41,11 @@ struct State {
     more: VecDeque<RecvBuf>,
     recv_credit: RecvCredit,
     send_credit: SendCredit,
+    /// Whether the peer hears of the stream, whatever happens. Until then nothing may be said of it.
+    is_announced: bool,
     /// The peer sends no more.
     recv_ended: bool,
-    /// We send no more.
+    /// We send no more, and the peer is told.
     send_ended: bool,
     /// Nobody will take what arrives.
     discards: bool,
@@ -59,17 +63,8 @@ struct State {
 #[derive(Clone, Debug)]
 enum Over {
     ByPeer(u32),
-    Here,
+    Here(u32),
     Lost(SessionLost),
-}
-
-/// What may be sent, after credit was taken for it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Clearance {
-    /// Go ahead. `closed` says that this is the last that either side sends, and whether somebody watches for that.
-    Cleared { closed: Option<bool> },
-    /// There is no credit.
-    Wait,
 }
 
 impl StreamShared {
@@ -79,6 +74,7 @@ impl StreamShared {
             more: VecDeque::new(),
             recv_credit: RecvCredit::new(session.windows),
             send_credit: SendCredit::new(session.peer_windows),
+            is_announced: id != 0,
             recv_ended: false,
             send_ended: false,
             discards: false,
@@ -91,6 +87,7 @@ impl StreamShared {
         };
         Self {
             id: AtomicU64::new(id),
+            is_ending: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             state: Mutex::new(state),
         }
@@ -106,7 +103,7 @@ impl StreamShared {
         Self::new(id.0, session)
     }
 
-    /// The stream's id, once the peer has been told.
+    /// The stream's id, once it has one: from when the record is reserved by which the peer is told of it.
     pub(crate) fn id(&self) -> Option<StreamId> {
         match self.id.load(Ordering::Relaxed) {
             0 => None,
@@ -165,7 +162,10 @@ impl StreamShared {
             };
             drop(state);
             self.grant(session, grant);
-            return Some(Ok(Some(message)));
+            return Some(match message.is_guarded() {
+                false => Ok(Some(message)),
+                true => copied(session, message).map(Some),
+            });
         }
         if state.recv_ended || state.over.is_some() {
             state.disengage(session);
@@ -175,7 +175,7 @@ impl StreamShared {
         }
         let over = state.over.as_ref().map(|over| match over {
             Over::ByPeer(code) => RecvError::Reset(*code),
-            Over::Here => RecvError::Abandoned,
+            Over::Here(_) => RecvError::Abandoned,
             Over::Lost(lost) => RecvError::SessionLost(lost.clone()),
         });
         // Before the peer has heard of it, it is in no table, and nobody tells it that the session is lost.
@@ -206,63 +206,85 @@ impl StreamShared {
         }
     }
 
-    /// Takes credit for a message of `len` bytes (if there is one) and, if it is the last, notes the end.
-    pub(super) fn clear_to_send(
-        &self,
-        len: Option<u32>,
-        ends: bool,
-    ) -> Result<Clearance, SendError> {
+    /// Takes credit for a message of `len` bytes, if there is one. `false` if there is no credit.
+    pub(super) fn clear_to_send(&self, len: Option<u32>) -> Result<bool, SendError> {
         let mut state = self.state();
         match &state.over {
             Some(Over::ByPeer(code)) => return Err(SendError::Reset(*code)),
             Some(Over::Lost(lost)) => return Err(SendError::SessionLost(lost.clone())),
-            Some(Over::Here) => return Err(SendError::Finished),
+            Some(Over::Here(_)) => return Err(SendError::Finished),
             None if state.send_ended => return Err(SendError::Finished),
             None => {}
         }
         if let Some(len) = len {
             if !state.send_credit.is_open() {
-                return Ok(Clearance::Wait);
+                return Ok(false);
             }
             state.send_credit.spend(len);
         }
-        state.send_ended = ends;
-        // Unless it is refunded. Who begins to watch from now on sees the end.
-        self.settle(&state);
-        let is_watched = !state.watchers.is_empty();
-        Ok(Clearance::Cleared {
-            closed: (ends && state.recv_ended).then_some(is_watched),
-        })
-    }
-
-    /// Both sides have sent their end: tells those who watch for it.
-    pub(super) fn tell_watchers(&self) {
-        let watchers = mem::take(&mut self.state().watchers);
-        watchers.into_iter().for_each(Waker::wake);
+        Ok(true)
     }
 
     /// Undoes [`clear_to_send`](Self::clear_to_send), because there was no room after all.
     pub(super) fn refund(&self, len: Option<u32>) {
-        let mut state = self.state();
-        self.is_settled.store(false, Ordering::Relaxed);
-        state.send_ended = false;
         if let Some(len) = len {
-            state.send_credit.refund(len);
+            self.state().send_credit.refund(len);
         }
     }
 
-    /// Has `waker` called when there is credit, or the stream has ended. `false` if that is so already.
-    pub(super) fn wait_for_credit(&self, session: &Shared, waker: &Waker) -> bool {
+    /// The peer is about to find the last that we send.
+    pub(super) fn begin_to_end(&self) {
+        // Relaxed: what is published by a later store. Not a lock, because the peer reads what was written before it: we would have to
+        // wait until we have that for ourselves.
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is over, as far as the peer may know, although that was not noted yet: both sides have ended, or it was given up.
+    pub(crate) fn is_closing(&self) -> bool {
+        let state = self.state();
+        self.is_ending.load(Ordering::Relaxed) && state.recv_ended || state.over.is_some()
+    }
+
+    /// The peer can find a record by which it hears of the stream, or the last that we send, or both. Both ends together close the stream.
+    ///
+    /// Returns the code of a reset that could not be said before: the receiving half has given the stream up.
+    #[must_use]
+    pub(super) fn announce(&self, session: &Shared, ends: bool) -> Option<u32> {
+        let (closes, watchers, reset) = {
+            let mut state = self.state();
+            let is_news = !mem::replace(&mut state.is_announced, true);
+            let reset = match &state.over {
+                Some(Over::Here(code)) if is_news => Some(*code),
+                _ => None,
+            };
+            state.send_ended = ends;
+            self.settle(&state);
+            let closes = ends && state.recv_ended;
+            let watchers = if closes {
+                mem::take(&mut state.watchers)
+            } else {
+                Vec::new()
+            };
+            (closes, watchers, reset)
+        };
+        if closes {
+            session.close_stream(StreamId(self.id.load(Ordering::Relaxed)));
+        }
+        watchers.into_iter().for_each(Waker::wake);
+        reset
+    }
+
+    /// Whether somebody waits for a message.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.state().recv_waker.is_some()
+    }
+
+    /// Has `waker` called when there is credit, or the stream has ended, unless that is so already.
+    pub(super) fn wait_for_credit(&self, session: &Shared, waker: &Waker) {
         let mut state = self.state();
-        if state.send_credit.is_open() || state.over.is_some() {
-            return false;
+        if !state.send_credit.is_open() && state.over.is_none() {
+            set_waker(session, &mut state.send_waker, waker);
         }
-        // One that is polled again without having been woken waits on.
-        if state.send_waker.is_none() {
-            session.link.counters().waits_credit.add(1);
-        }
-        set_waker(session, &mut state.send_waker, waker);
-        true
     }
 
     /// Gives the stream up on this side. If the session is lost already, that is why the stream is over, although it may not have
@@ -271,23 +293,30 @@ impl StreamShared {
         if self.is_settled() {
             return;
         }
-        let over = match session.lost() {
-            Some(lost) => Over::Lost(lost.clone()),
-            None => Over::Here,
+        let Some((wakers, is_announced)) = self.give_up(session, code) else {
+            return;
         };
-        let wakers = {
-            let mut state = self.state();
-            if state.over.is_some() || state.recv_ended && state.send_ended {
-                return;
-            }
-            state.over = Some(over);
-            state.drain_wakers(session)
-        };
-        if let Some(id) = self.id() {
-            session.close_stream(id);
+        // If it is not, whoever sends the first message says so, or there is none.
+        if is_announced && let Some(id) = self.id() {
             session.control(Control::Reset { stream: id, code });
+            // Only now: whoever opens a stream in its place must not be heard before.
+            session.close_stream(id);
         }
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The stream is over, unless it was before. Returns who is to be woken, and whether the peer has heard of it.
+    pub(super) fn give_up(&self, session: &Shared, code: u32) -> Option<(Vec<Waker>, bool)> {
+        let over = match session.lost() {
+            Some(lost) => Over::Lost(lost.clone()),
+            None => Over::Here(code),
+        };
+        let mut state = self.state();
+        if state.over.is_some() || state.recv_ended && state.send_ended {
+            return None;
+        }
+        state.over = Some(over);
+        Some((state.drain_wakers(session), state.is_announced))
     }
 
     /// Nobody reads any more: what arrives is dropped, and credit for it granted, so that the peer is not held up.
@@ -345,7 +374,7 @@ impl StreamShared {
         match &state.over {
             Some(Over::ByPeer(code)) => Poll::Ready(Abandoned::Reset(*code)),
             Some(Over::Lost(lost)) => Poll::Ready(Abandoned::SessionLost(lost.clone())),
-            Some(Over::Here) => Poll::Ready(Abandoned::Closed),
+            Some(Over::Here(_)) => Poll::Ready(Abandoned::Closed),
             None if state.recv_ended && state.send_ended => Poll::Ready(Abandoned::Closed),
             None => {
                 if !state
@@ -512,4 +541,13 @@ fn clear_waker(session: &Shared, slot: &mut Option<Waker>) -> Option<Waker> {
         session.count_waiting(false);
     }
     waker
+}
+
+/// Copies a message out of the peer's memory, before anybody looks at it.
+fn copied(session: &Shared, message: RecvBuf) -> Result<RecvBuf, RecvError> {
+    let len = message.len() as u64;
+    message.into_received().ok_or_else(|| {
+        // How long it is was the peer's decision, and is no reason to end more than its session.
+        RecvError::SessionLost(session.blame(PeerMisbehaved::MessageLength { len }))
+    })
 }

@@ -21,6 +21,9 @@ impl Drop for Unwritten<'_> {
         if let Some(id) = self.opened {
             stream.set_id(None);
             session.close_stream(id);
+            if stream.is_awaited() {
+                session.tell_unheard(stream);
+            }
         }
     }
 }

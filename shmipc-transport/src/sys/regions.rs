@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn hazard_h60_l7_a_region_is_neither_shared_nor_emptied_by_who_takes_its_name() {
+        let (directory, name) = (directory(), "name");
+        let word = |mapped: &Mapped| mapped.region.word(0).load(Ordering::Acquire);
+        let (first, file) = create_file(directory.path(), name, 4096).unwrap();
+        first.region.word(0).store(7, Ordering::Release);
+        assert!(create_file(directory.path(), name, 4096).is_err());
+        assert_eq!(word(&first), 7);
+        drop(file);
+        let (second, successor) = create_file(directory.path(), name, 4096).unwrap();
+        assert_eq!((word(&first), word(&second)), (7, 0));
+        drop(first);
+        assert!(successor.path().exists());
+    }
+
+    #[test]
     fn hazard_h31_what_could_shrink_is_taken_only_from_those_who_could_kill_us() {
         let fd = memfd_create(c"unsealed", MFdFlags::MFD_CLOEXEC).unwrap();
         ftruncate(&fd, 8192).unwrap();

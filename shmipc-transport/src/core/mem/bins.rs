@@ -105,19 +105,6 @@ impl Bins {
         self.carve(len)
     }
 
-    /// Whether [`alloc`](Self::alloc) would find a block of `len` bytes.
-    pub(crate) fn has_room(&mut self, len: u32) -> bool {
-        if self.unused() < len {
-            return false;
-        }
-        let bin = self.bins.get(index(order_of(len)));
-        if bin.is_some_and(|bin| !bin.blocks.is_empty()) || self.buddy.has_room(len) {
-            return true;
-        }
-        self.empty_bins();
-        self.buddy.has_room(len)
-    }
-
     /// Gives back the block at `offset`, which was allocated for `len` bytes.
     pub(crate) fn free(&mut self, offset: u32, len: u32) {
         let order = order_of(len);
@@ -276,9 +263,9 @@ mod tests {
         let mut bins = Bins::new(16 * MIB);
         let offsets: Vec<_> = iter::from_fn(|| bins.alloc(MIB)).collect();
         assert_eq!(offsets, (0..16).map(|i| i * MIB).collect::<Vec<_>>());
-        assert!(!bins.has_room(1));
+        assert_eq!(bins.alloc(1), None);
         bins.free(9 * MIB, MIB);
-        assert!(bins.has_room(MIB) && !bins.has_room(2 * MIB));
+        assert_eq!(bins.alloc(2 * MIB), None);
         assert_eq!(bins.alloc(64 << 10), Some(9 * MIB));
     }
 
@@ -298,14 +285,12 @@ mod tests {
             bins.free(offset, MIB);
         }
         assert!(bins.is_idle());
-        assert!(bins.has_room(16 * MIB));
         assert_eq!(bins.alloc(16 * MIB), Some(0));
         bins.free(0, 16 * MIB);
 
         let held = bins.alloc(UNIT).unwrap();
         turns(&mut bins, MIB, 4);
         let free: Vec<_> = bins.free_blocks().collect();
-        assert!(!bins.has_room(16 * MIB));
         assert_eq!(bins.alloc(16 * MIB), None);
         assert_eq!(
             free,
@@ -360,7 +345,6 @@ mod tests {
                 if allocate {
                     let wanted = n % if short { 4 * UNIT } else { len + UNIT } + 1;
                     let size = Buddy::size_class(wanted);
-                    prop_assert_eq!(bins.has_room(wanted), fits(&live, size, len));
                     let Some(offset) = bins.alloc(wanted) else {
                         prop_assert!(!fits(&live, size, len));
                         continue;

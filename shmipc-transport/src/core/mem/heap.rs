@@ -21,8 +21,9 @@ use super::{Block, OwnedRegion, buddy};
 use crate::{
     core::{
         mem::{bins::Bins, buddy::Buddy},
-        num::{RegionId, u32_len},
+        num::{RegionId, index, u32_len},
         sync::lock,
+        waiters::{Ticket, Waiters},
     },
     dump::RegionDump,
 };
@@ -35,11 +36,15 @@ const REGION_LEN: u32 = 16 << 20;
 pub(crate) enum Exhausted {
     /// No region has room; one of `len` bytes, whose budget is now set aside, would.
     NeedsRegion { id: RegionId, len: u32 },
-    /// The configured maximum is in use. Blocks will come back.
-    Full,
+    /// The configured maximum is in use. Blocks will come back, or have by now, if the [supply](Heap::supply) is another.
+    Full(Supply),
     /// Not even an empty heap could hold it.
     TooLarge,
 }
+
+/// How often there was more to be had of a heap than before. As long as it is the same, what could not be had cannot be had.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Supply(u64);
 
 /// A region that is gone from the heap and must be announced as such to the peer.
 #[derive(Debug)]
@@ -71,13 +76,22 @@ struct Inner {
     /// Set when the peer can no longer be asked what it still reads: then nothing that comes back may be used again.
     closed: bool,
     figures: HeapFigures,
-    waiters: Vec<Waker>,
+    supply: Supply,
+    waiters: Waiters,
 }
 
 struct Entry {
     id: RegionId,
     region: OwnedRegion,
     space: Space,
+}
+
+/// A place for a block.
+struct Place {
+    /// The region's, among all.
+    entry: usize,
+    start: u32,
+    size: u32,
 }
 
 enum Space {
@@ -95,7 +109,8 @@ impl Heap {
             max: u64::from(max),
             closed: false,
             figures: HeapFigures::default(),
-            waiters: Vec::new(),
+            supply: Supply::default(),
+            waiters: Waiters::default(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -110,7 +125,7 @@ impl Heap {
     pub(crate) fn alloc(self: &Arc<Self>, len: u32) -> Result<Block, Exhausted> {
         let mut inner = lock(&self.inner);
         if inner.closed {
-            return Err(Exhausted::Full);
+            return Err(Exhausted::Full(inner.supply));
         }
         match self.take_of(&mut inner, len) {
             Some(block) => Ok(block),
@@ -127,26 +142,47 @@ impl Heap {
         self.take_of(&mut inner, len)
     }
 
-    fn take_of(self: &Arc<Self>, inner: &mut Inner, len: u32) -> Option<Block> {
-        let count = inner.regions.len();
-        let last = inner.found_last.min(count);
-        for number in (last..count).chain(0..last) {
-            let entry = &mut inner.regions[number];
-            let Some((start, size)) = entry.space.alloc(len, u32_len(entry.region.len())) else {
-                continue;
-            };
-            let (region, id) = (entry.region.clone(), entry.id);
-            inner.found_last = number;
-            inner.figures.used += u64::from(size);
-            inner.figures.used_max = inner.figures.used_max.max(inner.figures.used);
-            // SAFETY: the region's allocator has just handed out `start..start + size`, and takes it back only when
-            // the block's drop calls `free`.
-            let mut block =
-                unsafe { Block::new(Arc::clone(self), region, id, start..start + size) };
-            block.truncate(crate::core::num::index(len));
-            return Some(block);
+    /// Takes out a block for each of `lens`, or none at all: nobody sees that some were taken and came back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`alloc`](Self::alloc), of the first that cannot be had.
+    pub(crate) fn alloc_all(self: &Arc<Self>, lens: &[u32]) -> Result<Vec<Block>, Exhausted> {
+        let mut inner = lock(&self.inner);
+        if inner.closed {
+            return Err(Exhausted::Full(inner.supply));
         }
-        None
+        let mut places = Vec::with_capacity(lens.len());
+        for &len in lens {
+            let Some(place) = inner.find(len) else {
+                places.iter().for_each(|place| inner.put_back(place));
+                return inner.wanted_region(len);
+            };
+            places.push(place);
+        }
+        let blocks = places.into_iter().zip(lens);
+        Ok(blocks
+            .map(|(place, &len)| self.block_at(&mut inner, place, len))
+            .collect())
+    }
+
+    fn take_of(self: &Arc<Self>, inner: &mut Inner, len: u32) -> Option<Block> {
+        let place = inner.find(len)?;
+        Some(self.block_at(inner, place, len))
+    }
+
+    /// Makes the block at a place that was found.
+    fn block_at(self: &Arc<Self>, inner: &mut Inner, place: Place, len: u32) -> Block {
+        let Place { entry, start, size } = place;
+        let Entry { region, id, .. } = &inner.regions[entry];
+        let (region, id) = (region.clone(), *id);
+        inner.figures.used += u64::from(size);
+        inner.figures.used_max = inner.figures.used_max.max(inner.figures.used);
+        // SAFETY: the region's allocator has handed out `start..start + size`, which only `find` makes places of, and takes it back
+        // only when the block's drop calls `free`.
+        let mut block = unsafe { Block::new(Arc::clone(self), region, id, start..start + size) };
+        block.truncate(index(len));
+        block
     }
 
     /// Adds a region that [`alloc`](Self::alloc) asked for.
@@ -160,20 +196,26 @@ impl Heap {
         let waiters = {
             let mut inner = lock(&self.inner);
             inner.regions.push(Entry { id, region, space });
-            mem::take(&mut inner.waiters)
+            inner.supplied()
         };
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
     }
 
     /// Gives back the budget of a region that could not be made.
     pub(crate) fn cancel_region(&self, len: u32) {
-        lock(&self.inner).figures.mapped -= u64::from(len);
+        let waiters = {
+            let mut inner = lock(&self.inner);
+            inner.figures.mapped -= u64::from(len);
+            inner.supplied()
+        };
+        waiters.wake();
     }
 
     /// Removes every region in which no block is in use (O13).
     pub(crate) fn retire_idle(&self) -> Vec<RetiredRegion> {
         let mut gone = Vec::new();
-        let mut inner = lock(&self.inner);
+        let mut guard = lock(&self.inner);
+        let inner = &mut *guard;
         inner.regions.retain(|entry| {
             let idle = entry.space.is_idle();
             if idle {
@@ -184,19 +226,13 @@ impl Heap {
             }
             !idle
         });
-        inner.figures.mapped -= gone.iter().map(|region| u64::from(region.len)).sum::<u64>();
-        gone
-    }
-
-    /// Whether a block of `len` bytes could be had now.
-    pub(crate) fn has_room(&self, len: u32) -> bool {
-        let mut inner = lock(&self.inner);
-        if inner.closed {
-            return false;
+        if !gone.is_empty() {
+            inner.figures.mapped -= gone.iter().map(|region| u64::from(region.len)).sum::<u64>();
+            let waiters = inner.supplied();
+            drop(guard);
+            waiters.wake();
         }
-        let has_room = |entry: &mut Entry| entry.space.has_room(len, u32_len(entry.region.len()));
-        inner.regions.iter_mut().any(has_room)
-            || region_for(len, inner.max - inner.figures.mapped).is_some()
+        gone
     }
 
     /// Whether [`retire_idle`](Self::retire_idle) would find something.
@@ -221,12 +257,21 @@ impl Heap {
             .find_map(|entry| Some((entry.id, entry.region.offset_of(bytes)?)))
     }
 
-    /// Has `waker` called when a block comes back or a region is added.
-    pub(crate) fn wait(&self, waker: &Waker) {
-        let mut inner = lock(&self.inner);
-        if !inner.waiters.iter().any(|known| known.will_wake(waker)) {
-            inner.waiters.push(waker.clone());
-        }
+    /// Has `waker` called when there is more to be had than now: a block has come back, a region was added or has gone.
+    pub(crate) fn wait(&self, ticket: Ticket, waker: &Waker) {
+        let replaced = lock(&self.inner).waiters.add(ticket, waker);
+        drop(replaced);
+    }
+
+    /// This one waits no more.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        let forgotten = lock(&self.inner).waiters.forget(ticket);
+        drop(forgotten);
+    }
+
+    /// How often there was more to be had than before.
+    pub(crate) fn supply(&self) -> Supply {
+        lock(&self.inner).supply
     }
 
     /// Hands out nothing any more, because the session is over: the peer, or whom it has passed a block on to, may still
@@ -235,9 +280,9 @@ impl Heap {
         let waiters = {
             let mut inner = lock(&self.inner);
             inner.closed = true;
-            mem::take(&mut inner.waiters)
+            inner.supplied()
         };
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
     }
 
     /// An id for a region that is not of this heap, but announced beside its own.
@@ -281,23 +326,53 @@ impl Heap {
             if let Some(entry) = inner.regions.iter_mut().find(|entry| entry.id == id) {
                 entry.space.free(offset, size);
             }
-            mem::take(&mut inner.waiters)
+            inner.supplied()
         };
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.wake();
     }
 }
 
 impl Inner {
+    /// Finds a place for a block of `len` bytes, which is taken then.
+    fn find(&mut self, len: u32) -> Option<Place> {
+        let count = self.regions.len();
+        let last = self.found_last.min(count);
+        for number in (last..count).chain(0..last) {
+            let entry = &mut self.regions[number];
+            if let Some((start, size)) = entry.space.alloc(len, u32_len(entry.region.len())) {
+                self.found_last = number;
+                let entry = number;
+                return Some(Place { entry, start, size });
+            }
+        }
+        None
+    }
+
+    /// Gives back a place of which no block was made.
+    fn put_back(&mut self, place: &Place) {
+        self.regions[place.entry]
+            .space
+            .free(place.start, place.size);
+    }
+
     /// Sets aside the budget for a region in which a block of `len` bytes fits.
-    fn wanted_region(&mut self, len: u32) -> Result<Block, Exhausted> {
+    fn wanted_region<T>(&mut self, len: u32) -> Result<T, Exhausted> {
         let fits = |room| region_for(len, room);
         fits(self.max).ok_or(Exhausted::TooLarge)?;
-        let region_len = fits(self.max - self.figures.mapped).ok_or(Exhausted::Full)?;
+        let room = self.max - self.figures.mapped;
+        let region_len = fits(room).ok_or(Exhausted::Full(self.supply))?;
         self.figures.mapped += u64::from(region_len);
         Err(Exhausted::NeedsRegion {
             id: self.next_id(),
             len: region_len,
         })
+    }
+
+    /// There is more to be had. Returns those who have waited for that, to be woken without the lock.
+    #[must_use]
+    fn supplied(&mut self) -> Waiters {
+        self.supply.0 = self.supply.0.wrapping_add(1);
+        mem::take(&mut self.waiters)
     }
 
     fn next_id(&mut self) -> RegionId {
@@ -328,14 +403,6 @@ impl Space {
                 Some((0, region_len))
             }
             Self::Whole { .. } => None,
-        }
-    }
-
-    /// Whether [`alloc`](Self::alloc) would find a block.
-    fn has_room(&mut self, len: u32, region_len: u32) -> bool {
-        match self {
-            Self::Shared(bins) => bins.has_room(len),
-            Self::Whole { used } => !*used && takes_whole(len, region_len),
         }
     }
 
@@ -370,10 +437,12 @@ impl fmt::Debug for Heap {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use memmap2::{MmapMut, MmapRaw};
 
-    use super::*;
-    use crate::core::num::index;
+    use super::{buddy::UNIT, *};
+    use crate::core::sync::{AtomicU32, Ordering};
 
     /// Takes a block, and makes a region for it if need be.
     fn grow(heap: &Arc<Heap>, len: u32) -> Block {
@@ -406,5 +475,77 @@ mod tests {
         blocks.truncate(1);
         assert_eq!(heap.retire_idle().len(), 2);
         assert!(heap.take(LEN).is_some());
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn all_blocks_are_had_or_none_and_nobody_hears_of_those_that_were_not() {
+        const QUARTER: u32 = REGION_LEN / 4;
+        let heap = Arc::new(Heap::new(REGION_LEN));
+        let held = grow(&heap, QUARTER);
+        let woken = Arc::new(Woken::default());
+        heap.wait(Ticket(1), &Waker::from(Arc::clone(&woken)));
+        let (used, supply) = (heap.figures().used, heap.supply());
+        let refused = heap.alloc_all(&[QUARTER, 2 * QUARTER, QUARTER]);
+        assert_eq!(refused.unwrap_err(), Exhausted::Full(supply));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        let figures = heap.figures();
+        assert_eq!((figures.used, figures.used_max), (used, used));
+        let blocks = heap.alloc_all(&[QUARTER - 1, 2 * QUARTER]).unwrap();
+        let lens: Vec<_> = blocks.iter().map(|block| block.as_ref().len()).collect();
+        assert_eq!(lens, [QUARTER - 1, 2 * QUARTER].map(index));
+        assert_eq!(heap.figures().used, u64::from(REGION_LEN));
+        drop((held, blocks));
+        assert_eq!(heap.figures().used, 0);
+        assert!(heap.alloc_all(&[]).unwrap().is_empty());
+        heap.close();
+        assert!(heap.alloc_all(&[1]).is_err());
+    }
+
+    #[test]
+    fn whoever_waits_hears_of_all_by_which_there_may_be_more() {
+        let heap = Arc::new(Heap::new(REGION_LEN));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let refused = |len| match heap.alloc(len) {
+            Err(Exhausted::Full(supply)) => supply,
+            other => panic!("{other:?}"),
+        };
+        let mut times = 0;
+        let mut hears = |supply, to_do: &mut dyn FnMut()| {
+            heap.wait(Ticket(1), &waker);
+            assert_eq!(heap.supply(), supply);
+            to_do();
+            times += 1;
+            assert_eq!(woken.0.load(Ordering::Relaxed), times);
+            assert_ne!(heap.supply(), supply);
+        };
+
+        let Err(Exhausted::NeedsRegion { id: _, len }) = heap.alloc(UNIT) else {
+            panic!("there is none yet");
+        };
+        let supply = refused(UNIT);
+        hears(supply, &mut || heap.cancel_region(len));
+
+        let mut block = Some(grow(&heap, REGION_LEN));
+        let supply = refused(UNIT);
+        hears(supply, &mut || drop(block.take()));
+        let supply = heap.supply();
+        hears(supply, &mut || assert_eq!(heap.retire_idle().len(), 1));
+        heap.wait(Ticket(1), &waker);
+        assert_eq!(heap.retire_idle().len(), 0);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "nothing is new");
+        heap.forget(Ticket(1));
+        drop(grow(&heap, UNIT));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "nobody waits");
     }
 }

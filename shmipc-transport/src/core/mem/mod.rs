@@ -9,7 +9,8 @@
 //! # Torn payloads
 //!
 //! What we read from a peer's region may change while we read it, because its owner may write at any time. Words are
-//! therefore read as atomics, once. Bytes are copied out by `ptr::copy_nonoverlapping`, in one function: a peer that
+//! therefore read as atomics, once. Bytes are copied out by `ptr::copy_nonoverlapping`, in three functions and nowhere else
+//! ([`PeerRegion::copy_out`], `PeerRegion::fill`, [`SharedRegion::append_to`]): a peer that
 //! writes meanwhile makes the *copy* arbitrary, which is what the bytes of a lying peer are anyhow. By the letter of the
 //! memory model such a race between processes is outside what the language describes; in practice the copy is a
 //! `memcpy`, and no reference into the peer's memory exists while it runs.
@@ -25,7 +26,7 @@ mod region;
 mod ring;
 
 pub(crate) use block::Block;
-pub(crate) use heap::{Exhausted, Heap, HeapFigures, RetiredRegion};
+pub(crate) use heap::{Exhausted, Heap, HeapFigures, RetiredRegion, Supply};
 pub use region::OutOfRegion;
 pub(crate) use region::{Origin, OwnedRegion, PeerRegion, RegionName, SharedRegion, Trust};
 pub(crate) use ring::{OwnRing, PeerRing};

@@ -33,6 +33,7 @@ pub(crate) unsafe trait SharedLayout {}
 unsafe impl SharedLayout for Header {}
 
 /// A range that does not lie inside its region.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{len} bytes at {offset} do not lie inside a region of {region_len} bytes")]
 pub struct OutOfRegion {
@@ -328,12 +329,41 @@ impl PeerRegion {
     /// Returns [`OutOfRegion`], before anything is allocated, if the range is not inside the region.
     pub(crate) fn copy_to_vec(&self, offset: u32, len: u32) -> Result<Vec<u8>, OutOfRegion> {
         let source = self.0.range(offset, len)?;
-        let mut target = Vec::with_capacity(index(len));
-        // SAFETY: as in `copy_out`; the vector has room for `len` bytes.
-        unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), index(len)) };
+        let target = Vec::with_capacity(index(len));
+        // SAFETY: `range` returned the address of `len` mapped bytes, and the vector has room for them.
+        Ok(unsafe { Self::fill(target, source, index(len)) })
+    }
+
+    /// As [`copy_to_vec`](Self::copy_to_vec); `None` if there is no memory for the vector.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) fn try_copy_to_vec(
+        &self,
+        offset: u32,
+        len: u32,
+    ) -> Result<Option<Vec<u8>>, OutOfRegion> {
+        let source = self.0.range(offset, len)?;
+        let mut target = Vec::new();
+        if target.try_reserve_exact(index(len)).is_err() {
+            return Ok(None);
+        }
+        // SAFETY: as in `copy_to_vec`.
+        Ok(Some(unsafe { Self::fill(target, source, index(len)) }))
+    }
+
+    /// Copies `len` bytes from `source` to the beginning of `target`, which is empty.
+    ///
+    /// # Safety
+    ///
+    /// They must be mapped, in a region that lives for this call, and `target` must have room for them.
+    unsafe fn fill(mut target: Vec<u8>, source: *const u8, len: usize) -> Vec<u8> {
+        // SAFETY: the caller's promise; for all else as in `copy_out`.
+        unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), len) };
         // SAFETY: the line above has initialised the first `len` bytes.
-        unsafe { target.set_len(index(len)) };
-        Ok(target)
+        unsafe { target.set_len(len) };
+        target
     }
 
     /// The address of a range, by which a lease on it is known.

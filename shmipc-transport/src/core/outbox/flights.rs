@@ -169,6 +169,11 @@ impl Flight {
     pub(crate) fn is_foreign(&self) -> bool {
         matches!(self.memory, Memory::Foreign(_))
     }
+
+    /// Whether others have a share in its memory, so that what they have written may run when it is dropped.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.memory, Memory::Foreign(_) | Memory::Shared(_))
+    }
 }
 
 #[cfg(test)]

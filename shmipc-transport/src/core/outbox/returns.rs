@@ -37,6 +37,7 @@ impl ReturnWriter {
 }
 
 /// The peer says that it returned more segments than were under way.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{claimed} returns at once, with only {under_way} segments under way")]
 pub struct ReturnsOverrun {

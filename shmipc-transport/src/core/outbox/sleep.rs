@@ -35,7 +35,7 @@ impl SleepWord {
             self.value = self.value.wrapping_add(1);
             word.store(self.value, Ordering::Relaxed);
         }
-        // SeqCst, pairs with the fence in `Bell::must_ring`: a store before a load on both sides is the one pattern
+        // SeqCst, pairs with the fence in `Bell::fence`: a store before a load on both sides is the one pattern
         // that Acquire and Release do not order.
         fence(Ordering::SeqCst);
     }

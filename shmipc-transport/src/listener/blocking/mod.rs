@@ -130,6 +130,15 @@ impl Listener {
         })
     }
 
+    /// Takes the listening socket of a predecessor that [offers](HandOver::offer) it at `address`, with the default [`Config`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`inherit_with`](Self::inherit_with).
+    pub fn inherit(address: impl Into<Address>) -> Result<Self, InheritError> {
+        Self::inherit_with(address, Config::default())
+    }
+
     /// Takes the listening socket of a predecessor that [offers](HandOver::offer) it at `address`. See
     /// [`Listener::inherit_with`](crate::Listener::inherit_with). The predecessor may be one with tasks.
     ///
@@ -239,7 +248,7 @@ impl Listener {
     /// are [stopped](Self::stopper) before.
     ///
     /// ```no_run
-    /// use std::{thread, time::Duration};
+    /// use std::{thread, time::{Duration, Instant}};
     /// use shmipc_transport::blocking::Listener;
     ///
     /// # fn serve(session: shmipc_transport::blocking::Session) {}
@@ -260,7 +269,9 @@ impl Listener {
     /// for session in listener.close() {
     ///     thread::spawn(move || serve(session));
     /// }
-    /// clients.drain(None);
+    /// if !clients.drain(Some(Instant::now() + Duration::from_secs(10))) {
+    ///     clients.close();
+    /// }
     /// # Ok(()) }
     /// ```
     #[must_use = "dropping it hangs up on the clients"]

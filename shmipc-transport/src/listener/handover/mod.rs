@@ -135,13 +135,13 @@ impl HandOver {
     /// The listener should be accepting meanwhile. When this returns, both processes listen at one queue:
     /// [close](crate::Listener::close) the listener now, which leaves the queue and the socket's file to the successor.
     ///
-    /// `address` is one for this purpose alone, best a path: a socket is made there, whoever has waited there before, and removed in the end.
+    /// `address` is one for this purpose alone, best a path: a socket is made there, in the place of any that is there, and removed in the end.
     /// Only processes of our own user get the socket, whoever else may be able to connect. A successor has the
     /// [time for a handshake](crate::ConfigBuilder::handshake_timeout), and if it fails, the next one is waited for.
     ///
     /// # Errors
     ///
-    /// Returns [`HandOverError`] if it cannot be waited for a successor at `address`. The listener is as it was.
+    /// Returns [`HandOverError`] if no successor can be waited for at `address`. The listener is as it was.
     ///
     /// # Panics
     ///

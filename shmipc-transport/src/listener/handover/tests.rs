@@ -314,7 +314,7 @@ fn threads_pass_sockets_on_and_finish_what_they_have_begun() {
                 .collect();
             let offering = scope.spawn(|| hand_over.offer(door.as_path(), None));
             let successor = loop {
-                match threads::Listener::inherit_with(door.as_path(), Config::default()) {
+                match threads::Listener::inherit(door.as_path()) {
                     Err(InheritError::Connect(_)) => thread::yield_now(),
                     other => break other.unwrap(),
                 }

@@ -366,6 +366,38 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::{
+        num::StreamId,
+        shmipc::{frames::Frame, state},
+    };
+
+    #[test]
+    fn what_falls_back_is_noted_of_open_streams_only() {
+        let _entered = RUNTIME.enter();
+        // A server, of the native dialect.
+        let (ours, villain) = begin(&mut Script(&[])).unwrap();
+        let say = |frame: Frame| {
+            villain.say(&frame.encode(villain.version_byte));
+            ours.look();
+        };
+        let fall_back = |stream| {
+            say(Frame::Fallback {
+                stream,
+                status: state::OPEN,
+                payload: b"long".to_vec(),
+            });
+        };
+        let has_fallen = |stream| ours.shared.link.has_fallen(StreamId(stream));
+        // Four are open, the others refused.
+        (2..2000).for_each(fall_back);
+        assert!(has_fallen(2) && has_fallen(5));
+        assert!(!has_fallen(6) && !has_fallen(1999));
+        say(Frame::Close { stream: 2 });
+        fall_back(2);
+        assert!(!has_fallen(2), "it is over");
+        fall_back(2000);
+        assert!(has_fallen(2000), "however many there were");
+    }
 
     proptest! {
         #[test]

@@ -77,6 +77,7 @@ pub(crate) trait ReadRing {
 }
 
 /// The peer says that it consumed what was never produced.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("it claims to have consumed up to {head}, but nothing beyond {tail} was produced")]
 pub struct HeadOverrun {

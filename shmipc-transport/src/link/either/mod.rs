@@ -2,19 +2,17 @@
 //!
 //! What a short call does is inlined, so that the match is all that our own link pays for there being another.
 
+mod memory;
+
 use std::{sync::Arc, task::Waker, time::Duration};
 
 use super::{
-    AllocFailure, Arrival, Control, Forwarded, ForwardedPart, Lease, LinkFigures, OutboxGuard,
-    OutboxLink, OutboxReservation, OutboxRx, Outgoing, ShmipcLink,
+    AllocFailure, Arrival, Control, LinkFigures, OutboxGuard, OutboxLink, OutboxReservation,
+    OutboxRx, Outgoing, ShmipcLink,
     shmipc::{ShmipcGuard, ShmipcReservation, ShmipcRx},
 };
 use crate::{
-    core::{
-        mem::{Block, HeapFigures},
-        num::{RegionId, StreamId},
-        outbox::Part,
-    },
+    core::{num::StreamId, waiters::Ticket},
     error::PeerMisbehaved,
     stats::Counters,
 };
@@ -157,6 +155,11 @@ macro_rules! either {
 }
 
 impl Link {
+    /// Whether it is the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.counters(), other.counters())
+    }
+
     /// What is counted.
     #[inline]
     pub(crate) fn counters(&self) -> &Counters {
@@ -305,18 +308,33 @@ impl Link {
         either!(self, link => link.wake_peer());
     }
 
-    /// Has `waker` called when the peer has made progress. Returns `true` if it just did, so that a retry is due.
+    /// Has `waker` called when the peer has made progress, or memory has come back. What the caller lacks it may have got meanwhile.
     ///
     /// # Errors
     ///
     /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
-    pub(crate) fn wait_for_space(&self, waker: &Waker) -> Result<bool, PeerMisbehaved> {
+    pub(crate) fn wait_for_space(
+        &self,
+        ticket: Ticket,
+        waker: &Waker,
+    ) -> Result<(), PeerMisbehaved> {
         match self {
-            Self::Outbox(link) => link.wait_for_space(waker),
-            Self::Shmipc(link) => {
-                link.wait_for_space(waker);
-                Ok(false)
-            }
+            Self::Outbox(link) => link.wait_for_space(ticket, waker)?,
+            Self::Shmipc(link) => link.wait_for_space(ticket, waker),
+        }
+        Ok(())
+    }
+
+    /// This one waits no more.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        either!(self, link => link.forget(ticket));
+    }
+
+    /// Whether there is room in the queue, so that who waits for a place lacks something else. Of our own link, it is not known.
+    pub(crate) fn has_room(&self) -> bool {
+        match self {
+            Self::Outbox(_) => false,
+            Self::Shmipc(link) => link.has_room(),
         }
     }
 
@@ -445,6 +463,13 @@ impl Link {
         }
     }
 
+    /// A message was dropped, since its stream is not open.
+    pub(crate) fn dropped(&self, stream: StreamId) {
+        if let Self::Shmipc(link) = self {
+            link.dropped(stream);
+        }
+    }
+
     /// Forgets what is kept for a stream that is over.
     #[inline]
     pub(crate) fn stream_over(&self, stream: StreamId) {
@@ -453,109 +478,9 @@ impl Link {
         }
     }
 
-    /// Takes out a block of `len` bytes; `None` if the link has none of its own.
-    ///
-    /// # Errors
-    ///
-    /// See [`AllocFailure`].
-    pub(crate) fn alloc(&self, len: u32) -> Result<Option<Block>, AllocFailure> {
-        match self {
-            Self::Outbox(link) => link.alloc(len).map(Some),
-            Self::Shmipc(_) => Ok(None),
-        }
-    }
-
-    /// Whether [`alloc`](Self::alloc) might succeed now, where it just failed.
-    pub(crate) fn may_alloc(&self, len: u32) -> bool {
-        match self {
-            Self::Outbox(link) => link.may_alloc(len),
-            Self::Shmipc(_) => true,
-        }
-    }
-
     /// The longest message there can be.
     pub(crate) fn message_max(&self) -> usize {
         either!(self, link => link.message_max())
-    }
-
-    /// Gives memory that is not in use back to the system. Returns whether any is left.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
-    pub(crate) fn retire_idle(&self) -> Result<bool, PeerMisbehaved> {
-        match self {
-            Self::Outbox(link) => link.retire_idle(),
-            Self::Shmipc(_) => Ok(false),
-        }
-    }
-
-    /// Whether memory of others has been passed on.
-    pub(crate) fn has_forwarded(&self) -> bool {
-        match self {
-            Self::Outbox(link) => link.has_forwarded(),
-            Self::Shmipc(_) => false,
-        }
-    }
-
-    /// Drops regions of others that are no longer used.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`PeerMisbehaved`] if the peer's cursors are impossible.
-    pub(crate) fn sweep_forwarded(&self) -> Result<(), PeerMisbehaved> {
-        match self {
-            Self::Outbox(link) => link.sweep_forwarded(),
-            Self::Shmipc(_) => Ok(()),
-        }
-    }
-
-    /// What is kept for readers in other sessions.
-    pub(crate) fn take_kept(&self) -> Vec<(Lease, Arc<Forwarded>)> {
-        match self {
-            Self::Outbox(link) => link.take_kept(),
-            Self::Shmipc(_) => Vec::new(),
-        }
-    }
-
-    /// Allows for memory of another session's to be passed on over this link; both must be our own.
-    pub(crate) fn forward_from(&self, source: &Self) -> bool {
-        match (self, source) {
-            (Self::Outbox(link), Self::Outbox(source)) => link.forward_from(source),
-            _ => false,
-        }
-    }
-
-    /// What the arena holds.
-    pub(crate) fn heap_figures(&self) -> HeapFigures {
-        match self {
-            Self::Outbox(link) => link.heap_figures(),
-            Self::Shmipc(_) => HeapFigures::default(),
-        }
-    }
-
-    /// Where `bytes` lies in our arena, if it does.
-    pub(crate) fn locate_own(&self, bytes: &[u8]) -> Option<(RegionId, u32)> {
-        match self {
-            Self::Outbox(link) => link.locate_own(bytes),
-            Self::Shmipc(_) => None,
-        }
-    }
-
-    /// The part of the peer's memory that `bytes` is, if it is a lease of this session.
-    pub(crate) fn pin_lease(&self, bytes: &[u8]) -> Option<(Part, Lease)> {
-        match self {
-            Self::Outbox(link) => link.pin_lease(bytes),
-            Self::Shmipc(_) => None,
-        }
-    }
-
-    /// The part of another session's memory that `bytes` is, if it may be passed on.
-    pub(crate) fn locate_forwardable(&self, bytes: &[u8]) -> Option<ForwardedPart> {
-        match self {
-            Self::Outbox(link) => link.locate_forwardable(bytes),
-            Self::Shmipc(_) => None,
-        }
     }
 
     /// What the link holds now.
