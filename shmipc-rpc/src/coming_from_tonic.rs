@@ -22,7 +22,9 @@
 //! | `user_agent` | [`ChannelBuilder::user_agent`] |
 //! | `origin` | [`ChannelBuilder::origin`] |
 //! | `tls_config` | [`ChannelBuilder::tls`], with a [`ClientTls`]. Without it, `https` servers are known by the authorities of the system |
-//! | `ClientTlsConfig::domain_name`, `ca_certificate`, `identity` | [`ClientTls::server_name`], [`ClientTls::ca_certificate`], [`ClientTls::identity`] |
+//! | `ClientTlsConfig::domain_name`, `ca_certificate`, `ca_certificates`, `identity` | [`ClientTls::server_name`], [`ClientTls::ca_certificate`] (for each), [`ClientTls::identity`] |
+//! | `ClientTlsConfig::trust_anchor`, `trust_anchors`, `with_native_roots`, `with_webpki_roots`, `with_enabled_roots` | the authorities of the system, unless [`ClientTls::ca_certificate`] names others |
+//! | `ClientTlsConfig::timeout` | [`ChannelBuilder::http2_connect_timeout`], which is for all of it |
 //! | `ClientTlsConfig::assume_http2` | always so, if the server says nothing of ALPN |
 //! | `ClientTlsConfig::use_key_log`, `tls_config_with_verifier` | missing: who is trusted is decided by authorities alone |
 //! | `initial_stream_window_size`, `initial_connection_window_size`, `http2_adaptive_window`, `max_frame_size`, `http2_header_table_size`, `http2_max_header_list_size` | [`ChannelBuilder::http2`], with [`Settings`] of nearly the same names |
@@ -60,6 +62,14 @@
 //! | `accept_http1` | nothing: gRPC-Web takes a proxy |
 //! | `trace_fn` | each call has a span, by the target `shmipc_rpc::server`. For one of your own, tower-http's `TraceLayer` by [`Server::layer`], or an [interceptor](crate::interceptor) |
 //! | `Request::remote_addr`, `peer_certs` | in the [extensions](crate::Request::extensions) of a request: [`RemoteAddr`], [`ClientCertificates`]; for a process of this host, [`Request::peer`](crate::Request::peer) |
+//!
+//! # Metadata and messages
+//!
+//! | there | here |
+//! |---|---|
+//! | `MetadataMap` | [`http::HeaderMap`] |
+//! | `insert_bin`, `get_bin`, `get_all_bin` | [`metadata::insert_bin`], [`metadata::get_bin`], [`metadata::get_all_bin`] |
+//! | `Request::into_parts`, `from_parts`, and those of `Response` | the same: [`Request::into_parts`](crate::Request::into_parts), [`Response::into_parts`](crate::Response::into_parts) |
 //!
 //! # Limits at the caller
 //!
@@ -106,7 +116,9 @@
 use crate::{
     Channel, Code, Endpoint, Keepalive, Server,
     client::{ChannelBuilder, MethodConfig, ServiceConfigBuilder},
+    http,
     http2::{Settings, SettingsBuilder},
+    metadata,
     server::{BoundServer, ClientCertificates, RemoteAddr},
     tls::{ClientTls, ServerTls},
 };

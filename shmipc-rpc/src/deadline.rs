@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Sleep;
 
-use crate::Status;
+use crate::{Status, grpc_headers};
 
 thread_local! {
     /// The deadline of the handler that is being polled on this thread.
@@ -83,6 +83,37 @@ pub(crate) fn left_ns(deadline: Instant) -> Result<u64, Elapsed> {
         return Err(Elapsed);
     }
     Ok(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The earliest of all deadlines that there are for a call that is made now: its own, what its headers say, and that of the call that is
+/// being handled.
+pub(crate) fn of_call(own: Option<Instant>, headers: &http::HeaderMap) -> Option<Instant> {
+    let timeout = headers
+        .get(grpc_headers::TIMEOUT)
+        .and_then(|value| parse_grpc_timeout(value.as_bytes()));
+    earlier(earlier(own, timeout.and_then(after)), inherited())
+}
+
+/// Finds out that time is up where something is always ready, so that no timer is ever waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Lookout(u8);
+
+impl Lookout {
+    /// Whether the deadline has passed. Looks at the clock once in so many times, for that takes a part of what a short message does.
+    pub(crate) fn is_late(&mut self, deadline: Option<Instant>) -> bool {
+        const EVERY: u8 = 32;
+
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        self.0 = (self.0 + 1) % EVERY;
+        self.0 == 0 && deadline <= Instant::now()
+    }
+}
+
+/// The status of a call whose handler was not done in time.
+pub(crate) fn late() -> Status {
+    Status::deadline_exceeded("the deadline passed before the handler was done")
 }
 
 /// The status of a call that was not done in time, for its caller (R5).

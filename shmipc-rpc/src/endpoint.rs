@@ -24,12 +24,18 @@ use shmipc_transport::Address;
 /// | `unix:/run/grpc.sock`, `unix:///run/grpc.sock` | gRPC over HTTP/2, through the socket at this path |
 /// | `unix-abstract:route` | gRPC over HTTP/2, through the abstract socket of this name |
 ///
-/// The last two are gRPC's own names, which other implementations understand as well. HTTP/2 takes the feature `grpc`. A [`Path`],
+/// The last two are gRPC's own names, which other implementations understand as well; there, as with shared memory, only processes of our own
+/// user and root are talked to, unless [`authorize`](crate::ConfigBuilder::authorize) says otherwise. At ports nobody is known. HTTP/2 takes the feature `grpc`. A [`Path`],
 /// a [`PathBuf`] and an [`Address`] are always shared memory. A server that systemd starts listens at [`Address::from_systemd`].
 ///
 /// An endpoint is only looked at when it is used: text that is none is an error of
 /// [`Channel::connect`](crate::Channel::connect) and [`Server::serve`](crate::Server::serve). [`Endpoint::parse`] tells at
 /// once.
+///
+/// There is no conversion from a [`std::net::SocketAddr`], which does not say what is spoken there: write
+/// `format!("http://{addr}")` for HTTP/2, and `Address::from(addr)` for shared memory.
+///
+/// Endpoints are equal if they are [shown](fmt::Display) alike and spoken to in one way, as `unix:/a` and `unix:///a` are.
 ///
 /// # Examples
 ///
@@ -41,11 +47,11 @@ use shmipc_transport::Address;
 /// let error = Endpoint::parse("localhost:50051").unwrap_err();
 /// assert_eq!(error.to_string(), r#""localhost:50051" has no scheme: did you mean "http://localhost:50051"?"#);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Way);
 
 /// How a server is spoken to, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     SharedMemory(Address),
     Http2(Http2Address),
@@ -54,7 +60,7 @@ pub(crate) enum Way {
 }
 
 /// Where gRPC is spoken over HTTP/2.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Http2Address {
     pub(crate) place: Place,
     /// Whether there is TLS.
@@ -64,11 +70,7 @@ pub(crate) struct Http2Address {
 }
 
 /// A socket that is reached in the usual ways.
-#[derive(Clone, Debug)]
-#[cfg_attr(
-    not(any(test, feature = "grpc")),
-    expect(dead_code, reason = "parsed, but only the feature uses it")
-)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Tcp {
         /// A name, or an address without brackets.
@@ -84,7 +86,7 @@ pub(crate) enum Place {
 pub enum InvalidEndpoint {
     /// The scheme is not one that is spoken here.
     #[error(
-        "{endpoint:?} has the scheme {scheme:?}, which is unknown: there are http, https, unix and unix-abstract, and paths"
+        "{endpoint:?} has the scheme {scheme:?}, which is unknown: there are tcp, http, https, unix and unix-abstract, and paths and @names"
     )]
     UnknownScheme {
         /// The text in question.
@@ -259,7 +261,7 @@ fn unix(text: &str, address: Address) -> Result<Way, InvalidEndpoint> {
     let is_empty = match &address {
         Address::Path(path) => path.as_os_str().is_empty(),
         Address::Abstract(name) => name.is_empty(),
-        Address::Tcp(_) | Address::Fd(_) => false,
+        _ => false,
     };
     if is_empty {
         return Err(InvalidEndpoint::Socket {
@@ -345,6 +347,18 @@ impl From<&Path> for Endpoint {
     }
 }
 
+impl From<&PathBuf> for Endpoint {
+    fn from(path: &PathBuf) -> Self {
+        Self::from(path.as_path())
+    }
+}
+
+impl From<&Self> for Endpoint {
+    fn from(endpoint: &Self) -> Self {
+        endpoint.clone()
+    }
+}
+
 impl From<PathBuf> for Endpoint {
     fn from(path: PathBuf) -> Self {
         Self::from(Address::from(path))
@@ -389,6 +403,29 @@ mod tests {
             assert_eq!(endpoint.to_string(), shown);
         }
         assert!(Endpoint::from(Path::new("http://host:1")).is_shared_memory());
+    }
+
+    #[test]
+    fn whatever_names_an_endpoint_is_one() {
+        let text = "/run/a.sock".to_owned();
+        let (path, address) = (PathBuf::from(&text), Address::from(&text));
+        let expected = Endpoint::from(text.as_str());
+        for endpoint in [
+            Endpoint::from(&text),
+            Endpoint::from(path.as_path()),
+            Endpoint::from(&path),
+            Endpoint::from(&address),
+            Endpoint::from(&expected),
+            text.parse().unwrap(),
+        ] {
+            assert_eq!(endpoint, expected);
+        }
+        let equal = |one: &str, other: &str| Endpoint::from(one) == Endpoint::from(other);
+        assert!(equal("http://host:1", "http://host:1/"));
+        assert!(equal("unix:/run/a.sock", "unix:///run/a.sock"));
+        assert!(!equal("http://host:1", "https://host:1"));
+        assert!(!equal("unix:/run/a.sock", &text));
+        assert!(equal("ftp://host", "ftp://host"), "although it is none");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use shmipc_transport::{AcceptError, BindError, ConnectError as SessionConnectError};
 
@@ -6,6 +6,9 @@ use crate::InvalidEndpoint;
 
 /// Any error, as tower passes it on.
 pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// An error that several calls fail with.
+pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
 /// Why a channel could not be connected.
 #[non_exhaustive]
@@ -76,4 +79,8 @@ pub enum ServeError {
     #[cfg(feature = "grpc")]
     #[error("could not accept connections any longer")]
     Http2Accept(#[source] std::io::Error),
+    /// The task that served has panicked, because a layer or service did while it was cloned for a connection; or its runtime has ended.
+    /// All connections were closed.
+    #[error("the task that served has panicked, or its runtime has ended")]
+    Broken,
 }

@@ -12,14 +12,14 @@
 //!
 //! # Serving
 //!
-//! A [`Server`] runs services, behind tower layers if wanted, at an [`Address`] (see [`server`]). A handler is an `async fn`
+//! A [`Server`] runs services, behind tower layers if wanted, at an [`Endpoint`] (see [`server`]). A handler is an `async fn`
 //! that takes a [`Request`]. Its future is dropped when the caller gives up, its deadline passes or its process ends.
 //! Calls that it makes get no more time than it has itself.
 //!
 //! # Runtime
 //!
-//! Channels and servers work in tasks of a tokio runtime with I/O and time enabled. Outside of one they panic, unless they say that they
-//! fail. What is in [`blocking`] needs none.
+//! Channels and servers work in tasks of a tokio runtime with I/O and time enabled. Outside of one they panic; but a server that begins to
+//! listen at a path or a name fails, with [`BindError::NoRuntime`]. What is in [`blocking`] needs none.
 //!
 //! # The envelope
 //!
@@ -100,9 +100,15 @@ mod stream;
 pub use http;
 pub use prost;
 pub use prost_types;
+/// The crate beneath, with all that is not named here: [sessions](transport::Session) and their streams,
+/// [pools](transport::SessionPool), and the parts of a [`SessionDump`].
+pub use shmipc_transport as transport;
 pub use shmipc_transport::{
-    Address, Config, ConnectError as SessionConnectError, HandOver, HandOverError, InheritError,
-    Keepalive, Lent, Listener, Peer, SessionDump, Stats, systemd::ActivationError,
+    AcceptError, Address, BindError, Clients, Config, ConfigBuilder,
+    ConnectError as SessionConnectError, HandOver, HandOverError, HandshakeStep, InheritError,
+    InvalidAddress, InvalidConfig, Keepalive, Leftover, Lent, LinkKind, Listener, Payloads, Peer,
+    PeerMisbehaved, Refusal, RefusalCode, Restart, RestartError, SessionDump, SessionLost, Shmipc,
+    ShmipcMapping, ShmipcWakes, Stats, Wait, systemd::ActivationError,
 };
 
 pub use self::{

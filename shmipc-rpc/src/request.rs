@@ -35,10 +35,19 @@ pub struct Request<T> {
     context: CallContext,
 }
 
+/// What a request has beside its parts. It travels among the extensions while the request is taken apart.
+#[derive(Clone, Debug, Default)]
+struct Rest {
+    timeout: Option<Duration>,
+    wait_for_ready: Option<bool>,
+    context: CallContext,
+}
+
 impl<T> Request<T> {
     /// Makes a request with no metadata and no deadline of its own.
+    #[must_use]
     pub fn new(message: T) -> Self {
-        Self::from_parts(
+        Self::with_context(
             message,
             HeaderMap::new(),
             Extensions::new(),
@@ -46,7 +55,61 @@ impl<T> Request<T> {
         )
     }
 
-    pub(crate) fn from_parts(
+    /// Puts a request together from what [`into_parts`](Self::into_parts) returned, or from parts of one's own.
+    ///
+    /// With the extensions of a request comes what else is known of it. With others, there is no timeout and no deadline, and nothing
+    /// is known of a caller, as after [`new`](Self::new).
+    #[must_use]
+    pub fn from_parts(metadata: HeaderMap, mut extensions: Extensions, message: T) -> Self {
+        let Rest {
+            timeout,
+            wait_for_ready,
+            context,
+        } = extensions.remove().unwrap_or_default();
+        Self {
+            message,
+            metadata,
+            extensions,
+            timeout,
+            wait_for_ready,
+            context,
+        }
+    }
+
+    /// Takes the request apart, for [`from_parts`](Self::from_parts): metadata, extensions and message.
+    ///
+    /// What is no part travels among the extensions, as a value that only `from_parts` finds: the [timeout](Self::set_timeout), whether
+    /// the call [waits](Self::set_wait_for_ready), and, of a received request, the [deadline](Self::deadline), the
+    /// [cancellation](Self::cancellation) and the session, on which [`peer`](Self::peer), [`alloc`](Self::alloc) and
+    /// [`channel`](Self::channel) depend. Who drops or replaces the extensions drops that, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use shmipc_rpc::Request;
+    ///
+    /// let mut request = Request::new("7");
+    /// request.set_timeout(Duration::from_millis(5));
+    /// let (metadata, extensions, message) = request.into_parts();
+    /// let number: u32 = message.parse()?;
+    /// // It has the timeout still.
+    /// let request = Request::from_parts(metadata, extensions, number);
+    /// # Ok::<(), std::num::ParseIntError>(())
+    /// ```
+    #[must_use]
+    pub fn into_parts(self) -> (HeaderMap, Extensions, T) {
+        let mut extensions = self.extensions;
+        extensions.insert(Rest {
+            timeout: self.timeout,
+            wait_for_ready: self.wait_for_ready,
+            context: self.context,
+        });
+        (self.metadata, extensions, self.message)
+    }
+
+    pub(crate) fn with_context(
         message: T,
         metadata: HeaderMap,
         extensions: Extensions,
@@ -62,16 +125,19 @@ impl<T> Request<T> {
         }
     }
 
-    pub(crate) fn into_parts(self) -> (T, HeaderMap, Extensions) {
+    /// Returns what a call is made of. The rest was asked for before.
+    pub(crate) fn into_content(self) -> (T, HeaderMap, Extensions) {
         (self.message, self.metadata, self.extensions)
     }
 
     /// Returns the message and drops the rest.
+    #[must_use]
     pub fn into_inner(self) -> T {
         self.message
     }
 
     /// Returns the message.
+    #[must_use]
     pub fn get_ref(&self) -> &T {
         &self.message
     }
@@ -94,6 +160,7 @@ impl<T> Request<T> {
     }
 
     /// Returns the metadata. See [`metadata`](crate::metadata) for binary values.
+    #[must_use]
     pub fn metadata(&self) -> &HeaderMap {
         &self.metadata
     }
@@ -104,6 +171,7 @@ impl<T> Request<T> {
     }
 
     /// Returns the extensions: values for, or from, the layers of this side. They are not sent.
+    #[must_use]
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
     }
@@ -123,7 +191,7 @@ impl<T> Request<T> {
     }
 
     /// Chooses what happens while the server cannot be reached: wait for it, until the deadline, or fail with
-    /// [`Code::Unavailable`](crate::Code::Unavailable). Default: what the [`Channel`](crate::Channel) was built with.
+    /// [`Code::Unavailable`](crate::Code::Unavailable). Default: what the [`Channel`] was built with.
     pub fn set_wait_for_ready(&mut self, wait: bool) {
         self.wait_for_ready = Some(wait);
     }
@@ -132,11 +200,13 @@ impl<T> Request<T> {
     ///
     /// On the calling side, this is the time that was passed on with a received request, if any, and does not include
     /// [`set_timeout`](Self::set_timeout), which counts from when the call is made.
+    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.context.deadline()
     }
 
     /// Returns how long the caller will still wait. `None`: without end.
+    #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -145,6 +215,7 @@ impl<T> Request<T> {
     /// Returns the process that calls, as the kernel knows it.
     ///
     /// `None` on the calling side, and for a call that came neither through a session nor, over HTTP/2, through a Unix socket.
+    #[must_use]
     pub fn peer(&self) -> Option<&Peer> {
         let session = self.context.served.as_deref().map(Served::peer);
         session.or_else(|| self.extensions.get())
@@ -174,6 +245,8 @@ impl<T> Request<T> {
 
     /// Lends `len` bytes of memory that the caller can read, for a `bytes` field of the response: filled and frozen, it is
     /// sent without being copied. Waits while all of the session's memory is in use.
+    ///
+    /// Over shmipc's own link it is private memory, which is copied when the response is sent: there, the caller could write to it.
     ///
     /// # Errors
     ///
@@ -228,11 +301,13 @@ impl<T> Request<T> {
     /// up when its future is dropped.
     ///
     /// `None` on the calling side, for a call that came in another way than through a session, and once that is over.
+    #[must_use]
     pub fn channel(&self) -> Option<Channel> {
         self.context.served.as_ref()?.session().map(Channel::over)
     }
 
     /// Returns a handle that tells when the server drains. See [`Draining`].
+    #[must_use]
     pub fn draining(&self) -> Draining {
         match &self.context.served {
             Some(served) => served.draining(),
@@ -241,6 +316,7 @@ impl<T> Request<T> {
     }
 
     /// Returns a handle that tells when the caller no longer waits, for work that outlives the handler's future.
+    #[must_use]
     pub fn cancellation(&self) -> Cancellation {
         self.context.cancellation.clone()
     }

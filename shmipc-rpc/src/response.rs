@@ -29,19 +29,42 @@ pub(crate) struct ResponseParts {
     pub(crate) extensions: Extensions,
 }
 
+/// Trailers of a response that is taken apart, among its extensions.
+#[derive(Clone)]
+struct Trailers(Box<HeaderMap>);
+
 impl<T> Response<T> {
     /// Makes a response without metadata.
+    #[must_use]
     pub fn new(message: T) -> Self {
-        Self::from_parts(message, HeaderMap::new(), Extensions::new())
+        Self::from_parts(HeaderMap::new(), message, Extensions::new())
     }
 
-    pub(crate) fn from_parts(message: T, metadata: HeaderMap, extensions: Extensions) -> Self {
+    /// Puts a response together from what [`into_parts`](Self::into_parts) returned, or from parts of one's own.
+    ///
+    /// With the extensions of a response come its trailers. With others, there are none.
+    #[must_use]
+    pub fn from_parts(metadata: HeaderMap, message: T, mut extensions: Extensions) -> Self {
+        let trailers = extensions.remove().map(|Trailers(trailers)| trailers);
         Self {
             message,
             metadata,
-            trailers: None,
+            trailers,
             extensions,
         }
+    }
+
+    /// Takes the response apart, for [`from_parts`](Self::from_parts): metadata, message and extensions.
+    ///
+    /// [Trailers](Self::trailers_mut) of a handler's response travel among the extensions, as a value that only `from_parts` finds. Who
+    /// drops or replaces the extensions drops them, too. What a caller received in trailers is in the metadata.
+    #[must_use]
+    pub fn into_parts(self) -> (HeaderMap, T, Extensions) {
+        let mut extensions = self.extensions;
+        if let Some(trailers) = self.trailers {
+            extensions.insert(Trailers(trailers));
+        }
+        (self.metadata, self.message, extensions)
     }
 
     pub(crate) fn into_content(self) -> (T, ResponseParts) {
@@ -54,11 +77,13 @@ impl<T> Response<T> {
     }
 
     /// Returns the message and drops the rest.
+    #[must_use]
     pub fn into_inner(self) -> T {
         self.message
     }
 
     /// Returns the message.
+    #[must_use]
     pub fn get_ref(&self) -> &T {
         &self.message
     }
@@ -88,6 +113,7 @@ impl<T> Response<T> {
     }
 
     /// Returns the metadata: what came before the message, and, if there is one message, what came after it.
+    #[must_use]
     pub fn metadata(&self) -> &HeaderMap {
         &self.metadata
     }
@@ -98,6 +124,7 @@ impl<T> Response<T> {
     }
 
     /// Returns the extensions: values for, or from, the layers of this side. They are not sent.
+    #[must_use]
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
     }

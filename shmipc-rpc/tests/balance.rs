@@ -5,13 +5,17 @@ mod common;
 use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
 use shmipc_rpc::{
-    Address, Channel, Code, Idempotency, Method, Request, Response, Server,
+    Address, Channel, Code, Config, Idempotency, Method, Request, Response, Server,
     client::{Caller, MethodConfig, RetryPolicy, ServiceConfig},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use common::{
     Handled, Lab, Packet, Plain, RUN, Running, echo, in_time, lab, packet, serve, serve_in,
+    serve_with,
     streams::{LIST, numbered, queue, streams},
 };
 
@@ -320,4 +324,57 @@ async fn a_channel_to_no_server_says_so() {
         .await
         .expect_err("nobody will be");
     assert_eq!(status.code(), Code::Unavailable);
+}
+
+/// One that has not left for it yet, that is, whatever it waits for there.
+#[tokio::test]
+async fn a_call_that_waits_for_a_server_that_goes_is_made_at_another() {
+    let few = Config::builder().streams_max(1).build();
+    let (called, mut was_called) = mpsc::unbounded_channel();
+    let release = Arc::new(Semaphore::new(0));
+    let service = |hangs: bool| {
+        let (called, release) = (called.clone(), Arc::clone(&release));
+        lab(move |request| {
+            let (called, release) = (called.clone(), Arc::clone(&release));
+            async move {
+                called.send(()).expect("the test waits");
+                if hangs {
+                    pending::<()>().await;
+                }
+                let _permit = release.acquire().await.expect("it is not closed");
+                Ok(Response::new(request.into_inner()))
+            }
+        })
+    };
+    let few = few.expect("it is valid");
+    let a = serve_with(few, Server::builder().add_service(service(true)));
+    let b = serve(Server::builder().add_service(service(false)));
+    let channel = Channel::balanced([a.address(), b.address()]);
+    let caller = Caller::new(channel.connect().await.expect("they listen"));
+    // Two each: the less loaded one is chosen. One of these four waits for its stream.
+    let mut calls = JoinSet::new();
+    for wait_for_ready in [false, false, true, true] {
+        let caller = caller.clone();
+        calls.spawn(async move {
+            let mut request = Request::new(packet(""));
+            request.set_wait_for_ready(wait_for_ready);
+            in_time(caller.unary::<_, Packet>(&RUN, request)).await
+        });
+    }
+    for _ in 0..3 {
+        in_time(was_called.recv()).await.expect("they are called");
+    }
+    a.kill().await;
+    in_time(was_called.recv())
+        .await
+        .expect("the last one is made at the other");
+    release.add_permits(3);
+    let mut failed = 0;
+    while let Some(answer) = calls.join_next().await {
+        if let Err(status) = answer.expect("no panic") {
+            assert_eq!(status.code(), Code::Unavailable);
+            failed += 1;
+        }
+    }
+    assert_eq!(failed, 1, "the one that ran at the server that has gone");
 }

@@ -53,7 +53,7 @@ fn a_client_makes_no_thread_and_needs_no_runtime() {
         let shutdown = shutdown.clone();
         thread::spawn(move || {
             let server = Server::builder().add_service(Sum);
-            server.serve_with_listener(listener, &shutdown)
+            server.serve_with_listener_and_shutdown(listener, &shutdown)
         })
     };
     let client = std::process::Command::new(std::env::current_exe().unwrap())

@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use shmipc_rpc::{
     Channel, Code, Request, Response, Server, Status,
@@ -327,4 +330,31 @@ async fn requests_that_came_in_another_way_lead_nowhere() {
         call(&caller, packet("")).await.expect("it answers"),
         packet("true")
     );
+}
+
+/// What is done with each new session may use the channel, also with those that come after the first.
+#[tokio::test]
+async fn what_is_done_with_a_session_may_use_its_channel() {
+    let place = Place::new();
+    let (server, _peers) = place.start(echo()).await;
+    let own = Arc::new(OnceLock::<Channel>::new());
+    let (looked, mut looks) = mpsc::unbounded_channel();
+    let serving = {
+        let own = Arc::clone(&own);
+        Server::builder().add_service(echo()).on_session(move |_| {
+            let stats = own.get().map(Channel::stats);
+            looked.send(stats).expect("the test waits");
+        })
+    };
+    let path = place.0.path().join("lab.sock");
+    let channel = Channel::builder(path).serve(serving).connect();
+    let channel = in_time(channel).await.expect("the server listens");
+    assert!(in_time(looks.recv()).await.flatten().is_none());
+    own.set(channel.clone()).expect("it is empty");
+    let (_successor, _peers) = place.start(echo()).await;
+    in_time(server.drain(LONG)).await;
+    call(&Caller::new(channel), packet(""))
+        .await
+        .expect("the successor answers");
+    assert!(in_time(looks.recv()).await.flatten().is_some());
 }

@@ -4,17 +4,23 @@ mod common;
 
 use std::{
     future::pending,
+    pin::pin,
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
 use shmipc_rpc::{
-    CancelReason, Code, Request, Response, Server,
+    CancelReason, Channel, Code, Request, Response, Server,
     client::{CallService, Caller},
 };
-use shmipc_transport::Listener;
+use shmipc_transport::{Config, Listener};
 use tokio::sync::mpsc;
 
-use crate::common::{LONG, Packet, RUN, growing, hang, in_time, lab, packet, serve, told};
+use crate::common::{
+    LONG, Packet, RUN, echo, growing, hang, in_time, lab, packet, serve, serve_with,
+    streams::{LIST, Streams, iter, numbered, streams},
+    told,
+};
 
 const SHORT: Duration = Duration::from_millis(20);
 
@@ -217,4 +223,99 @@ async fn work_that_goes_on_learns_of_the_deadline() {
         }
     }
     panic!("no call gets to the handler");
+}
+
+/// Whatever way a call takes: what is gRPC's is not metadata.
+#[tokio::test]
+async fn a_timeout_in_metadata_is_none() {
+    async fn check<S: CallService>(caller: Caller<S>) {
+        let mut request = Request::new(packet("hello"));
+        let already = shmipc_rpc::http::HeaderValue::from_static("0n");
+        request.metadata_mut().insert("grpc-timeout", already);
+        let response = caller.unary::<_, Packet>(&RUN, request).await;
+        assert_eq!(
+            response.expect("there is time").into_inner(),
+            packet("hello")
+        );
+    }
+    let running = serve(Server::builder().add_service(echo()));
+    over_both_paths!(running, check);
+}
+
+/// Reads a stream that never ends, and whose messages are always there, until it fails.
+async fn flood<S: CallService>(caller: Caller<S>) {
+    let mut messages = caller
+        .server_streaming::<_, Packet>(&LIST, request_with_timeout(10 * SHORT))
+        .await
+        .expect("it begins")
+        .into_inner();
+    let status = loop {
+        match messages.message().await {
+            Ok(message) => assert!(message.is_some(), "it does not end well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+fn endless() -> Streams {
+    streams().list(|_| async {
+        let endless = (0..).map(|number| Ok(numbered(number)));
+        Ok(Response::new(iter(endless)))
+    })
+}
+
+#[tokio::test]
+async fn a_stream_that_never_makes_anybody_wait_has_a_deadline_too() {
+    let running = serve(Server::builder().add_service(endless()));
+    over_both_paths!(running, flood);
+    flood(Caller::new(Channel::in_process(endless()))).await;
+}
+
+#[cfg(feature = "grpc")]
+#[tokio::test]
+async fn a_stream_that_never_makes_anybody_wait_has_a_deadline_over_http2() {
+    let server = Server::builder().add_service(endless());
+    let server = server.bind("http://127.0.0.1:0").await;
+    let server = server.expect("a port is free");
+    let endpoint = server.endpoints()[0].clone();
+    let _running = server.start();
+    let channel = Channel::connect(endpoint).await;
+    flood(Caller::new(channel.expect("the server listens"))).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_waits_for_memory_is_given_up_at_the_deadline() {
+    let service = lab(|request| async move {
+        let is_long = request.get_ref().text == "long";
+        let payload = vec![7; if is_long { 300 << 10 } else { 0 }].into();
+        Ok(Response::new(Packet {
+            payload,
+            ..Packet::default()
+        }))
+    });
+    let config = Config::builder().memory_max(1 << 20).build().unwrap();
+    let server = Server::builder().concurrent_calls_per_session(1);
+    let running = serve_with(config, server.add_service(service));
+    let caller = running.caller().await;
+    let call = |text, timeout| {
+        let mut request = Request::new(packet(text));
+        request.set_timeout(timeout);
+        caller.unary::<_, Packet>(&RUN, request)
+    };
+    // What is held fills the memory of the server's side.
+    let _held = [
+        call("long", LONG).await.unwrap(),
+        call("long", LONG).await.unwrap(),
+    ];
+    // Its caller does not look, and so gives nothing up.
+    let mut stuck = pin!(call("long", Duration::from_millis(300)));
+    let polled = stuck.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending());
+    in_time(async {
+        while let Err(status) = call("short", LONG).await {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+        }
+    })
+    .await;
 }

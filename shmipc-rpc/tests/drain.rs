@@ -2,15 +2,29 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use bytes::{Buf, BufMut, BytesMut};
+use http_body_util::{BodyExt, Full};
+use prost::Message;
 use shmipc_rpc::{
-    Channel, Code, Request, Response, Sender, Server, Status,
+    Body, Channel, Code, Config, Request, Response, Sender, ServeError, Server, Status,
     client::Caller,
+    http,
     server::{Draining, ServerHandle},
 };
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc};
+use tower::{Service, ServiceExt, layer::layer_fn};
 
 use crate::common::{
     LONG, Lab, Packet, RUN, SECRET, echo, hang, in_time, lab, packet,
@@ -145,6 +159,58 @@ async fn calls_that_do_not_end_are_cut_off_and_reported() {
     // Whoever asks again is told the same.
     assert_eq!(server.shutdown_now().await.cut_off.len(), 2);
     in_time(server.finished()).await.expect("it has ended well");
+}
+
+/// A service that can be cloned for as long as it is asked no more than that.
+struct Fragile<S> {
+    inner: S,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl<S: Clone> Clone for Fragile<S> {
+    fn clone(&self) -> Self {
+        assert!(!self.is_broken.load(Ordering::Relaxed), "it is broken");
+        Self {
+            inner: self.inner.clone(),
+            is_broken: Arc::clone(&self.is_broken),
+        }
+    }
+}
+
+impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Fragile<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> S::Future {
+        self.inner.call(request)
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_has_panicked_has_not_ended_well() {
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let fragile = Arc::clone(&is_broken);
+    let layer = layer_fn(move |inner| Fragile {
+        inner,
+        is_broken: Arc::clone(&fragile),
+    });
+    let place = Place::new();
+    let server = Server::builder().layer(layer).add_service(echo());
+    let server = server.start(place.0.path().join("lab.sock")).await;
+    let server = server.expect("the path is free");
+    call(&place.caller().await, "hello")
+        .await
+        .expect("it is served");
+    is_broken.store(true, Ordering::Relaxed);
+    // Connected or not, by the time that the panic is seen.
+    let _ = Channel::connect(place.0.path().join("lab.sock")).await;
+    let ended = in_time(server.finished()).await;
+    assert!(matches!(ended, Err(ServeError::Broken)), "{ended:?}");
 }
 
 #[tokio::test]
@@ -327,4 +393,58 @@ async fn streams_are_told_and_those_that_go_on_are_cut_off() {
         .expect_err("it was cut off");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("shut down"), "{status}");
+}
+
+/// The request comes in pieces that are taken as they are encoded, and is encoded twice: for the server that goes, and its successor.
+#[tokio::test]
+async fn a_call_that_waited_goes_to_the_successor_with_its_message() {
+    let (service, mut was_called) = signalling(|_| pending());
+    let place = Place::new();
+    let one_stream = Config::builder().streams_max(1).build();
+    let path = place.0.path().join("lab.sock");
+    let server = Server::builder()
+        .config(one_stream.expect("it is valid"))
+        .add_service(service);
+    let server = server.start(path.clone()).await.expect("the path is free");
+    let channel = in_time(Channel::connect(path)).await;
+    let channel = channel.expect("the server listens");
+    let holds = Caller::new(channel.clone());
+    let held = tokio::spawn(async move { call(&holds, "hang").await });
+    in_time(was_called.recv()).await.expect("it is called");
+
+    let message = packet("in full").encode_to_vec();
+    let len = u32::try_from(message.len()).expect("it is short");
+    let mut framed = BytesMut::from(&[0][..]);
+    framed.put_u32(len);
+    framed.put_slice(&message);
+    let request = http::Request::post(RUN.path())
+        .body(Body::new(Full::new(framed.freeze())))
+        .expect("it is one");
+    let mut waiting = pin!(channel.oneshot(request));
+    let waits = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+    assert!(waits.await, "one stream is all that the server accepts");
+
+    let _successor = place.start(echo()).await;
+    let (response, _) = in_time(async { tokio::join!(waiting, server.shutdown_now()) }).await;
+    let response = response.expect("the successor answers").into_body();
+    let response = in_time(response.collect()).await;
+    let mut answer = response.expect("it comes whole").to_bytes();
+    answer.advance(5);
+    let answer = Packet::decode(answer).expect("it is one");
+    assert_eq!(answer.text, "in full");
+    let cut_off = in_time(held).await.expect("no panic");
+    assert_eq!(cut_off.expect_err("it hangs").code(), Code::Unavailable);
+}
+
+/// Waiting for the end in one place, without going on to wait, does not keep others from it.
+#[tokio::test]
+async fn who_waits_for_the_end_does_not_hold_up_who_drains() {
+    let place = Place::new();
+    let server = place.start(echo()).await;
+    let mut finished = pin!(server.finished());
+    let waits = poll_fn(|cx| Poll::Ready(finished.as_mut().poll(cx).is_pending()));
+    assert!(waits.await, "it serves");
+    let report = in_time(server.drain(LONG)).await;
+    assert!(report.cut_off.is_empty());
+    in_time(finished).await.expect("it was drained");
 }

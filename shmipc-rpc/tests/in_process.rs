@@ -4,20 +4,27 @@ mod common;
 
 use std::{
     future::pending,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
+use futures_core::Stream;
 use shmipc_rpc::{
-    CancelReason, Cancellation, Channel, Code, Request, Response, ResponseStream, Sender, Server,
-    Status, Streaming, client::Caller, interceptor::InterceptorLayer,
+    Body, CancelReason, Cancellation, Channel, Code, Request, Response, ResponseStream, Sender,
+    Server, Status, Streaming,
+    client::{CallService, Caller},
+    interceptor::{Call, InterceptorLayer, Next},
 };
 use tokio::sync::mpsc;
+use tower::util::MapRequest;
 
 use crate::common::{
-    Packet, growing, in_time, lab, packet,
+    Packet, RUN, growing, in_time, lab, packet,
     streams::{CHAT, LIST, RECORD, iter, numbered, queue, streams},
 };
 
@@ -355,4 +362,92 @@ async fn a_whole_server_may_be_called() {
     let status = in_time(call).await.expect_err("there is no such service");
     assert_eq!(status.code(), Code::Unimplemented);
     assert_eq!(seen.load(Ordering::Relaxed), 3);
+}
+
+/// A message, and one that is waited for.
+struct Stalling {
+    first: Option<Packet>,
+    next: Pin<Box<dyn Future<Output = Result<Packet, Status>> + Send>>,
+}
+
+impl Stream for Stalling {
+    type Item = Result<Packet, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.next.as_mut().poll(cx).map(Some),
+        }
+    }
+}
+
+/// A channel to a handler that sends one message and then waits for ever, for an answer to a call that has no deadline of its own. Tells
+/// whether such a call has inherited one.
+fn stalling() -> (Channel, mpsc::UnboundedReceiver<bool>) {
+    let (note, noted) = mpsc::unbounded_channel();
+    let inner = Caller::new(Channel::in_process(lab(move |request| {
+        let note = note.clone();
+        async move {
+            note.send(request.deadline().is_some()).unwrap();
+            pending().await
+        }
+    })));
+    let service = streams().list(move |_| {
+        let inner = inner.clone();
+        async move {
+            let next = async move {
+                let answer = inner.unary(&RUN, Request::new(packet("wait"))).await;
+                answer.map(Response::into_inner)
+            };
+            Ok(Response::new(Stalling {
+                first: Some(numbered(0)),
+                next: Box::pin(next),
+            }))
+        }
+    });
+    (Channel::in_process(service), noted)
+}
+
+/// How a call of many answers ends that is made through a layer.
+async fn end_of<S: CallService>(caller: Caller<S>) -> Code {
+    let called = async {
+        let request = Request::new(packet("all"));
+        let response = caller.server_streaming::<_, Packet>(&LIST, request).await;
+        let mut responses = response?.into_inner();
+        while responses.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    in_time(called)
+        .await
+        .expect_err("it does not end by itself")
+        .code()
+}
+
+const SOON: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_deadline_of_an_interceptor_limits_all_of_the_call() {
+    let (channel, mut noted) = stalling();
+    let layer = InterceptorLayer::new(|mut call: Call, next: Next| async move {
+        call.set_timeout(SOON);
+        next.run(call).await
+    });
+    let code = end_of(Caller::new(layer.layer(channel))).await;
+    assert_eq!(code, Code::DeadlineExceeded);
+    assert_eq!(in_time(noted.recv()).await, Some(true), "it is inherited");
+}
+
+#[tokio::test]
+async fn a_deadline_in_the_headers_counts_as_between_processes() {
+    let (channel, mut noted) = stalling();
+    let caller = Caller::new(MapRequest::new(
+        channel,
+        |mut request: http::Request<Body>| {
+            let timeout = http::HeaderValue::from_static("300m");
+            request.headers_mut().insert("grpc-timeout", timeout);
+            request
+        },
+    ));
+    assert_eq!(end_of(caller).await, Code::DeadlineExceeded);
+    assert_eq!(in_time(noted.recv()).await, Some(true));
 }

@@ -16,7 +16,6 @@ use shmipc_rpc::{
 };
 use tokio::sync::{Notify, oneshot};
 use tower_http::limit::RequestBodyLimitLayer;
-use tower_layer::Layer;
 
 use crate::common::{
     Handled, LONG, Lab, OnDrop, Packet, RUN, Running, SECRET, echo, hang, in_time, lab, packet,

@@ -4,16 +4,16 @@
 mod common;
 
 use shmipc_rpc::{
-    Channel, Code, Request, Response, Server, Status,
+    Channel, Code, Config, Request, Response, Server, Status,
     client::{CallService, Caller},
     interceptor::InterceptorLayer,
     server::{MessageLimits, NamedService, named_layer},
 };
 use tower_http::trace::TraceLayer;
-use tower_layer::{Identity, Layer as _};
+use tower_layer::Identity;
 
 use common::{
-    Packet, RUN, SECRET, in_time, lab, serve,
+    Packet, RUN, SECRET, in_time, lab, serve, serve_with,
     streams::{CHAT, LIST, RECORD, Streams, iter, streams},
 };
 
@@ -335,4 +335,23 @@ async fn a_client_limits_each_message_of_a_stream() {
     let running = serve(Server::builder().add_service(service.clone()));
     over_both_paths!(running, check);
     in_time(check(Caller::new(Channel::in_process(service)))).await;
+}
+
+/// Whether the handler is known to be quick by then, or not.
+#[tokio::test]
+async fn a_response_larger_than_the_memory_of_the_session_is_always_said_to_be() {
+    let little = Config::builder().memory_max(256 << 10).build();
+    let server = Server::builder().add_service(lab(grow));
+    let running = serve_with(little.expect("it is valid"), server);
+    let caller = running.caller().await;
+    for _ in 0..20 {
+        for (len, expected) in [(1, Code::Ok), (1 << 20, Code::ResourceExhausted)] {
+            let asked = Packet {
+                number: len,
+                ..Packet::default()
+            };
+            let call = caller.unary::<_, Packet>(&RUN, Request::new(asked));
+            assert_eq!(code(&in_time(call).await), expected);
+        }
+    }
 }

@@ -13,7 +13,6 @@ use shmipc_rpc::{
     metrics::{CALL_METRICS, CallMetrics},
 };
 use tokio::sync::mpsc;
-use tower_layer::Layer;
 
 use crate::common::{Handled, Packet, RUN, UNKNOWN, in_time, lab, packet, serve};
 

@@ -9,11 +9,13 @@ use std::{
     task::Poll,
 };
 
-use shmipc_rpc::{Config, Request, Response, Sender, Server, http::HeaderValue};
+use shmipc_rpc::{
+    Config, Request, Response, ResponseStream, Sender, Server, Status, http::HeaderValue,
+};
 use tokio::sync::Notify;
 
 use common::{
-    Packet, in_time, packet, serve,
+    Packet, in_time, packet, serve_with,
     streams::{CHAT, LIST, RECORD, iter, numbered, numbers, queue, streams},
 };
 
@@ -24,7 +26,7 @@ async fn a_sender_may_end_before_its_call_is_opened() {
         .streams_max(1)
         .build()
         .expect("it is valid");
-    let server = Server::builder().config(config).add_service(
+    let server = Server::builder().add_service(
         streams()
             .list(|_| async {
                 let endless = iter((0..).map(|number| Ok(numbered(number))));
@@ -35,7 +37,7 @@ async fn a_sender_may_end_before_its_call_is_opened() {
                 Ok(Response::new(numbered(sum)))
             }),
     );
-    let running = serve(server);
+    let running = serve_with(config, server);
     in_time(async {
         let caller = running.caller().await;
         let endless = caller
@@ -58,9 +60,30 @@ async fn a_sender_may_end_before_its_call_is_opened() {
     .await;
 }
 
-/// All memory is lent out, and what opens the response is so long that it needs some.
 #[tokio::test]
 async fn a_sender_may_end_before_its_response_is_opened() {
+    check(|| {
+        let (sender, responses) = Sender::<Packet>::for_responses();
+        (move || sender.finish(), responses)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_may_end_before_its_response_is_opened() {
+    check(|| {
+        let (queue, responses) = queue::<Result<Packet, Status>>();
+        (move || drop(queue), responses)
+    })
+    .await;
+}
+
+/// All memory is lent out, and what opens the response is so long that it needs some. `make` makes the responses, and what ends them.
+async fn check<S, E>(make: impl Fn() -> (E, S) + Clone + Send + Sync + 'static)
+where
+    S: ResponseStream<Packet>,
+    E: FnOnce() + Send + 'static,
+{
     let config = Config::builder()
         .memory_max(256 << 10)
         .build()
@@ -69,7 +92,7 @@ async fn a_sender_may_end_before_its_response_is_opened() {
     let server = {
         let (kept, lent) = (Arc::clone(&kept), Arc::clone(&lent));
         streams().chat(move |request| {
-            let (kept, lent) = (Arc::clone(&kept), Arc::clone(&lent));
+            let (kept, lent, make) = (Arc::clone(&kept), Arc::clone(&lent), make.clone());
             async move {
                 loop {
                     let mut alloc = pin!(request.alloc(4096));
@@ -78,7 +101,7 @@ async fn a_sender_may_end_before_its_response_is_opened() {
                         Poll::Pending => break,
                     }
                 }
-                let (sender, responses) = Sender::<Packet>::for_responses();
+                let (end, responses) = make();
                 let mut response = Response::new(responses);
                 let long = HeaderValue::from_str(&"x".repeat(4096)).expect("it is text");
                 response.metadata_mut().insert("x-long", long);
@@ -87,14 +110,14 @@ async fn a_sender_may_end_before_its_response_is_opened() {
                     for _ in 0..100 {
                         tokio::task::yield_now().await;
                     }
-                    sender.finish();
+                    end();
                     lent.notify_one();
                 });
                 Ok(response)
             }
         })
     };
-    let running = serve(Server::builder().config(config).add_service(server));
+    let running = serve_with(config, Server::builder().add_service(server));
     in_time(async {
         let caller = running.caller().await;
         let (_requests, none) = queue::<Packet>();

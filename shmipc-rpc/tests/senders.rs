@@ -19,8 +19,8 @@ use shmipc_rpc::{
 use tokio::sync::oneshot;
 
 use crate::common::{
-    LONG, Packet, in_time, packet, serve,
-    streams::{LIST, RECORD, Streams, streams},
+    LONG, Packet, growing, in_time, packet, serve,
+    streams::{CHAT, LIST, RECORD, Streams, queue, streams},
 };
 
 fn sized(len: usize) -> Packet {
@@ -331,6 +331,144 @@ fn a_sender_may_be_asked_while_a_message_is_encoded() {
     });
 }
 
+/// A service that sends one response, and tells when its sender is closed.
+fn telling(told: tokio::sync::mpsc::UnboundedSender<bool>) -> Streams {
+    streams().list(move |_| {
+        let told = told.clone();
+        async move {
+            let (mut sender, responses) = Sender::for_responses();
+            tokio::spawn(async move {
+                sender.send(&packet("first")).await?;
+                // Several may wait, and who gives up changes nothing.
+                tokio::select! {
+                    () = std::future::ready(()) => {}
+                    () = sender.closed() => {}
+                }
+                tokio::join!(sender.closed(), sender.closed());
+                let _ = told.send(sender.is_closed());
+                Ok::<_, Status>(())
+            });
+            Ok(Response::new(responses))
+        }
+    })
+}
+
+/// Whatever the way of the call.
+#[tokio::test]
+async fn a_sender_of_responses_learns_that_the_call_was_given_up() {
+    async fn check<S: CallService>(
+        caller: Caller<S>,
+        told: &mut tokio::sync::mpsc::UnboundedReceiver<bool>,
+    ) {
+        let call = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet("")));
+        let mut messages = in_time(call).await.expect("it begins").into_inner();
+        let first = in_time(messages.message()).await.expect("it is sent");
+        assert_eq!(first, Some(packet("first")));
+        assert!(told.try_recv().is_err(), "somebody receives");
+        drop(messages);
+        assert_eq!(in_time(told.recv()).await, Some(true));
+    }
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let running = serve(Server::builder().add_service(telling(told.clone())));
+    check(running.caller().await, &mut tells).await;
+    check(running.caller_over_http().await, &mut tells).await;
+    let caller = Caller::new(Channel::in_process(telling(told)));
+    check(caller, &mut tells).await;
+}
+
+#[tokio::test]
+async fn a_sender_of_responses_learns_that_the_time_is_over() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let running = serve(Server::builder().add_service(telling(told)));
+    let caller = running.caller().await;
+    for time in growing() {
+        let mut request = Request::new(packet(""));
+        request.set_timeout(time);
+        let call = caller.server_streaming::<_, Packet>(&LIST, request);
+        let Ok(answer) = in_time(call).await else {
+            continue;
+        };
+        // The caller holds on to it.
+        let _messages = answer.into_inner();
+        assert_eq!(in_time(tells.recv()).await, Some(true));
+        return;
+    }
+    panic!("no call got to its handler");
+}
+
+/// As when the process of the client ends: its session does, and nobody says that the call is given up.
+#[test]
+fn a_sender_of_responses_learns_that_the_client_is_gone() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    };
+    runtime().block_on(async {
+        let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+        let running = serve(Server::builder().add_service(telling(told)));
+        let (address, (go, goes)) = (running.address(), std::sync::mpsc::channel::<()>());
+        let (begun, begins) = oneshot::channel();
+        let client = std::thread::spawn(move || {
+            let client = runtime();
+            let messages = client.block_on(async {
+                let channel = Channel::connect(address).await?;
+                let caller = Caller::new(channel);
+                let call = caller.server_streaming::<_, Packet>(&LIST, Request::new(packet("")));
+                let mut messages = call.await?.into_inner();
+                assert_eq!(messages.message().await?, Some(packet("first")));
+                Ok::<_, shmipc_rpc::BoxError>(messages)
+            });
+            begun.send(()).expect("the test waits");
+            drop(client);
+            let _ = goes.recv();
+            drop(messages);
+        });
+        in_time(begins).await.expect("the call begins");
+        assert_eq!(in_time(tells.recv()).await, Some(true));
+        drop(go);
+        client.join().expect("no panic");
+    });
+}
+
+/// The handler answers without having received all.
+#[tokio::test]
+async fn a_sender_of_requests_learns_that_its_call_is_over() {
+    async fn check<S: CallService>(caller: Caller<S>) {
+        let (mut sender, requests) = Sender::for_requests();
+        let sending = async {
+            sender.send(&packet("")).await.expect("the handler listens");
+            sender.closed().await;
+            assert!(sender.is_closed());
+        };
+        let call = caller.client_streaming::<_, _, Packet>(&RECORD, Request::new(requests));
+        let (answer, ()) = in_time(async { tokio::join!(call, sending) }).await;
+        assert_eq!(answer.expect("it answers").into_inner(), packet("enough"));
+    }
+    let quick = || {
+        streams().record(|request| async move {
+            let first = request.into_inner().message().await?;
+            assert!(first.is_some());
+            Ok(Response::new(packet("enough")))
+        })
+    };
+    let running = serve(Server::builder().add_service(quick()));
+    over_both_paths!(running, check);
+    check(Caller::new(Channel::in_process(quick()))).await;
+}
+
+#[tokio::test]
+async fn a_sender_whose_far_end_is_dropped_is_closed() {
+    let (sender, responses) = Sender::<Packet>::for_responses();
+    let mut closed = Box::pin(sender.closed());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(closed.as_mut().poll(&mut cx).is_pending());
+    drop(responses);
+    in_time(closed).await;
+    in_time(sender.closed()).await;
+}
+
 /// A task that is polled where it is woken.
 struct Eager(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
 
@@ -365,4 +503,46 @@ fn a_sender_may_go_on_where_it_is_woken() {
         };
         sent.expect("it is received");
     });
+}
+
+/// The response has begun by then, and is not what says why.
+#[tokio::test]
+async fn requests_that_fail_after_the_response_has_begun_say_why() {
+    async fn check<S: CallService>(caller: Caller<S>) {
+        let caller = caller.max_request_size(100);
+        for expected in [Code::DataLoss, Code::ResourceExhausted] {
+            let (queue, requests) = queue::<Packet>();
+            let (mut sender, sent) = Sender::<Packet>::for_requests();
+            let by_sender = expected == Code::DataLoss;
+            let call = if by_sender {
+                caller
+                    .bidi_streaming::<_, _, Packet>(&CHAT, Request::new(sent))
+                    .await
+            } else {
+                caller
+                    .bidi_streaming::<_, _, Packet>(&CHAT, Request::new(requests))
+                    .await
+            };
+            let mut messages = call.expect("it begins").into_inner();
+            if by_sender {
+                sender.send(&sized(1)).await.expect("the call takes it");
+            } else {
+                queue.send(sized(1)).await.expect("the call takes it");
+            }
+            assert_eq!(messages.message().await.expect("an echo"), Some(sized(1)));
+            if by_sender {
+                sender.fail(Status::data_loss("the disk is gone"));
+            } else {
+                queue.send(sized(101)).await.expect("the call takes it");
+            }
+            let status = messages.message().await.expect_err("the requests fail");
+            assert_eq!(status.code(), expected, "{status:?}");
+        }
+    }
+    let echo = streams().chat(|request| async move {
+        let requests = request.into_inner();
+        Ok(Response::new(requests))
+    });
+    let running = serve(Server::builder().add_service(echo));
+    over_both_paths!(running, check);
 }

@@ -270,6 +270,34 @@ fn every_public_type_can_be_shared_between_threads() {
     assert_eq!(names, [], "these are not asserted to be `Send + Sync`");
 }
 
+/// Users of this crate alone can name what they get from it.
+#[test]
+fn what_sessions_are_about_can_be_named_and_shared() {
+    let names = shared![
+        shmipc_rpc::Address,
+        shmipc_rpc::Clients,
+        shmipc_rpc::HandshakeStep,
+        shmipc_rpc::InvalidAddress,
+        shmipc_rpc::Leftover,
+        shmipc_rpc::Listener,
+        shmipc_rpc::PeerMisbehaved,
+        shmipc_rpc::Refusal,
+        shmipc_rpc::RefusalCode,
+        shmipc_rpc::Restart,
+        shmipc_rpc::RestartError,
+        shmipc_rpc::SessionConnectError,
+        shmipc_rpc::SessionDump,
+        shmipc_rpc::transport::RingDump,
+        shmipc_rpc::transport::Session,
+        shmipc_rpc::transport::SessionPool,
+        shmipc_rpc::transport::StreamDump,
+        blocking::Clients,
+        blocking::Leftover,
+        blocking::Listener,
+    ];
+    assert_eq!(names[0], "Address");
+}
+
 #[test]
 fn what_clones_share_can_be_cloned() {
     fn cloned<T: Clone>() {}

@@ -62,6 +62,10 @@ fn connect(service: &Service, options: &Options) -> TokenStream {
             ///
             /// Returns why no connection could be made.
             ///
+            /// # Panics
+            ///
+            /// Outside of a tokio runtime with I/O and time enabled.
+            ///
             /// # Cancel safety
             ///
             /// Cancel safe: a connection that is only half made is given up.
@@ -88,26 +92,30 @@ fn calls(service: &Service, options: &Options) -> TokenStream {
                 Self { caller: #runtime::client::Caller::new(service) }
             }
 
-            /// Refuses to send requests of more than `bytes` bytes.
+            /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+            /// Default: 64 MiB.
             #[must_use]
             pub fn max_request_size(self, bytes: usize) -> Self {
                 Self { caller: self.caller.max_request_size(bytes) }
             }
 
-            /// Refuses to take responses of more than `bytes` bytes.
+            /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+            /// `Code::ResourceExhausted`. Default: 64 MiB.
             #[must_use]
             pub fn max_response_size(self, bytes: usize) -> Self {
                 Self { caller: self.caller.max_response_size(bytes) }
             }
 
-            /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-            /// nothing is compressed.
+            /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+            ///
+            /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+            /// compressed.
             #[must_use]
             pub fn send_compressed(self, encoding: #runtime::codec::CompressionEncoding) -> Self {
                 Self { caller: self.caller.send_compressed(encoding) }
             }
 
-            /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+            /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
             #[must_use]
             pub fn accept_compressed(self, encoding: #runtime::codec::CompressionEncoding) -> Self {
                 Self { caller: self.caller.accept_compressed(encoding) }

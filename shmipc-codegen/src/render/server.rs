@@ -90,7 +90,8 @@ fn compression(options: &Options) -> TokenStream {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(mut self, encoding: #runtime::codec::CompressionEncoding) -> Self {
             self.compression = self.compression.send_compressed(encoding);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Method, Request, Response, Status,
     body::{Borrowed, Encode, Receiving, decode},
-    client::response::not_sent,
+    client::{response::not_sent, retry::Retries},
     context::MESSAGE_LEN_MAX_DEFAULT,
     frame::{Ending, HalfSender},
     metadata,
@@ -129,8 +129,8 @@ impl Caller {
             None => Streaming::open(receiving, terms.deadline),
         };
         Ok(Response::from_parts(
-            responses,
             head,
+            responses,
             http::Extensions::new(),
         ))
     }
@@ -159,7 +159,7 @@ impl Caller {
             self.channel.span(method.path()),
             self.terms(method, &request),
         );
-        let (messages, metadata, _) = request.into_parts();
+        let (messages, metadata, _) = request.into_content();
         let called = self.send(method, &metadata, messages, terms, &span);
         let called = called.and_then(|(head, receiving)| {
             let _entered = span.enter();
@@ -300,6 +300,7 @@ impl Caller {
         terms: Terms<'_>,
     ) -> Result<(Out, RecvHalf), Status> {
         let path = uri(method)?;
+        let mut retries = Retries::default();
         loop {
             let (session, stream) = self.channel.open(terms)?;
             let (send, recv) = stream.split();
@@ -313,9 +314,7 @@ impl Caller {
             let mut out = Out::new(session, half, terms.deadline);
             match out.open() {
                 Ok(()) => return Ok((out, recv)),
-                // The server has not seen the call, nor will it: it is as if it had not begun.
-                Err(OutError::Stream(SendError::GoingAway)) => {}
-                Err(OutError::Stream(error)) => return Err(not_sent(error)),
+                Err(OutError::Stream(error)) => retries.permit(error)?,
                 Err(OutError::Failed(status)) => return Err(status),
             }
         }
@@ -371,10 +370,7 @@ fn not_the_stream(error: OutError) -> Result<(), Status> {
 /// Returns the path of a method as a URI.
 pub(super) fn uri(method: &Method) -> Result<Uri, Status> {
     let path = Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()));
-    path.map_err(|error| {
-        Status::internal("the path of the method is not one")
-            .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
-    })
+    path.map_err(|error| Status::internal("the path of the method is not one").with_source(error))
 }
 
 /// Waits for the rest of a response that must be one message.
@@ -403,8 +399,8 @@ fn one_message<Res: prost::Message + Default>(
     })?;
     metadata::merge(&mut metadata, trailers);
     Ok(Response::from_parts(
-        decode(message)?,
         metadata,
+        decode(message)?,
         http::Extensions::new(),
     ))
 }

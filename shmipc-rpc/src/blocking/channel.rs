@@ -1,7 +1,9 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use http::HeaderMap;
-use shmipc_transport::{Address, Config, ConnectError, Lent, SendError, Stream, blocking::Session};
+use shmipc_transport::{
+    Address, Config, ConnectError, Lent, SendError, SessionDump, Stats, Stream, blocking::Session,
+};
 use tracing::{Span, field};
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
 use crate::{
     Code, Idempotency, ServeError, Status,
     body::Encode,
-    client::{MethodConfig, ServiceConfig, policy::Attempts, response::not_sent},
+    client::{MethodConfig, ServiceConfig, policy::Attempts, response::not_sent, retry::Retries},
     deadline::{self, Elapsed},
     frame::{Flags, Outgoing, RequestHeadRef},
 };
@@ -138,7 +140,8 @@ impl Channel {
     /// sent without being copied. Waits while all of the session's memory is in use, but no longer than an
     /// [inherited](super) deadline.
     ///
-    /// Short ones are copied all the same where that is faster: a request of up to 2 KiB travels in the ring itself.
+    /// Short ones are copied all the same where that is faster: a request of up to 2 KiB travels in the ring itself. Over shmipc's own
+    /// link it is private memory, which is copied when the request is sent: there, the server could write to it.
     ///
     /// Should the channel reconnect before the request is sent, the bytes are copied, and nothing else is different.
     ///
@@ -152,6 +155,24 @@ impl Channel {
         session
             .alloc_until(len, deadline)
             .map_err(Status::from_alloc)
+    }
+
+    /// Returns what the session beneath has done and holds: one element, and none while it is not connected.
+    #[must_use]
+    pub fn stats(&self) -> Vec<Stats> {
+        self.session().iter().map(Session::stats).collect()
+    }
+
+    /// Takes a picture of the state that the session beneath is in, to be printed: one element, and none while it is not
+    /// connected. See [`Session::debug_dump`](shmipc_transport::Session::debug_dump).
+    #[must_use]
+    pub fn debug_dump(&self) -> Vec<SessionDump> {
+        self.session().iter().map(Session::debug_dump).collect()
+    }
+
+    /// The session, if it is open now.
+    fn session(&self) -> Option<Session> {
+        self.connection.session()
     }
 
     /// Lays an interceptor around the channel.
@@ -235,14 +256,13 @@ impl Channel {
         message: &mut M,
         terms: Terms<'_>,
     ) -> Result<Stream, Status> {
+        let mut retries = Retries::default();
         loop {
             let (session, mut stream) = self.open(terms)?;
             let frame = frame(path, metadata, message, terms)?;
             match session.block_on(terms.patience, frame.send(stream.halves_mut().0)) {
                 Some(Ok(())) => return Ok(stream),
-                // The server has not seen the call, nor will it: it is as if it had not begun.
-                Some(Err(SendError::GoingAway)) => {}
-                Some(Err(error)) => return Err(not_sent(error)),
+                Some(Err(error)) => retries.permit(error)?,
                 None => return Err(deadline::exceeded()),
             }
         }
@@ -269,6 +289,9 @@ impl Channel {
 
 impl ChannelBuilder {
     /// How the session works: memory, waiting. Default: [`Config::default`].
+    ///
+    /// Of this, the keepalive has no effect: a [deadline](crate::Request::set_timeout) limits how long a call waits for a server that
+    /// lives and does not answer.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self

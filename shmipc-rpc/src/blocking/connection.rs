@@ -11,7 +11,7 @@ use shmipc_transport::{
     blocking::{Session, Stream},
 };
 
-use crate::{Status, deadline};
+use crate::{Status, deadline, error::SharedError};
 
 /// At most one session to an address.
 #[derive(Debug)]
@@ -73,6 +73,16 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns the session if there is one, which is looked after for that.
+    pub(super) fn session(&self) -> Option<Session> {
+        let session = match &*self.state() {
+            State::Ready(session) => session.clone(),
+            State::Idle | State::Connecting | State::Failed { .. } => return None,
+        };
+        session.attend();
+        (!session.is_closed()).then_some(session)
+    }
+
     /// Opens a stream if there is a session.
     pub(super) fn try_open_stream(&self) -> Option<Stream> {
         match &*self.state() {
@@ -115,7 +125,7 @@ impl Connection {
                 (Step::Failed { error, .. }, _) => {
                     let message = format!("the server at {} cannot be reached", self.address);
                     return Err(Status::unavailable(message)
-                        .with_source(error as Arc<_>)
+                        .with_source(error as SharedError)
                         .unsent());
                 }
             }

@@ -27,7 +27,7 @@ impl InProcess {
         let until = shutdown.clone();
         let serving = thread::Builder::new().name("shmipc-in-process".to_owned());
         let serving = serving.spawn(move || {
-            if let Err(error) = server.serve_with_listener(listener, &until) {
+            if let Err(error) = server.serve_with_listener_and_shutdown(listener, &until) {
                 tracing::warn!(target: "shmipc_rpc::server", %error, "a server in this process has ended");
             }
         });

@@ -77,6 +77,8 @@ mod streaming;
 #[cfg(feature = "health")]
 pub(crate) mod waiting;
 
+pub use shmipc_transport::blocking::{Clients, HandOver, Leftover, Listener, Stopper};
+
 pub use self::{
     caller::Caller,
     channel::{Channel, ChannelBuilder},

@@ -46,7 +46,7 @@ impl Caller {
         request: Request<Req>,
     ) -> Result<Seen, Status> {
         let ask = self.ask(&request);
-        let (message, metadata, extensions) = request.into_parts();
+        let (message, metadata, extensions) = request.into_content();
         let call = head(method, metadata, extensions, ask)?;
         self.show(interceptors, call, ask, |metadata, terms| {
             let span = self.channel().span(method.path());
@@ -68,7 +68,7 @@ impl Caller {
         M: IntoIterator<Item: prost::Message>,
     {
         let ask = self.ask(&request);
-        let (messages, metadata, extensions) = request.into_parts();
+        let (messages, metadata, extensions) = request.into_content();
         let call = head(method, metadata, extensions, ask)?;
         self.show(interceptors, call, ask, |metadata, terms| {
             let span = self.channel().span(method.path());
@@ -89,7 +89,7 @@ impl Caller {
         Res: prost::Message + Default + 'static,
     {
         let ask = self.ask(&request);
-        let ((), metadata, extensions) = request.into_parts();
+        let ((), metadata, extensions) = request.into_content();
         let call = head(method, metadata, extensions, ask)?;
         let (mut begun, mut rules) = (None, None);
         let seen = self.show(interceptors, call, ask, |metadata, terms| {
@@ -192,7 +192,7 @@ impl Seen {
         let (message, trailers) = self.body.wait_for_message(max, deadline)?;
         let mut head = self.head;
         metadata::merge(&mut head, trailers);
-        Ok(Response::from_parts(message, head, self.extensions))
+        Ok(Response::from_parts(head, message, self.extensions))
     }
 
     /// Returns the messages as they come.
@@ -202,7 +202,7 @@ impl Seen {
     {
         let extensions = std::mem::take(&mut self.extensions);
         let (head, messages) = self.into_messages();
-        Response::from_parts(messages, head, extensions)
+        Response::from_parts(head, messages, extensions)
     }
 
     fn into_messages<Res>(self) -> (HeaderMap, Streaming<Res>)

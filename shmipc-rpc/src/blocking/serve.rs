@@ -12,7 +12,7 @@ use shmipc_transport::SendError;
 use super::{
     Call, Streaming,
     out::{Out, OutError},
-    server::{Answer, Arrived, Within, late, no_method, seen},
+    server::{Answer, Arrived, Within, no_method, seen},
 };
 use crate::{
     Code, Request, Response, Status, deadline,
@@ -240,7 +240,7 @@ where
             guarded(|| messages.next())
         };
         if within.is_late() {
-            break Some(Err(late()));
+            break Some(Err(deadline::late()));
         }
         sent = match next {
             Ok(Some(Ok(message))) => out.message(&message),

@@ -185,7 +185,7 @@ impl Decoder {
             None => self.ended = Some(Ok(None)),
             Some(Err(status)) => self.ended = Some(Err(status)),
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(piece) => self.pieces.push(piece),
+                Ok(piece) => self.pieces.receive(piece),
                 Err(frame) => {
                     self.ended = Some(read_trailers(frame.into_trailers().unwrap_or_default()));
                 }

@@ -7,7 +7,7 @@ use shmipc_transport::SendBuf;
 
 use super::grpc;
 
-/// Something that can be encoded once, straight into the place from which it is sent.
+/// Something that can be encoded straight into the place from which it is sent, and again if it must be sent once more.
 ///
 /// There is one method per kind of place, for [`BufMut`] cannot be a trait object: its `put`, through which a
 /// message hands over its `bytes` fields whole, is generic.
@@ -28,29 +28,12 @@ pub(crate) trait Encode {
     fn is_compressible(&self) -> bool {
         true
     }
-
-    /// Takes the bytes of a message that can be encoded but once. `None`: it can be encoded as often as wanted.
-    fn take_encoded(&mut self) -> Option<Bytes> {
-        None
-    }
-}
-
-/// Makes a message one that can be encoded as often as wanted.
-pub(crate) fn repeatable(mut message: Box<dyn EncodeMessage>) -> Box<dyn EncodeMessage> {
-    match message.take_encoded() {
-        Some(bytes) => Box::new(Repeatable(bytes)),
-        None => message,
-    }
 }
 
 /// A message that can be stored without naming its type.
 pub(crate) trait EncodeMessage: Encode + Any + Send + Sync {}
 
 impl<T: Encode + Any + Send + Sync> EncodeMessage for T {}
-
-/// A message that was encoded elsewhere, and is passed on as often as wanted.
-#[derive(Debug)]
-struct Repeatable(Bytes);
 
 /// A protobuf message that is owned.
 #[derive(Debug)]
@@ -64,7 +47,7 @@ pub(crate) struct Borrowed<'a, T>(pub(crate) &'a T);
 #[derive(Debug)]
 pub(crate) struct Incompressible(pub(crate) Bytes);
 
-/// A message that was encoded elsewhere, and is passed on.
+/// A message that was encoded elsewhere, and is passed on. Clones of it share its memory.
 #[derive(Debug)]
 pub(crate) struct Encoded<B>(pub(crate) B);
 
@@ -110,20 +93,21 @@ impl<T: prost::Message> Encode for Borrowed<'_, T> {
     }
 }
 
-impl<B: Buf> Encode for Encoded<B> {
+impl<B: Buf + Clone> Encode for Encoded<B> {
     fn encoded_len(&self) -> usize {
         self.0.remaining()
     }
 
     fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
-        out.put(&mut self.0);
+        out.put(self.0.clone());
     }
 
     fn encode_to_buffer(&mut self, out: &mut SendBuf) {
-        while self.0.has_remaining() {
-            let chunk_len = self.0.chunk().len();
+        let mut rest = self.0.clone();
+        while rest.has_remaining() {
+            let chunk_len = rest.chunk().len();
             // As `Bytes`, the buffer can recognise memory that need not be copied.
-            out.put(self.0.copy_to_bytes(chunk_len));
+            out.put(rest.copy_to_bytes(chunk_len));
         }
     }
 
@@ -131,13 +115,8 @@ impl<B: Buf> Encode for Encoded<B> {
         let len = self.encoded_len();
         let mut out = BytesMut::with_capacity(grpc::PREFIX_LEN + len);
         out.put_slice(&grpc::prefix(len));
-        out.put(&mut self.0);
+        out.put(self.0.clone());
         out.freeze()
-    }
-
-    fn take_encoded(&mut self) -> Option<Bytes> {
-        // One piece of received memory is lent, several are put together.
-        Some(self.0.copy_to_bytes(self.0.remaining()))
     }
 }
 
@@ -147,15 +126,15 @@ impl Encode for Incompressible {
     }
 
     fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
-        Encoded(&mut self.0).encode_to_slice(out);
+        out.put_slice(&self.0);
     }
 
     fn encode_to_buffer(&mut self, out: &mut SendBuf) {
-        Encoded(&mut self.0).encode_to_buffer(out);
+        out.put(self.0.clone());
     }
 
     fn encode_to_grpc(&mut self) -> Bytes {
-        Encoded(&mut self.0).encode_to_grpc()
+        Encoded(self.0.clone()).encode_to_grpc()
     }
 
     fn is_compressible(&self) -> bool {
@@ -182,27 +161,5 @@ impl Encode for Box<dyn EncodeMessage> {
 
     fn is_compressible(&self) -> bool {
         (**self).is_compressible()
-    }
-
-    fn take_encoded(&mut self) -> Option<Bytes> {
-        (**self).take_encoded()
-    }
-}
-
-impl Encode for Repeatable {
-    fn encoded_len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn encode_to_slice(&mut self, out: &mut &mut [u8]) {
-        out.put_slice(&self.0);
-    }
-
-    fn encode_to_buffer(&mut self, out: &mut SendBuf) {
-        out.put(self.0.clone());
-    }
-
-    fn encode_to_grpc(&mut self) -> Bytes {
-        Encoded(self.0.clone()).encode_to_grpc()
     }
 }

@@ -10,8 +10,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use shmipc_transport::RecvBuf;
+use tokio::task::coop;
 
-use super::{Body, Encode, Encoded, End, Payload, decoder::read_trailers, grpc};
+use super::{Body, Encode, Encoded, End, Messages, Payload, decoder::read_trailers, grpc};
 #[cfg(feature = "grpc")]
 use crate::frame;
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     codec::{self, CompressionEncoding},
     grpc_headers,
     interceptor::Ended,
+    metadata,
 };
 
 /// A received message of at most this length is taken out in one frame with its prefix.
@@ -122,14 +124,7 @@ impl Body {
             }
             Payload::Messages(messages) => {
                 let messages = messages.get_mut();
-                let next = ready!(messages.as_mut().poll_next(cx)).map(|next| {
-                    next.map(|mut message| {
-                        if !message.is_compressible() {
-                            *encoding = None;
-                        }
-                        message.encode_to_grpc()
-                    })
-                });
+                let next = ready!(poll_next(messages.as_mut(), cx, encoding));
                 // Before the end, they would be lost.
                 let is_over = next.is_none();
                 let trailers = is_over.then(|| messages.as_mut().take_trailers()).flatten();
@@ -213,6 +208,26 @@ impl http_body::Body for Body {
     }
 }
 
+/// Polls for the next of many messages, encoded. Sets `encoding` to `None` if it is not to be compressed.
+fn poll_next(
+    messages: Pin<&mut dyn Messages>,
+    cx: &mut Context<'_>,
+    encoding: &mut Option<CompressionEncoding>,
+) -> Poll<Option<Result<Bytes, Status>>> {
+    // A source that always has another would let nobody else run.
+    let turn = ready!(coop::poll_proceed(cx));
+    let next = ready!(messages.poll_next(cx));
+    turn.made_progress();
+    Poll::Ready(next.map(|next| {
+        next.map(|mut message| {
+            if !message.is_compressible() {
+                *encoding = None;
+            }
+            message.encode_to_grpc()
+        })
+    }))
+}
+
 /// Compresses the message in a frame, if it is to be.
 fn compressed(
     polled: Option<Result<Frame<Bytes>, Status>>,
@@ -247,6 +262,7 @@ fn last_frame(ended: Ended) -> Frame<Bytes> {
     Frame::trailers(match ended {
         Ok(metadata) => {
             let mut trailers = metadata.map(|map| *map).unwrap_or_default();
+            metadata::remove_reserved(&mut trailers);
             trailers.insert(grpc_headers::STATUS, grpc_headers::STATUS_OK);
             trailers
         }

@@ -1,6 +1,6 @@
 //! The framing of gRPC over HTTP/2: one byte of flags, four of length, the message.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -9,6 +9,9 @@ pub(crate) const PREFIX_LEN: usize = 5;
 
 /// The flag of a message that is compressed.
 pub(crate) const COMPRESSED: u8 = 1;
+
+/// Pieces below this are short.
+const SHORT: usize = 1 << 10;
 
 /// Returns what comes before a message of `len` bytes.
 ///
@@ -19,7 +22,7 @@ pub(crate) fn prefix(len: usize) -> [u8; PREFIX_LEN] {
 }
 
 /// Pieces of a message, in order. Most are but one, for which nothing is allocated.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pieces {
     /// Not empty, unless all is.
     first: Bytes,
@@ -34,6 +37,22 @@ impl Pieces {
             self.first = piece;
         } else if !piece.is_empty() {
             self.rest.push_back(piece);
+        }
+    }
+
+    /// Appends what has come over a connection. Short pieces are put together: each by itself would take many times its bytes, and hold on
+    /// to the memory that it was read into.
+    pub(crate) fn receive(&mut self, piece: Bytes) {
+        let is_short = |piece: &Bytes| piece.len() < SHORT;
+        match self.rest.back_mut() {
+            Some(last) if is_short(last) && is_short(&piece) => {
+                self.remaining += piece.len();
+                let own = mem::take(last).try_into_mut();
+                let mut own = own.unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+                own.put(piece);
+                *last = own.freeze();
+            }
+            _ => self.push(piece),
         }
     }
 
@@ -168,6 +187,25 @@ mod tests {
 
     use super::{fuzz::InPieces, *};
     use crate::{Code, Status, body::Decoder, codec::Coding};
+
+    #[test]
+    fn many_short_pieces_become_few() {
+        let mut pieces = Pieces::default();
+        let bytes: Vec<u8> = (0..=250).cycle().take(100_000).collect();
+        for at in 0..bytes.len() {
+            // As a connection lends it out of what it has read.
+            let read = Bytes::copy_from_slice(&bytes[at..(at + 16).min(bytes.len())]);
+            pieces.receive(read.slice(..1));
+        }
+        assert!(pieces.rest.len() <= bytes.len() / SHORT + 1);
+        assert_eq!(pieces.remaining(), bytes.len());
+        assert_eq!(pieces.copy_to_bytes(bytes.len()), bytes);
+        // Long ones are left as they are.
+        let long = Bytes::from(vec![1; SHORT]);
+        pieces.receive(long.clone());
+        pieces.receive(long.clone());
+        assert_eq!(pieces.rest[0].as_ptr(), long.as_ptr());
+    }
 
     /// Decodes all messages of a body that arrives in pieces of `len` bytes.
     fn decode_all(bytes: &[u8], len: usize, max: usize) -> Result<Vec<Bytes>, Status> {

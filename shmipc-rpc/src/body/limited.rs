@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     Status,
+    deadline::Scope,
     frame::{self, Ending, HalfSender},
     server::panic::guarded,
 };
@@ -76,15 +78,17 @@ impl Body {
         self.within(message_len_max)
     }
 
-    /// Makes a panic of whoever makes the messages a failure.
-    pub(crate) fn guarded(mut self) -> Self {
+    /// Makes a panic of whoever makes the messages a failure. What is called while they are made inherits `deadline`.
+    pub(crate) fn guarded(mut self, deadline: Option<Instant>) -> Self {
         self.payload = match self.payload {
             Payload::Messages(messages) => {
-                let messages = Guarded(Some(messages.into_inner()));
+                let inner = Some(messages.into_inner());
+                let messages = Guarded { inner, deadline };
                 Payload::Messages(SyncWrapper::new(Box::pin(messages)))
             }
             Payload::Foreign(body, coding) => {
-                Payload::Foreign(Box::pin(Guarded(Some(body))), coding)
+                let inner = Some(body);
+                Payload::Foreign(Box::pin(Guarded { inner, deadline }), coding)
             }
             payload => payload,
         };
@@ -152,8 +156,12 @@ impl Messages for Within {
     }
 }
 
-/// What may panic; `None` after it did.
-struct Guarded<R>(Option<R>);
+/// What may panic.
+struct Guarded<R> {
+    /// `None` after it did.
+    inner: Option<R>,
+    deadline: Option<Instant>,
+}
 
 impl<R> Guarded<R> {
     /// Polls it. A panic is returned once, as a failure.
@@ -161,11 +169,12 @@ impl<R> Guarded<R> {
         &mut self,
         poll: impl FnOnce(&mut R) -> Poll<Option<Result<T, Status>>>,
     ) -> Poll<Option<Result<T, Status>>> {
-        let Some(inner) = &mut self.0 else {
+        let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
+        let _scope = Scope::enter(self.deadline);
         guarded(|| poll(inner)).unwrap_or_else(|panicked| {
-            let inner = self.0.take();
+            let inner = self.inner.take();
             // What a destructor of the application panics about does not matter any more.
             let _ = guarded(|| drop(inner));
             Poll::Ready(Some(Err(panicked)))
@@ -179,7 +188,7 @@ impl Messages for Guarded<Pin<Box<dyn Messages>>> {
         cx: &mut Context<'_>,
         out: &mut Option<HalfSender>,
     ) -> Poll<Result<Ending, SendError>> {
-        match &mut self.get_mut().0 {
+        match &mut self.get_mut().inner {
             // Who sends them looks for panics himself.
             Some(messages) => messages.as_mut().poll_send(cx, out),
             None => Poll::Ready(Err(SendError::Finished)),
@@ -187,7 +196,7 @@ impl Messages for Guarded<Pin<Box<dyn Messages>>> {
     }
 
     fn release(self: Pin<&mut Self>, out: &mut Option<HalfSender>) {
-        if let Some(messages) = &mut self.get_mut().0 {
+        if let Some(messages) = &mut self.get_mut().inner {
             messages.as_mut().release(out);
         }
     }
@@ -201,11 +210,11 @@ impl Messages for Guarded<Pin<Box<dyn Messages>>> {
     }
 
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
-        self.get_mut().0.as_mut()?.as_mut().take_trailers()
+        self.get_mut().inner.as_mut()?.as_mut().take_trailers()
     }
 
     fn limit(self: Pin<&mut Self>, message_len_max: usize) {
-        if let Some(messages) = &mut self.get_mut().0 {
+        if let Some(messages) = &mut self.get_mut().inner {
             messages.as_mut().limit(message_len_max);
         }
     }
@@ -223,14 +232,14 @@ impl http_body::Body for Guarded<ForeignBody> {
     }
 
     fn is_end_stream(&self) -> bool {
-        let body = self.0.as_ref();
+        let body = self.inner.as_ref();
         body.is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         // It may end before.
         let mut hint = SizeHint::new();
-        let body = self.0.as_ref();
+        let body = self.inner.as_ref();
         if let Some(upper) = body.and_then(|body| body.size_hint().upper()) {
             hint.set_upper(upper);
         }

@@ -22,6 +22,8 @@ pin_project! {
     pub(crate) struct Measured<B> {
         #[pin]
         body: B,
+        // What the failure of the body is for who reads it.
+        status_of: fn(BoxError) -> Status,
         message_len_max: usize,
         // How much is yet to come of the message whose prefix has come.
         left: usize,
@@ -34,8 +36,18 @@ pin_project! {
 
 impl<B> Measured<B> {
     pub(crate) fn new(body: B, message_len_max: usize) -> Self {
+        Self::failing(body, Status::from_error, message_len_max)
+    }
+
+    /// As [`new`](Self::new). If the body fails, that is such a status.
+    pub(crate) fn failing(
+        body: B,
+        status_of: fn(BoxError) -> Status,
+        message_len_max: usize,
+    ) -> Self {
         Self {
             body,
+            status_of,
             message_len_max,
             left: 0,
             held: Bytes::new(),
@@ -96,7 +108,7 @@ where
                 Some(Ok(frame)) => frame.into_data(),
                 Some(Err(error)) => {
                     *this.is_over = true;
-                    return Poll::Ready(Some(Err(Status::from_error(error.into()))));
+                    return Poll::Ready(Some(Err((this.status_of)(error.into()))));
                 }
                 None if this.held.has_remaining() => {
                     *this.failure = Some(ends_within());

@@ -188,7 +188,11 @@ impl<S: Source> Messages for Outflow<S> {
                     let was_opening = mem::replace(this.opens, opened.is_pending());
                     match ready!(opened) {
                         Ok(()) if is_dry && !was_opening => return Poll::Pending,
-                        opened => opened,
+                        opened => {
+                            // The source was not asked this time, and may have had something since.
+                            is_dry &= !was_opening;
+                            opened
+                        }
                     }
                 }
                 (held @ ([] | [_]), Some(ending)) if this.next.is_none() => {

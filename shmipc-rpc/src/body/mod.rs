@@ -24,7 +24,7 @@ use self::decoder::Foreign;
 pub(crate) use self::measured::Measured;
 pub(crate) use self::{
     decoder::{Decoder, ForeignBody},
-    encode::{Borrowed, Encode, EncodeMessage, Encoded, Incompressible, Owned, repeatable},
+    encode::{Borrowed, Encode, EncodeMessage, Encoded, Incompressible, Owned},
     messages::{Fallible, Infallible, Messages, NoMessages, Outflow},
     receiving::{Receiving, given_up, session_lost},
 };
@@ -452,8 +452,7 @@ pub(crate) fn typed<T: prost::Message + Default + 'static>(
 /// Decodes a message, which is all of `message`.
 pub(crate) fn decode<T: prost::Message + Default>(message: impl Buf) -> Result<T, Status> {
     T::decode(message).map_err(|error| {
-        Status::internal("the message is not what its type demands")
-            .with_source(BoxError::from(error))
+        Status::internal("the message is not what its type demands").with_source(error)
     })
 }
 

@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -14,7 +15,8 @@ use tokio::time::Sleep;
 
 use super::{Encoded, decode, messages::Source};
 use crate::{
-    Status, deadline,
+    Status,
+    deadline::{self, Lookout},
     frame::{self, Flags, InvalidFrame, ResponseFrame},
 };
 
@@ -31,6 +33,7 @@ pub(crate) struct Receiving {
     rest: RecvBuf,
     ending: Option<Result<Option<Box<HeaderMap>>, Status>>,
     message_len_max: usize,
+    lookout: Lookout,
     /// What lasts as long as this.
     held: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -42,6 +45,8 @@ enum Side {
         opened: bool,
         deadline: Option<Instant>,
         timer: Option<Pin<Box<Sleep>>>,
+        /// Why the requests that are still sent have failed, once they have.
+        requests: Option<Arc<OnceLock<Status>>>,
     },
     Server,
 }
@@ -59,11 +64,13 @@ impl Receiving {
                 opened: false,
                 deadline,
                 timer: None,
+                requests: None,
             },
             message: None,
             rest: RecvBuf::default(),
             ending: None,
             message_len_max,
+            lookout: Lookout::default(),
             held: None,
         }
     }
@@ -82,6 +89,7 @@ impl Receiving {
             rest: RecvBuf::default(),
             ending: is_last.then_some(Ok(None)),
             message_len_max,
+            lookout: Lookout::default(),
             held: None,
         }
     }
@@ -94,6 +102,13 @@ impl Receiving {
     /// Keeps a value until the last message has arrived, or this is dropped.
     pub(crate) fn hold(&mut self, value: Box<dyn Any + Send + Sync>) {
         self.held = Some(value);
+    }
+
+    /// Fails as the requests do, which somebody else goes on to send, if that is why the call is given up.
+    pub(crate) fn fails_with(&mut self, failure: Arc<OnceLock<Status>>) {
+        if let Side::Caller { requests, .. } = &mut self.side {
+            *requests = Some(failure);
+        }
     }
 
     /// Polls for what opens a response: its metadata. The inner error is what the server says went wrong, the outer one
@@ -400,6 +415,11 @@ impl Receiving {
         if !self.rest.is_empty() {
             return Poll::Ready(Ok(true));
         }
+        if let Side::Caller { deadline, .. } = &self.side
+            && self.lookout.is_late(*deadline)
+        {
+            return Poll::Ready(Err(deadline::exceeded()));
+        }
         match self.stream.poll_recv(cx) {
             Poll::Ready(received) => Poll::Ready(self.received(received, None)),
             Poll::Pending => {
@@ -430,6 +450,9 @@ impl Receiving {
     fn wait_fill(&mut self, deadline: Option<Instant>) -> Result<bool, Status> {
         if !self.rest.is_empty() {
             return Ok(true);
+        }
+        if self.lookout.is_late(deadline) {
+            return Err(deadline::exceeded());
         }
         match blocking::RecvHalf::recv_on(&mut self.stream, deadline) {
             Err(RecvError::TimedOut) => Err(deadline::exceeded()),
@@ -471,9 +494,14 @@ impl Receiving {
             {
                 deadline::exceeded()
             }
-            Side::Caller { .. } => not_received(error),
-            Side::Server => Status::cancelled("the caller gave the call up")
-                .with_source(crate::BoxError::from(error)),
+            Side::Caller { requests, .. } => {
+                let failed = requests.as_ref().and_then(|requests| requests.get());
+                match failed {
+                    Some(failed) if matches!(error, RecvError::Abandoned) => failed.clone(),
+                    _ => not_received(error),
+                }
+            }
+            Side::Server => Status::cancelled("the caller gave the call up").with_source(error),
         }
     }
 
@@ -529,8 +557,7 @@ fn not_received(error: RecvError) -> Status {
     match error {
         RecvError::Reset(code) => given_up(code),
         RecvError::SessionLost(lost) => session_lost(lost),
-        error => Status::internal("the response could not be received")
-            .with_source(crate::BoxError::from(error)),
+        error => Status::internal("the response could not be received").with_source(error),
     }
 }
 
@@ -545,5 +572,5 @@ pub(crate) fn session_lost(lost: SessionLost) -> Status {
         SessionLost::Unresponsive { .. } => lost.to_string(),
         _ => "the connection ended before the call did".to_owned(),
     };
-    Status::unavailable(message).with_source(crate::BoxError::from(lost))
+    Status::unavailable(message).with_source(lost)
 }

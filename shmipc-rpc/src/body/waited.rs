@@ -1,5 +1,5 @@
-//! Requests that end when nobody waits for the answer any longer, of calls within a process: there is no connection that would tell
-//! who receives them.
+//! Messages of calls within a process, where there is no connection that would tell who takes them that it is for nothing: requests end
+//! when nobody waits for the answer any longer, and answers when their time is up.
 
 use std::{
     pin::Pin,
@@ -22,21 +22,21 @@ impl Body {
     /// Ends messages that are yet to come once `cancellation` says that nobody waits for the answer to them.
     pub(crate) fn while_waited(self, cancellation: &Cancellation) -> Self {
         let waited = |messages| {
-            let requests = While {
-                requests: Some(messages),
+            let messages = While {
+                inner: Some(messages),
                 call: Waited::new(cancellation),
             };
-            Payload::Messages(SyncWrapper::new(Box::pin(requests)))
+            Payload::Messages(SyncWrapper::new(Box::pin(messages)))
         };
         let payload = match self.payload {
             Payload::Messages(messages) => waited(messages.into_inner()),
             Payload::Receiving(receiving) => waited(Box::pin(Outflow::new(*receiving))),
             Payload::Foreign(body, coding) => {
-                let requests = While {
-                    requests: Some(body),
+                let body = While {
+                    inner: Some(body),
                     call: Waited::new(cancellation),
                 };
-                Payload::Foreign(Box::pin(requests), coding)
+                Payload::Foreign(Box::pin(body), coding)
             }
             payload => payload,
         };
@@ -75,31 +75,31 @@ impl Waited {
     }
 }
 
-/// Requests for as long as somebody waits for what becomes of them.
+/// Messages for as long as the call goes on.
 struct While<R> {
-    /// `None` once nobody does.
-    requests: Option<R>,
+    /// `None` once it is over.
+    inner: Option<R>,
     call: Waited,
 }
 
 impl<R> While<R> {
-    /// Polls the requests, unless nobody waits. The error is returned once.
+    /// Polls the messages, unless the call is over. The error is returned once.
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut R, &mut Context<'_>) -> Poll<Option<Result<T, Status>>>,
     ) -> Poll<Option<Result<T, Status>>> {
-        let Some(requests) = &mut self.requests else {
+        let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
         // First, for those that are always ready would never end.
         if !self.call.is_over() {
-            if let Poll::Ready(next) = poll(requests, cx) {
+            if let Poll::Ready(next) = poll(inner, cx) {
                 return Poll::Ready(next);
             }
             ready!(self.call.poll_over(cx));
         }
-        self.requests = None;
+        self.inner = None;
         Poll::Ready(Some(Err(given_up(&self.call))))
     }
 }
@@ -111,7 +111,7 @@ impl Messages for While<Pin<Box<dyn Messages>>> {
         out: &mut Option<HalfSender>,
     ) -> Poll<Result<Ending, SendError>> {
         let this = self.get_mut();
-        let Some(messages) = &mut this.requests else {
+        let Some(messages) = &mut this.inner else {
             return Poll::Ready(Err(SendError::Finished));
         };
         if !this.call.is_over() {
@@ -121,12 +121,12 @@ impl Messages for While<Pin<Box<dyn Messages>>> {
             ready!(this.call.poll_over(cx));
         }
         messages.as_mut().release(out);
-        this.requests = None;
+        this.inner = None;
         Poll::Ready(Ok(Ending::Failed(given_up(&this.call))))
     }
 
     fn release(self: Pin<&mut Self>, out: &mut Option<HalfSender>) {
-        if let Some(messages) = &mut self.get_mut().requests {
+        if let Some(messages) = &mut self.get_mut().inner {
             messages.as_mut().release(out);
         }
     }
@@ -140,12 +140,12 @@ impl Messages for While<Pin<Box<dyn Messages>>> {
     }
 
     fn take_trailers(self: Pin<&mut Self>) -> Option<Box<HeaderMap>> {
-        let messages = self.get_mut().requests.as_mut()?;
+        let messages = self.get_mut().inner.as_mut()?;
         messages.as_mut().take_trailers()
     }
 
     fn limit(self: Pin<&mut Self>, message_len_max: usize) {
-        if let Some(messages) = &mut self.get_mut().requests {
+        if let Some(messages) = &mut self.get_mut().inner {
             messages.as_mut().limit(message_len_max);
         }
     }
@@ -164,7 +164,7 @@ impl http_body::Body for While<ForeignBody> {
     }
 
     fn is_end_stream(&self) -> bool {
-        let body = self.requests.as_ref();
+        let body = self.inner.as_ref();
         body.is_none_or(|body| body.is_end_stream())
     }
 
@@ -172,7 +172,7 @@ impl http_body::Body for While<ForeignBody> {
         // It may end before.
         let mut hint = SizeHint::new();
         if let Some(upper) = self
-            .requests
+            .inner
             .as_ref()
             .and_then(|body| body.size_hint().upper())
         {

@@ -71,7 +71,7 @@ impl ChannelBuilder {
 
     /// How the session works: memory, waiting. Default: [`Config::default`].
     ///
-    /// Of this, only the keepalive concerns connections over HTTP/2.
+    /// Of this, only the keepalive and which servers are talked to (at Unix sockets) concern connections over HTTP/2.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -270,8 +270,7 @@ impl ChannelBuilder {
         match self.way() {
             Ok(way) => Channel { way },
             Err(error) => {
-                let status = Status::failed_precondition(error.to_string())
-                    .with_source(Arc::new(error) as Arc<_>);
+                let status = Status::failed_precondition(error.to_string()).with_source(error);
                 Channel::from_service(Nowhere(status))
             }
         }
@@ -334,6 +333,7 @@ impl ChannelBuilder {
                 #[cfg(feature = "grpc")]
                 endpoint::Way::Http2(address) => {
                     let settings = DialSettings {
+                        admission: self.config.clone(),
                         keepalive: self.keepalive.or(self.config.keepalive()),
                         ..self.dial.clone()
                     };

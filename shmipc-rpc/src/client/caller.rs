@@ -347,7 +347,7 @@ impl<S: CallService> Caller<S> {
             body.set_coding(Coding::of_response(encoding, self.compression.accept));
         }
         metadata::remove_reserved(&mut parts.headers);
-        let response = Response::from_parts((), parts.headers, parts.extensions);
+        let response = Response::from_parts(parts.headers, (), parts.extensions);
         Ok((response, body))
     }
 
@@ -383,7 +383,9 @@ impl<S: CallService> Caller<S> {
             ..CallContext::of_caller(request.deadline_from_now())
         };
         let compression = self.compression.for_call(request.extensions());
-        let (mut body, metadata, mut extensions) = request.into_parts();
+        let (mut body, mut metadata, mut extensions) = request.into_content();
+        // Without layers, they are not sent either.
+        metadata::remove_reserved(&mut metadata);
         body.compress(compression.send);
         // Layers may exchange the body.
         extensions.insert(context.clone());
@@ -400,8 +402,6 @@ impl<S: CallService> Caller<S> {
 
 /// Returns the path of a method as a URI.
 fn uri(method: &Method) -> Result<Uri, Status> {
-    Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes())).map_err(|error| {
-        Status::internal("the path of the method is not one")
-            .with_source(std::sync::Arc::new(error) as std::sync::Arc<_>)
-    })
+    Uri::from_maybe_shared(Bytes::from_static(method.path().as_bytes()))
+        .map_err(|error| Status::internal("the path of the method is not one").with_source(error))
 }

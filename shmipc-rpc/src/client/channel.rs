@@ -231,7 +231,8 @@ impl Channel {
     /// Lends `len` bytes of memory that the server can read, for a `bytes` field of a request: filled and frozen, it is
     /// sent without being copied. Waits while all of the session's memory is in use.
     ///
-    /// Short ones are copied all the same where that is faster: a request of up to 2 KiB travels in the ring itself.
+    /// Short ones are copied all the same where that is faster: a request of up to 2 KiB travels in the ring itself. Over shmipc's own
+    /// link it is private memory, which is copied when the request is sent: there, the server could write to it.
     ///
     /// Should the channel reconnect before the request is sent, the bytes are copied, and nothing else is different.
     ///

@@ -16,7 +16,7 @@ use tokio::{
     time::Instant, // Not that of `std`: a runtime whose time is paused goes ahead of it.
 };
 
-use crate::{Status, body::session_lost, server::SessionServices};
+use crate::{Status, body::session_lost, error::SharedError, server::SessionServices};
 
 /// At most one session to an address, or the one that there is.
 #[derive(Debug)]
@@ -120,8 +120,9 @@ impl Connection {
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
         if let Some(target) = &self.target {
             let session = target.dial().await?;
+            let serving = target.services.serve(&session);
             let mut state = self.write();
-            *state = self.ready(session, target);
+            *state = self.ready(session, serving);
         }
         Ok(())
     }
@@ -189,7 +190,7 @@ impl Connection {
             message = format!("the server at {address} cannot be reached");
         }
         Status::unavailable(message)
-            .with_source(error as Arc<_>)
+            .with_source(error as SharedError)
             .unsent()
     }
 
@@ -258,18 +259,22 @@ impl Connection {
         Step::AwaitAttempt
     }
 
-    /// Takes up a new session. The state must be locked.
-    fn ready(self: &Arc<Self>, session: Session, target: &Target) -> State {
+    /// Takes up a new session, in which this side serves. The state must be locked.
+    fn ready(
+        self: &Arc<Self>,
+        session: Session,
+        serving: impl Future<Output = ()> + Send + 'static,
+    ) -> State {
         self.generation.fetch_add(1, Ordering::Relaxed);
-        State::Ready(self.watch(session, target))
+        tokio::spawn(serving);
+        State::Ready(self.watch(session))
     }
 
     /// Begins to watch a session.
     ///
     /// When the server goes away, the connection's handle is dropped, so that the session ends with the calls that still
     /// run. That is what a draining server waits for.
-    fn watch(self: &Arc<Self>, session: Session, target: &Target) -> Watched {
-        tokio::spawn(target.services.serve(&session));
+    fn watch(self: &Arc<Self>, session: Session) -> Watched {
         let connection = Arc::downgrade(self);
         let watched = session.clone();
         let watcher = tokio::spawn(async move {
@@ -359,12 +364,14 @@ impl Attempt {
             return;
         };
         let result = target.dial().await;
+        // What the user wants to do with each session is done while nothing is locked.
+        let result = result.map(|session| (target.services.serve(&session), session));
         let mut state = self.connection.write();
         let State::Connecting { mut backoff } = *state else {
             return;
         };
         *state = match result {
-            Ok(session) => self.connection.ready(session, target),
+            Ok((serving, session)) => self.connection.ready(session, serving),
             Err(error) => {
                 let until = Instant::now() + backoff.next_delay();
                 State::Failed {

@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Instant,
 };
@@ -157,6 +157,7 @@ impl Direct {
             watch: recv.watch(),
             out: Some(out),
             messages,
+            failure: None,
         };
         let max = terms.limits.response_len_max;
         let mut receiving = Receiving::response(recv, terms.deadline, max);
@@ -175,6 +176,7 @@ impl Direct {
             Err(status) => return Ok(Err(status)),
         };
         if sending && !receiving.is_over() {
+            receiving.fails_with(Arc::clone(requests.failure.insert(Arc::default())));
             tokio::spawn(requests.run().instrument(span.clone()));
         }
         Ok(Ok(Answer::new(metadata, receiving)))
@@ -187,11 +189,8 @@ impl Direct {
     ) -> Result<http::Response<Body>, Status> {
         let context = Body::take_context(&mut request);
         let (parts, mut body) = request.into_parts();
-        let header = parts.headers.get("grpc-timeout");
-        let timeout = header.and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
-        let deadline = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
         let terms = Terms {
-            deadline: deadline::earlier(deadline, deadline::inherited()),
+            deadline: deadline::of_call(context.deadline(), &parts.headers),
             wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
             limits: SizeLimits {
                 request_len_max: context.request_len_max,
@@ -318,6 +317,8 @@ struct Requests {
     messages: Pin<Box<dyn Messages>>,
     out: Option<HalfSender>,
     watch: StreamWatch,
+    /// Where the response looks for why they failed.
+    failure: Option<Arc<OnceLock<Status>>>,
 }
 
 impl Requests {
@@ -339,7 +340,13 @@ impl Requests {
     /// Sends them for as long as the call goes on. If they fail, the call is given up, by dropping its half.
     async fn run(mut self) {
         poll_fn(|cx| match self.poll(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Ready(sent) => {
+                if let (Err(status), Some(failure)) = (sent, &self.failure) {
+                    // Before the half is dropped, so that it is there when the response is found to be given up.
+                    let _ = failure.set(status);
+                }
+                Poll::Ready(())
+            }
             Poll::Pending => self.watch.poll_abandoned(cx).map(drop),
         })
         .await;

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use super::CallService;
 use crate::{
     Body, Status,
-    cancel::CallGuard,
+    cancel::{CallGuard, Cancellation},
     context::MESSAGE_LEN_MAX_DEFAULT,
     deadline::{self, Elapsed, Scope},
     server::panic::guarded,
@@ -33,7 +33,7 @@ impl<S: CallService> tower_service::Service<http::Request<Body>> for InProcess<S
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let mut context = Body::take_context(&mut request);
-        let deadline = context.deadline();
+        let deadline = deadline::of_call(context.deadline(), request.headers());
         let sent_max = context.request_len_max;
         // What the caller takes is not what the server does, which says so itself if it wants less than usual.
         let taken_max = mem::replace(&mut context.message_len_max, MESSAGE_LEN_MAX_DEFAULT);
@@ -53,7 +53,13 @@ impl<S: CallService> tower_service::Service<http::Request<Body>> for InProcess<S
         Box::pin(async move {
             let called = deadline::within(deadline, pin!(call)).await;
             let response = called.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))?;
-            let mut response = response.map(|body| body.within(taken_max).guarded());
+            let mut response = response.map(|body| {
+                let body = body.within(taken_max).guarded(deadline);
+                match deadline {
+                    Some(_) => body.while_waited(&Cancellation::new(None, deadline)),
+                    None => body,
+                }
+            });
             response.body_mut().on_end(deadline, move |end| {
                 if !end.is_cut_off() {
                     guard.finish();

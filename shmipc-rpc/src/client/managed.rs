@@ -23,7 +23,7 @@ use super::{
 use crate::codec::ClientCompression;
 use crate::{
     Body, ConnectError, Endpoint, Idempotency, Status,
-    body::{Encode, Messages, ToSend, repeatable},
+    body::{Encode, Messages, ToSend},
     codec::Coding,
     deadline::{self, Elapsed},
 };
@@ -148,8 +148,16 @@ impl Managed {
         message: &mut M,
         terms: Terms,
     ) -> Outcome {
-        let (member, pending) = self.pick(terms).await?;
-        hold(member.one(path, metadata, message, terms).await, pending)
+        let mut elsewhere = Elsewhere::default();
+        loop {
+            let (member, pending) = self.pick(terms).await?;
+            let own = elsewhere.terms(terms, pending.as_ref());
+            let outcome = member.one(path, metadata, message, own).await;
+            match (outcome, pending) {
+                (Err(status), Some(_)) if elsewhere.may_try(&status) => {}
+                (outcome, pending) => return hold(outcome, pending),
+            }
+        }
     }
 
     /// Makes a call with many requests. It is made again only if nothing of it has left this process.
@@ -162,13 +170,18 @@ impl Managed {
         let method = self.method(ask.path);
         let terms = self.terms(&ask, method);
         let mut attempts = self.attempts(method, ask.idempotency);
+        let mut elsewhere = Elsewhere::default();
         let (begun, pending) = loop {
             let picked = self.pick(terms).await;
             let opened = match picked {
-                Ok((member, pending)) => match member.open(path, ask.metadata, terms).await {
-                    Ok(begun) => break (begun, pending),
-                    Err(status) => status,
-                },
+                Ok((member, pending)) => {
+                    let own = elsewhere.terms(terms, pending.as_ref());
+                    match member.open(path, ask.metadata, own).await {
+                        Ok(begun) => break (begun, pending),
+                        Err(status) if pending.is_some() && elsewhere.may_try(&status) => continue,
+                        Err(status) => status,
+                    }
+                }
                 Err(status) => status,
             };
             let pause = attempts
@@ -222,7 +235,7 @@ impl Managed {
         }
         let to_send = poll_fn(|cx| Poll::Ready(body.take_to_send(cx, context.request_len_max)));
         let outcome = match to_send.await {
-            ToSend::One(message, _) => self.one(ask, &mut *repeatable(message)).await,
+            ToSend::One(mut message, _) => self.one(ask, &mut *message).await,
             ToSend::Many(messages, ..) => self.many(&parts.uri, ask, messages).await,
             ToSend::Nothing(status) => Err(status),
         };
@@ -291,6 +304,33 @@ impl Managed {
         if let (Some(config), Ok(Ok(_))) = (&self.config, outcome) {
             config.succeeded();
         }
+    }
+}
+
+/// Attempts with other sessions of a call that has not left this process, because the one that was chosen has gone since.
+#[derive(Default)]
+struct Elsewhere {
+    tried: u32,
+}
+
+impl Elsewhere {
+    /// More than go in one moment.
+    const MAX: u32 = 5;
+
+    /// The terms with the session that was chosen. It is not waited for: another one may be there.
+    fn terms(&self, terms: Terms, chosen: Option<&Pending>) -> Terms {
+        let is_last = chosen.is_none() || Self::MAX <= self.tried;
+        Terms {
+            wait_for_ready: terms.wait_for_ready && is_last,
+            ..terms
+        }
+    }
+
+    /// Whether another session may be tried after this one has failed so.
+    fn may_try(&mut self, status: &Status) -> bool {
+        let may = status.is_unsent() && self.tried < Self::MAX;
+        self.tried += u32::from(may);
+        may
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) mod policy;
 #[cfg(feature = "grpc")]
 mod reconnect;
 pub(crate) mod response;
-mod retry;
+pub(crate) mod retry;
 
 #[cfg(feature = "grpc")]
 pub use self::http2::Http2ConnectError;

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     Body, Response, Status, Streaming,
     body::{Receiving, decode, given_up, session_lost},
-    error::BoxError,
     metadata,
 };
 #[cfg(feature = "grpc")]
@@ -109,8 +108,8 @@ impl Answer {
                 let mut metadata = self.metadata;
                 metadata::merge(&mut metadata, trailers);
                 return Ok(Response::from_parts(
-                    message,
                     metadata,
+                    message,
                     http::Extensions::new(),
                 ));
             }
@@ -121,8 +120,8 @@ impl Answer {
         let mut metadata = self.metadata;
         metadata::merge(&mut metadata, trailers);
         Ok(Response::from_parts(
-            decode(message)?,
             metadata,
+            decode(message)?,
             http::Extensions::new(),
         ))
     }
@@ -143,7 +142,7 @@ impl Answer {
                 body_to_read(received, accepted).into_streaming(max)
             }
         };
-        Response::from_parts(streaming, self.metadata, http::Extensions::new())
+        Response::from_parts(self.metadata, streaming, http::Extensions::new())
     }
 
     /// Makes the response for layers. If it `never_fails`, what goes wrong on the way becomes trailers.
@@ -201,12 +200,11 @@ pub(crate) fn not_sent(error: SendError) -> Status {
         SendError::GoingAway => Status::unavailable("the peer accepts no further calls").unsent(),
         SendError::TooLarge { .. } => {
             Status::resource_exhausted("the request is larger than the memory of the session")
-                .with_source(BoxError::from(error))
+                .with_source(error)
         }
-        SendError::Memory(_) => Status::resource_exhausted("there is no memory for the request")
-            .with_source(BoxError::from(error)),
-        error => {
-            Status::internal("the request could not be sent").with_source(BoxError::from(error))
+        SendError::Memory(_) => {
+            Status::resource_exhausted("there is no memory for the request").with_source(error)
         }
+        error => Status::internal("the request could not be sent").with_source(error),
     }
 }

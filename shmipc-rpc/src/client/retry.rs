@@ -10,7 +10,7 @@ const RETRIES_MAX: u32 = 16;
 
 /// Counts how often a call was made anew.
 #[derive(Debug, Default)]
-pub(super) struct Retries(u32);
+pub(crate) struct Retries(u32);
 
 impl Retries {
     /// Permits to make a call anew whose first frame was not sent, for this reason.
@@ -18,7 +18,7 @@ impl Retries {
     /// # Errors
     ///
     /// Returns the status of the call if it would not fare better in another session, or was tried often enough.
-    pub(super) fn permit(&mut self, error: SendError) -> Result<(), Status> {
+    pub(crate) fn permit(&mut self, error: SendError) -> Result<(), Status> {
         let is_the_sessions = matches!(error, SendError::GoingAway | SendError::SessionLost(_));
         if !is_the_sessions || self.0 == RETRIES_MAX {
             return Err(not_sent(error));

@@ -5,7 +5,7 @@ use std::io;
 use bytes::{Buf, Bytes};
 
 use super::CompressionEncoding;
-use crate::{Status, body::grpc, error::BoxError};
+use crate::{Status, body::grpc};
 
 /// The windows of Zstandard, as powers of two, that are allowed whatever the limit on messages: 8 MiB, which its specification recommends,
 /// and so much as the library itself allows for.
@@ -48,7 +48,7 @@ pub(crate) fn decompress(
         Status::internal(format!(
             "the message is not what {encoding} demands: {error}"
         ))
-        .with_source(BoxError::from(error))
+        .with_source(error)
     })
 }
 

@@ -5,16 +5,18 @@
 //! this side's own sending. Sessions have settings of their own, in [`Config`](crate::Config); how peers are found out that do not
 //! answer is [`Keepalive`](crate::Keepalive) for both.
 
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 
 use std::{io, time::Duration};
 
 use hyper::{client, server};
-use hyper_util::rt::TokioExecutor;
 use shmipc_transport::Backoff;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+
+use self::tasks::Tasks;
 
 /// What the protocol begins with, and what a connection's window never falls below by settings alone.
 const SPECIFIED_WINDOW: u32 = 65_535;
@@ -131,9 +133,9 @@ impl Settings {
         SettingsBuilder { settings: *self }
     }
 
-    /// Returns what makes connections.
-    pub(crate) fn for_client(&self) -> client::conn::http2::Builder<TokioExecutor> {
-        let mut builder = client::conn::http2::Builder::new(TokioExecutor::new());
+    /// Returns what makes a connection, with those tasks.
+    pub(crate) fn for_client(&self, tasks: Tasks) -> client::conn::http2::Builder<Tasks> {
+        let mut builder = client::conn::http2::Builder::new(tasks);
         let usual = Usual::OF_CLIENTS;
         if self.adaptive_window {
             builder.adaptive_window(true);
@@ -152,9 +154,13 @@ impl Settings {
         builder
     }
 
-    /// Returns what serves connections, of which each may have `calls_max` calls unless the settings say otherwise.
-    pub(crate) fn for_server(&self, calls_max: u32) -> server::conn::http2::Builder<TokioExecutor> {
-        let mut builder = server::conn::http2::Builder::new(TokioExecutor::new());
+    /// Returns what serves a connection, with those tasks. It may have `calls_max` calls unless the settings say otherwise.
+    pub(crate) fn for_server(
+        &self,
+        calls_max: u32,
+        tasks: Tasks,
+    ) -> server::conn::http2::Builder<Tasks> {
+        let mut builder = server::conn::http2::Builder::new(tasks);
         let usual = Usual::OF_SERVERS;
         if self.adaptive_window {
             builder.adaptive_window(true);
@@ -226,6 +232,7 @@ pub struct SettingsBuilder {
 }
 
 /// A setting outside its accepted range.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("`{setting}` must be {accepted}")]
 pub struct InvalidSettings {
@@ -316,7 +323,9 @@ impl SettingsBuilder {
     /// this one after the last that runs. Default: for good; from 1 ms to 30 days.
     ///
     /// Clients so come to know of servers that were added behind a name or a load balancer. A call of ours that is sent while the server's
-    /// word comes may fail with [`Code::Unavailable`](crate::Code::Unavailable): the server has not looked at it then.
+    /// word comes is made again over the next connection, if the server says that it has not looked at it. It fails with
+    /// [`Code::Unavailable`](crate::Code::Unavailable) if more than 256 KiB of it were sent, or if it is a stream of requests none of which
+    /// was sent yet.
     pub fn max_connection_age(mut self, age: Duration) -> Self {
         self.settings.max_connection_age = Some(age);
         self

@@ -27,6 +27,8 @@ use crate::{
 };
 
 /// A tower layer that shows calls to an interceptor. See the [module](super).
+///
+/// For others than tower there is [`layer`](Self::layer), too.
 pub struct InterceptorLayer<I> {
     interceptor: Arc<I>,
     filter: Arc<Filter>,
@@ -66,6 +68,15 @@ impl<I> InterceptorLayer<I> {
     pub fn for_method(mut self, method: &Method) -> Self {
         Arc::make_mut(&mut self.filter).add_method(method);
         self
+    }
+
+    /// Lays it around a service, such as a [`Channel`](crate::Channel) or a generated server. The outermost of several sees calls first.
+    #[must_use]
+    pub fn layer<S>(&self, service: S) -> Intercepted<S, I> {
+        Intercepted {
+            service,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -114,10 +125,7 @@ impl<S, I> Layer<S> for InterceptorLayer<I> {
     type Service = Intercepted<S, I>;
 
     fn layer(&self, service: S) -> Self::Service {
-        Intercepted {
-            service,
-            layer: self.clone(),
-        }
+        Self::layer(self, service)
     }
 }
 

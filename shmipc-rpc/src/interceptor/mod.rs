@@ -28,7 +28,6 @@
 //!     client::Caller,
 //!     interceptor::{Call, InterceptorLayer, Next},
 //! };
-//! use tower_layer::Layer;
 //!
 //! let authenticated = InterceptorLayer::new(async |mut call: Call, next: Next| {
 //!     call.metadata_mut().insert("authorization", fetch_token().await?);

@@ -82,7 +82,12 @@ impl BoundServer {
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if it cannot be listened at. The others are given up as well.
+    /// Returns [`ServeError`] if it cannot be listened at. The others are given up as well. Outside of a tokio runtime that is
+    /// [`BindError::NoRuntime`](crate::BindError::NoRuntime) for a path, a name and a Unix socket.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime was built without I/O; and, for `http://host:port` and `https://host:port`, outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -172,6 +177,7 @@ impl BoundServer {
 
     /// Returns where the server listens, in the order in which it was bound. If the system was to choose a port, as with
     /// `http://127.0.0.1:0`, the endpoint has the port that it chose.
+    #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -181,6 +187,10 @@ impl BoundServer {
     /// # Errors
     ///
     /// Returns [`ServeError`] if connections can no longer be accepted at one of the endpoints.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
     ///
     /// # Cancel safety
     ///
@@ -198,6 +208,10 @@ impl BoundServer {
     /// # Errors
     ///
     /// Returns [`ServeError`] if connections can no longer be accepted at one of the endpoints.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
     ///
     /// # Cancel safety
     ///
@@ -248,7 +262,7 @@ impl BoundServer {
     pub fn start(self) -> ServerHandle {
         let endpoints = self.endpoints.clone();
         let drain = self.services.sessions.drain();
-        ServerHandle::new(endpoints, drain, tokio::spawn(self.serve()))
+        ServerHandle::new(endpoints, drain, self.serve())
     }
 }
 

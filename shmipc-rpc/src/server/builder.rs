@@ -241,7 +241,8 @@ impl<L> Server<L> {
 
     /// How sessions work: memory, waiting, who may connect. Default: [`Config::default`].
     ///
-    /// Of this, the keepalive and the time that a handshake may take hold for connections over HTTP/2 as well. It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
+    /// Of this, the keepalive, who is admitted (at Unix sockets), how many handshakes may be under way and how long each may take hold for
+    /// connections over HTTP/2 as well. It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -332,7 +333,11 @@ where
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if the endpoint cannot be listened at.
+    /// Returns [`ServeError`] if the endpoint cannot be listened at, and for some outside of a tokio runtime: see [`BoundServer::bind`].
+    ///
+    /// # Panics
+    ///
+    /// As [`BoundServer::bind`] does.
     ///
     /// # Cancel safety
     ///
@@ -373,7 +378,11 @@ where
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if the endpoint cannot be listened at, or connections can no longer be accepted.
+    /// Returns [`ServeError`] if the endpoint cannot be listened at, as for [`bind`](Self::bind), or connections can no longer be accepted.
+    ///
+    /// # Panics
+    ///
+    /// As [`bind`](Self::bind) does, and if the runtime was built without timers.
     ///
     /// # Cancel safety
     ///
@@ -388,6 +397,10 @@ where
     /// # Errors
     ///
     /// Returns [`ServeError`] if connections can no longer be accepted.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
     ///
     /// # Cancel safety
     ///
@@ -404,7 +417,11 @@ where
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if the endpoint cannot be listened at, or connections can no longer be accepted.
+    /// Returns [`ServeError`] if the endpoint cannot be listened at, as for [`bind`](Self::bind), or connections can no longer be accepted.
+    ///
+    /// # Panics
+    ///
+    /// As [`serve`](Self::serve) does.
     ///
     /// # Cancel safety
     ///
@@ -423,7 +440,21 @@ where
     /// Serves the sessions that come to `listener` until `shutdown` is ready, then drains as
     /// [`serve_with_shutdown`](Self::serve_with_shutdown) does.
     ///
-    /// That may be when a successor has got the listening socket, so that no client finds nobody there:
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if connections can no longer be accepted.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// As with [`serve`](Self::serve).
+    ///
+    /// # Examples
+    ///
+    /// `shutdown` may be ready when a successor has got the listening socket, so that no client finds nobody there:
     ///
     /// ```no_run
     /// # use shmipc_rpc::{Listener, Server};
@@ -440,14 +471,6 @@ where
     /// server.serve_with_listener_and_shutdown(listener, succeeded).await?;
     /// # Ok(()) }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ServeError`] if connections can no longer be accepted.
-    ///
-    /// # Cancel safety
-    ///
-    /// As with [`serve`](Self::serve).
     pub async fn serve_with_listener_and_shutdown(
         self,
         listener: Listener,
@@ -462,11 +485,11 @@ where
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if the endpoint cannot be listened at.
+    /// Returns [`ServeError`] if the endpoint cannot be listened at, as for [`bind`](Self::bind).
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with I/O and time enabled.
+    /// As [`bind`](Self::bind) does. In a runtime without timers, the task does.
     ///
     /// # Cancel safety
     ///

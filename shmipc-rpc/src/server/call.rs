@@ -3,25 +3,26 @@
 use std::{
     future::poll_fn,
     mem,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 
-use shmipc_transport::{SendError, SendHalf};
+use shmipc_transport::SendHalf;
 use tracing::Span;
 
 use super::{
     dispatch::{Dispatch, Running},
     drain::shut_down,
     panic::guarded,
-    reply::{Outcome, Reply},
+    reply::Outcome,
     router::MethodId,
     running::CallPermit,
     session::Shared,
 };
 use crate::{
-    Body, Code, Status,
+    Body, Code,
     deadline::{self, Elapsed},
 };
 
@@ -72,7 +73,8 @@ impl Call {
             None => record_code(&span, Code::Cancelled),
             Some(Outcome::Reply(reply)) => {
                 record_code(&span, reply.code());
-                send(reply, &mut stream, message_len_max).await;
+                let sending = reply.send(&mut stream, message_len_max);
+                send_in_time(sending, deadline, &mut permit).await;
             }
             Some(Outcome::Stream(reply)) => {
                 let sending = reply.begin(stream, deadline, message_len_max);
@@ -95,11 +97,7 @@ impl Call {
         });
         match deadline::within(deadline, outcome).await {
             Ok(outcome) => outcome,
-            Err(Elapsed) => {
-                let status =
-                    Status::deadline_exceeded("the deadline passed before the handler was done");
-                Some(status.into())
-            }
+            Err(Elapsed) => Some(deadline::late().into()),
         }
     }
 
@@ -128,16 +126,6 @@ impl Call {
     }
 }
 
-/// Sends a reply. One that is larger than the memory of the session becomes one that says so.
-async fn send(reply: Reply, stream: &mut SendHalf, message_len_max: usize) {
-    if let Err(SendError::TooLarge { .. }) = reply.send(stream, message_len_max).await {
-        let status =
-            Status::resource_exhausted("the response is larger than the memory of the session");
-        // A caller that has gone needs no answer.
-        let _ = Reply::Failed(status).send(stream, message_len_max).await;
-    }
-}
-
 impl Progress {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         *self = match mem::replace(self, Self::Over) {
@@ -152,6 +140,21 @@ impl Progress {
             Self::New { .. } | Self::Over => Poll::Pending,
         }
     }
+}
+
+/// Waits until a reply was sent. What waits longer than its caller, or than there is time, is given up.
+pub(super) async fn send_in_time(
+    sending: impl Future<Output = ()>,
+    deadline: Option<Instant>,
+    permit: &mut CallPermit,
+) {
+    let mut sending = pin!(sending);
+    let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => permit.poll_cut_off(cx),
+    });
+    // The stream is reset then, for it has not ended.
+    let _ = deadline::within(deadline, sent).await;
 }
 
 /// Notes in the span of a call how it ended.

@@ -1,10 +1,14 @@
 //! A server that runs on its own.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
-    sync::Mutex,
-    task::{AbortHandle, JoinError, JoinHandle},
+    sync::watch,
+    task::{self, AbortHandle},
 };
 
 use super::drain::{Drain, DrainReport};
@@ -23,13 +27,10 @@ pub struct ServerHandle {
 /// Ends a task when it is dropped.
 struct Task {
     abort: AbortHandle,
-    state: Mutex<TaskState>,
-}
-
-enum TaskState {
-    Running(JoinHandle<Result<(), ServeError>>),
-    /// How it ended, for whoever asks next. The error is told once.
-    Over(Option<ServeError>, DrainReport),
+    /// Closed once the task is over.
+    over: watch::Receiver<()>,
+    /// Why it could not go on, for whoever asks first.
+    error: Arc<Mutex<Option<ServeError>>>,
 }
 
 impl Drop for Task {
@@ -39,17 +40,28 @@ impl Drop for Task {
 }
 
 impl ServerHandle {
-    pub(super) fn new(
-        endpoints: Vec<Endpoint>,
-        drain: Arc<Drain>,
-        task: JoinHandle<Result<(), ServeError>>,
-    ) -> Self {
+    /// Begins to serve, in a task of its own.
+    pub(super) fn new<F>(endpoints: Vec<Endpoint>, drain: Arc<Drain>, serving: F) -> Self
+    where
+        F: Future<Output = Result<(), ServeError>> + Send + 'static,
+    {
+        let (running, over) = watch::channel(());
+        // That is how it ends if it does not come to say otherwise.
+        let error = Arc::new(Mutex::new(Some(ServeError::Broken)));
+        let cause = Arc::clone(&error);
+        let task = task::spawn(async move {
+            // Dropped with the task, however that ends.
+            let _running = running;
+            let result = serving.await;
+            *cause.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
+        });
         Self {
             endpoints,
             drain,
             task: Task {
                 abort: task.abort_handle(),
-                state: Mutex::new(TaskState::Running(task)),
+                over,
+                error,
             },
         }
     }
@@ -69,14 +81,16 @@ impl ServerHandle {
     /// successor listens at the address by now (see [`take_over`](super::Server::take_over)), callers notice nothing.
     ///
     /// It may take a second longer than `limit`, to tell the callers of calls that were cut off. It may be called several
-    /// times; the shortest limit counts.
+    /// times; the shortest limit counts. If the server could not go on before, the report has what was seen until then, and
+    /// [`finished`](Self::finished) says why.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the server drains all the same.
     pub async fn drain(&self, limit: Duration) -> DrainReport {
         self.drain.begin(deadline::after(limit));
-        self.ended().await.1
+        self.ended().await;
+        self.drain.to_report()
     }
 
     /// Ends the server at once: as [`drain`](Self::drain) without any time.
@@ -92,39 +106,22 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`] if connections can no longer be accepted. It is returned once.
+    /// Returns [`ServeError`] if connections can no longer be accepted, or the server has panicked. It is returned once.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: the server goes on.
     pub async fn finished(&self) -> Result<(), ServeError> {
-        match self.ended().await.0 {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        self.ended().await;
+        let error = self.task.error.lock();
+        let error = error.unwrap_or_else(PoisonError::into_inner).take();
+        error.map_or(Ok(()), Err)
     }
 
-    async fn ended(&self) -> (Option<ServeError>, DrainReport) {
-        let mut state = self.task.state.lock().await;
-        if let TaskState::Running(task) = &mut *state {
-            *state = over(task.await, &self.drain);
-        }
-        match &mut *state {
-            TaskState::Over(error, report) => (error.take(), report.clone()),
-            TaskState::Running(_) => (None, self.drain.to_report()),
-        }
-    }
-}
-
-fn over(result: Result<Result<(), ServeError>, JoinError>, drain: &Drain) -> TaskState {
-    match result {
-        Ok(Ok(())) => TaskState::Over(None, drain.to_report()),
-        Ok(Err(error)) => TaskState::Over(Some(error), drain.to_report()),
-        // The runtime has ended, or there is a bug; either way so has the server.
-        Err(error) => {
-            tracing::debug!(target: "shmipc_rpc::server", %error, "the server's task has ended");
-            TaskState::Over(None, drain.to_report())
-        }
+    /// Waits for the end. Nothing is held meanwhile: others may wait as well, and some may not go on.
+    async fn ended(&self) {
+        let mut over = self.task.over.clone();
+        while over.changed().await.is_ok() {}
     }
 }
 

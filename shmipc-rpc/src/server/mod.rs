@@ -26,6 +26,7 @@ mod session;
 mod stream_reply;
 mod whole;
 
+pub use tower_layer::Layer;
 pub use tower_service::Service;
 
 pub use crate::codec::Compression;

@@ -116,8 +116,21 @@ impl Reply {
         }
     }
 
-    /// Sends the reply.
-    pub(super) async fn send(
+    /// Sends the reply. One for which the session has no memory becomes one that says so.
+    pub(super) async fn send(self, stream: &mut SendHalf, message_len_max: usize) {
+        let problem = match self.send_once(stream, message_len_max).await {
+            Err(SendError::TooLarge { .. }) => {
+                "the response is larger than the memory of the session"
+            }
+            Err(SendError::Memory(_)) => "there is no memory for the response",
+            // A caller that has gone needs no answer.
+            Ok(()) | Err(_) => return,
+        };
+        let failed = Self::Failed(Status::resource_exhausted(problem));
+        let _ = failed.send_once(stream, message_len_max).await;
+    }
+
+    async fn send_once(
         mut self,
         stream: &mut SendHalf,
         message_len_max: usize,

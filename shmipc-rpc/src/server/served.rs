@@ -97,9 +97,7 @@ impl ConnectedPeer {
         self.session.closed().await
     }
 
-    /// Returns what the session has done and holds.
-    ///
-    /// Costs a short lock.
+    /// Returns what the session has done and holds. See [`Session::stats`](shmipc_transport::Session::stats) for what it costs.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.session.stats()

@@ -219,7 +219,7 @@ fn received<T>(
     context: CallContext,
 ) -> Request<T> {
     metadata::remove_reserved(&mut metadata);
-    Request::from_parts(message, metadata, extensions, context)
+    Request::with_context(message, metadata, extensions, context)
 }
 
 fn streaming<T>(mut request: http::Request<Body>) -> Request<Streaming<T>>
@@ -247,7 +247,7 @@ fn respond<T>(
             let mut response = http::Response::new(body);
             *response.headers_mut() = parts.metadata;
             *response.extensions_mut() = parts.extensions;
-            crate::status::remove_status_headers(response.headers_mut());
+            metadata::remove_reserved(response.headers_mut());
             response
         }
         Err(status) => status.into_http(),

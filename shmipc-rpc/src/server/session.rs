@@ -13,7 +13,7 @@ use shmipc_transport::{RecvBuf, SendHalf, SessionLost, Stream};
 use tracing::Span;
 
 use super::{
-    call::{Call, Progress, record_code},
+    call::{Call, Progress, record_code, send_in_time},
     dispatch::{Dispatch, Running},
     drain::Drain,
     incoming::Incoming,
@@ -118,7 +118,7 @@ impl SessionTask {
 
     fn on_frame(&mut self, stream: Stream, frame: RecvBuf, cx: &mut Context<'_>) {
         if let Some(status) = self.refusal() {
-            return self.answer(stream.split().0, Reply::Failed(status), Uri::default, cx);
+            return self.refuse(stream.split().0, status, Uri::default, cx);
         }
         let layered = self.dispatch.is_layered();
         let mut request = http::Request::new(Body::empty());
@@ -133,7 +133,7 @@ impl SessionTask {
             Ok(incoming) => incoming,
             Err((stream, status)) => {
                 let path = || request.uri().clone();
-                return self.answer(stream, Reply::Failed(status), path, cx);
+                return self.refuse(stream, status, path, cx);
             }
         };
         let Incoming {
@@ -183,7 +183,7 @@ impl SessionTask {
             Err(status) => Reply::Failed(status),
         };
         record_code(&span, reply.code());
-        self.answer(stream, reply, path, cx);
+        self.answer(stream, reply, path, deadline, cx);
     }
 
     /// Sends messages; in a task of its own if that takes waiting. Those of a single message, which comes through a layer or
@@ -236,12 +236,24 @@ impl SessionTask {
         );
     }
 
+    /// Answers a call that is not begun.
+    fn refuse(
+        &self,
+        stream: SendHalf,
+        status: Status,
+        path: impl Fn() -> Uri,
+        cx: &mut Context<'_>,
+    ) {
+        self.answer(stream, Reply::Failed(status), path, None, cx);
+    }
+
     /// Sends a reply; in a task of its own if that takes waiting.
     fn answer(
         &self,
         mut stream: SendHalf,
         mut reply: Reply,
         path: impl Fn() -> Uri,
+        deadline: Option<Instant>,
         cx: &mut Context<'_>,
     ) {
         let message_len_max = self.shared.limits.response_at(&path);
@@ -249,20 +261,11 @@ impl SessionTask {
         let Ok(false) = reply.try_send(&mut stream, message_len_max) else {
             return;
         };
-        let mut sending = Box::pin(async move {
-            let _ = reply.send(&mut stream, message_len_max).await;
-        });
+        let mut sending = Box::pin(async move { reply.send(&mut stream, message_len_max).await });
         // A long message rarely has to wait, and a task of its own would cost more than sending it.
         if sending.as_mut().poll(cx).is_pending() {
             let mut permit = self.served.calls.permit(path());
-            tokio::spawn(async move {
-                // What waits longer than there is time is given up.
-                poll_fn(|cx| match sending.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(()),
-                    Poll::Pending => permit.poll_cut_off(cx),
-                })
-                .await;
-            });
+            tokio::spawn(async move { send_in_time(sending, deadline, &mut permit).await });
         }
     }
 }

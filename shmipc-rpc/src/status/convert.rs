@@ -1,6 +1,10 @@
 //! A status from other errors, and from and to the headers of gRPC.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{
+    borrow::Cow,
+    error::Error,
+    io::{self, ErrorKind},
+};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -45,7 +49,7 @@ impl Status {
             AllocError::SessionLost(_) => Code::Unavailable,
             _ => Code::ResourceExhausted,
         };
-        Self::new(code, error.to_string()).with_source(Arc::new(error) as Arc<_>)
+        Self::new(code, error.to_string()).with_source(error)
     }
 
     /// Reads the status out of the headers, or trailers, of a gRPC response.
@@ -146,6 +150,49 @@ impl From<BoxError> for Status {
     }
 }
 
+/// The kind of the error decides on the code, as in tonic; its text is the message, and the error the source.
+///
+/// | code | kinds |
+/// |---|---|
+/// | [`Code::Aborted`] | `ConnectionAborted` |
+/// | [`Code::AlreadyExists`] | `AlreadyExists` |
+/// | [`Code::DataLoss`] | `InvalidData` |
+/// | [`Code::DeadlineExceeded`] | `TimedOut` |
+/// | [`Code::Internal`] | `BrokenPipe`, `Interrupted`, `WouldBlock`, `WriteZero` |
+/// | [`Code::InvalidArgument`] | `InvalidInput` |
+/// | [`Code::NotFound`] | `NotFound` |
+/// | [`Code::OutOfRange`] | `UnexpectedEof` |
+/// | [`Code::PermissionDenied`] | `PermissionDenied` |
+/// | [`Code::Unavailable`] | `AddrInUse`, `AddrNotAvailable`, `ConnectionRefused`, `ConnectionReset`, `NotConnected` |
+/// | [`Code::Unknown`] | all others |
+///
+/// The message is sent, and may name paths of this host: make a status of your own where callers are not to learn them.
+impl From<io::Error> for Status {
+    fn from(error: io::Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::AddrInUse
+            | ErrorKind::AddrNotAvailable
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::NotConnected => Code::Unavailable,
+            ErrorKind::AlreadyExists => Code::AlreadyExists,
+            ErrorKind::BrokenPipe
+            | ErrorKind::Interrupted
+            | ErrorKind::WouldBlock
+            | ErrorKind::WriteZero => Code::Internal,
+            ErrorKind::ConnectionAborted => Code::Aborted,
+            ErrorKind::InvalidData => Code::DataLoss,
+            ErrorKind::InvalidInput => Code::InvalidArgument,
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::PermissionDenied => Code::PermissionDenied,
+            ErrorKind::TimedOut => Code::DeadlineExceeded,
+            ErrorKind::UnexpectedEof => Code::OutOfRange,
+            _ => Code::Unknown,
+        };
+        Self::new(code, error.to_string()).with_source(error)
+    }
+}
+
 impl From<std::convert::Infallible> for Status {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
@@ -217,6 +264,24 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("outer")]
     struct Outer(#[source] BoxError);
+
+    #[test]
+    fn the_kind_of_an_io_error_decides_on_the_code() {
+        for (kind, code) in [
+            (ErrorKind::NotFound, Code::NotFound),
+            (ErrorKind::PermissionDenied, Code::PermissionDenied),
+            (ErrorKind::ConnectionRefused, Code::Unavailable),
+            (ErrorKind::TimedOut, Code::DeadlineExceeded),
+            (ErrorKind::UnexpectedEof, Code::OutOfRange),
+            (ErrorKind::BrokenPipe, Code::Internal),
+            (ErrorKind::OutOfMemory, Code::Unknown),
+        ] {
+            let status = Status::from(io::Error::new(kind, "the disk"));
+            assert_eq!((status.code(), status.message()), (code, "the disk"));
+            let source = status.source().and_then(|source| source.downcast_ref());
+            assert_eq!(source.map(io::Error::kind), Some(kind));
+        }
+    }
 
     #[test]
     fn a_status_is_found_behind_other_errors() {

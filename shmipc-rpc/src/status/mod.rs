@@ -5,10 +5,12 @@ mod convert;
 #[cfg(feature = "error-details")]
 pub mod details;
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt};
 
 use bytes::Bytes;
 use http::HeaderMap;
+
+use crate::error::{BoxError, SharedError};
 
 pub use self::code::Code;
 pub(crate) use self::convert::remove_status_headers;
@@ -35,13 +37,14 @@ struct Inner {
     message: String,
     details: Bytes,
     metadata: HeaderMap,
-    source: Option<Arc<dyn Error + Send + Sync>>,
+    source: Option<SharedError>,
     /// Whether the call has certainly not left this process.
     unsent: bool,
 }
 
 impl Status {
     /// Makes a status from a code and a message for people.
+    #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             code,
@@ -57,6 +60,7 @@ impl Status {
     ///
     /// By convention they are an encoded `google.rpc.Status`, which the module `error_details`, of the feature of that name, reads
     /// and writes.
+    #[must_use]
     pub fn with_details(code: Code, message: impl Into<String>, details: impl Into<Bytes>) -> Self {
         let mut status = Self::new(code, message);
         status.0.details = details.into();
@@ -71,9 +75,28 @@ impl Status {
     }
 
     /// Attaches the error that led to this status. It is not sent.
+    ///
+    /// Takes any error, a boxed one, or an `Arc<dyn Error + Send + Sync>`, which is shared.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{error::Error, fs};
+    ///
+    /// use shmipc_rpc::Status;
+    ///
+    /// let error = fs::read("/nowhere").unwrap_err();
+    /// let status = Status::data_loss("the catalogue is gone").with_source(error);
+    /// assert!(status.source().is_some());
+    /// ```
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Arc<dyn Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        // Not an error about an error, which nobody could downcast.
+        let source = match source.into().downcast::<SharedError>() {
+            Ok(shared) => *shared,
+            Err(source) => source.into(),
+        };
+        self.0.source = Some(source);
         self
     }
 
@@ -115,7 +138,7 @@ impl Status {
 
     /// Returns the error that led to this status.
     #[cfg(feature = "tonic")]
-    pub(crate) fn shared_source(&self) -> Option<Arc<dyn Error + Send + Sync>> {
+    pub(crate) fn shared_source(&self) -> Option<SharedError> {
         self.0.source.clone()
     }
 
@@ -143,6 +166,7 @@ macro_rules! constructors {
         impl Status {
             $(
                 $(#[$doc])*
+                #[must_use]
                 pub fn $name(message: impl Into<String>) -> Self {
                     Self::new(Code::$code, message)
                 }
@@ -226,6 +250,8 @@ impl Error for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -236,11 +262,8 @@ mod tests {
 
     #[test]
     fn display_does_not_repeat_the_source() {
-        let status =
-            Status::unavailable("the server cannot be reached")
-                .with_source(
-                    Arc::new(std::io::Error::other("refused")) as Arc<dyn Error + Send + Sync>
-                );
+        let status = Status::unavailable("the server cannot be reached")
+            .with_source(std::io::Error::other("refused"));
         assert_eq!(
             status.to_string(),
             "UNAVAILABLE: the server cannot be reached"
@@ -249,5 +272,19 @@ mod tests {
             status.source().expect("just attached").to_string(),
             "refused"
         );
+    }
+
+    #[test]
+    fn a_source_is_what_was_attached() {
+        let io = || std::io::Error::other("refused");
+        let shared: SharedError = Arc::new(io());
+        for status in [
+            Status::unknown("").with_source(io()),
+            Status::unknown("").with_source(BoxError::from(io())),
+            Status::unknown("").with_source(shared),
+        ] {
+            let source = status.source().expect("just attached");
+            assert!(source.is::<std::io::Error>(), "{source:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A handler returns any [`Stream`] of messages, or the far end of a [`Sender`]; a caller passes a stream of requests, or the far
 //! end of a `Sender`. What arrives is a [`Streaming`]. Both sides exert backpressure: a stream is polled, and a `Sender` sends, only
-//! while the receiver's windows have room ([`Config::stream_window`](shmipc_transport::Config::stream_window)).
+//! while the receiver's windows have room ([`ConfigBuilder::stream_window`](shmipc_transport::ConfigBuilder::stream_window)).
 
 mod port;
 mod pushed;

@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
@@ -9,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use shmipc_transport::{SendBuf, SendError, SendHalf};
+use tokio::sync::Notify;
 
 use crate::{
     Status,
@@ -18,7 +20,11 @@ use crate::{
 
 /// Shared by a sender and its far end.
 #[derive(Debug)]
-pub(super) struct Port(Mutex<State>);
+pub(super) struct Port {
+    state: Mutex<State>,
+    /// Wakes those who wait for nobody to receive any more.
+    closed: Notify,
+}
 
 #[derive(Debug)]
 struct State {
@@ -115,18 +121,21 @@ impl<'a> Draft<'a> {
 
 impl Port {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
-            way: Way::Unknown,
-            ending: None,
-            message_len_max: usize::MAX,
-            sender: None,
-            receiver: None,
-        })))
+        Arc::new(Self {
+            state: Mutex::new(State {
+                way: Way::Unknown,
+                ending: None,
+                message_len_max: usize::MAX,
+                sender: None,
+                receiver: None,
+            }),
+            closed: Notify::new(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that may panic happens between two changes that belong together.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Polls for a message to be sent. Pass the same `draft` until it is ready.
@@ -288,6 +297,7 @@ impl Port {
         let sender = state.sender.take();
         drop(state);
         sender.into_iter().for_each(Waker::wake);
+        self.closed.notify_waiters();
     }
 
     /// Polls for the next message.
@@ -307,6 +317,7 @@ impl Port {
         }
         if let Some(Ending::Failed(status)) = &state.ending {
             let status = status.clone();
+            // The sender is gone, so nobody waits for that.
             state.way = Way::Closed;
             return Poll::Ready(Some(Err(status)));
         }
@@ -331,6 +342,19 @@ impl Port {
     /// Whether nobody receives any more.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.state().way, Way::Closed)
+    }
+
+    /// Waits until nobody receives any more. It may be dropped at any time.
+    pub(super) async fn closed(&self) {
+        loop {
+            let mut closed = pin!(self.closed.notified());
+            // Before the look, so that no change after that is missed.
+            closed.as_mut().enable();
+            if self.is_closed() {
+                return;
+            }
+            closed.await;
+        }
     }
 
     /// Nobody receives any more.
@@ -385,5 +409,5 @@ fn not_sent(error: SendError) -> Status {
         }
         _ => closed(),
     };
-    status.with_source(crate::BoxError::from(error))
+    status.with_source(error)
 }

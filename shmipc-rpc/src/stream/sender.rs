@@ -114,7 +114,36 @@ impl<T: prost::Message + Default + 'static> Sender<T> {
         self.port.end(Ending::Failed(status));
     }
 
-    /// Tells whether it is known that nobody receives the messages any more.
+    /// Waits until it is known that nobody receives the messages any more: the other side has given the call up, it is over, or the
+    /// connection has ended. For work that is for nothing then. Any number of tasks may wait.
+    ///
+    /// The far end looks after that. So it takes as long as nobody has returned it from a handler, or made a call with it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn measure() -> u64 { 7 }
+    /// use shmipc_rpc::{Sender, Status};
+    ///
+    /// async fn report(mut sender: Sender<u64>) -> Result<(), Status> {
+    ///     loop {
+    ///         let value = tokio::select! {
+    ///             value = measure() => value,
+    ///             () = sender.closed() => return Ok(()),
+    ///         };
+    ///         sender.send(&value).await?;
+    ///     }
+    /// }
+    /// ```
+    pub async fn closed(&self) {
+        self.port.closed().await;
+    }
+
+    /// Tells whether it is known that nobody receives the messages any more. See [`closed`](Self::closed) to wait for that.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.port.is_closed()

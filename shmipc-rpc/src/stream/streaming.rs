@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use crate::{
     Status,
     body::{Decoder, Messages, Receiving, decode, typed},
-    deadline,
+    deadline::{self, Lookout},
     interceptor::{Watchers, show_end},
     metadata,
 };
@@ -49,6 +49,7 @@ pub struct Streaming<T> {
     watchers: Option<Box<Watchers>>,
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    lookout: Lookout,
 }
 
 /// Where the messages come from.
@@ -73,6 +74,7 @@ impl<T> Streaming<T> {
             watchers: None,
             deadline: None,
             timer: None,
+            lookout: Lookout::default(),
         }
     }
 
@@ -157,6 +159,9 @@ impl<T: prost::Message + Default + 'static> Streaming<T> {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        if self.lookout.is_late(self.deadline) && !matches!(self.source, Source::Over) {
+            return Poll::Ready(self.end(Err(deadline::exceeded())));
+        }
         if let Poll::Ready(next) = self.poll_source(cx) {
             return Poll::Ready(next);
         }

@@ -1,10 +1,10 @@
 //! Statuses, codes, requests and responses: from one crate's to the other's.
 
-use std::{error::Error, sync::Arc};
+use std::error::Error;
 
 use ::tonic::metadata::MetadataMap;
 
-use crate::{Code, Request, Response, Status, context::CallContext, deadline};
+use crate::{Code, Request, Response, Status, context::CallContext, deadline, metadata};
 
 impl From<Code> for ::tonic::Code {
     fn from(code: Code) -> Self {
@@ -40,7 +40,7 @@ impl From<::tonic::Status> for Status {
         let converted = Self::with_details(status.code().into(), status.message(), details)
             .with_metadata(status.metadata().clone().into_headers());
         if status.source().is_some() {
-            converted.with_source(Arc::new(status) as Arc<_>)
+            converted.with_source(status)
         } else {
             converted
         }
@@ -54,7 +54,7 @@ impl<T> From<::tonic::Request<T>> for Request<T> {
         let mut metadata = metadata.into_headers();
         let timeout = metadata.remove(GRPC_TIMEOUT);
         let timeout = timeout.and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
-        let mut request = Self::from_parts(message, metadata, extensions, CallContext::default());
+        let mut request = Self::with_context(message, metadata, extensions, CallContext::default());
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
@@ -66,7 +66,7 @@ impl<T> From<::tonic::Request<T>> for Request<T> {
 impl<T> From<Request<T>> for ::tonic::Request<T> {
     fn from(request: Request<T>) -> Self {
         let timeout = request.timeout_from_now();
-        let (message, metadata, extensions) = request.into_parts();
+        let (message, metadata, extensions) = request.into_content();
         let metadata = MetadataMap::from_headers(metadata);
         let mut request = Self::from_parts(metadata, extensions, message);
         if let Some(timeout) = timeout {
@@ -80,7 +80,7 @@ impl<T> From<Request<T>> for ::tonic::Request<T> {
 impl<T> From<::tonic::Response<T>> for Response<T> {
     fn from(response: ::tonic::Response<T>) -> Self {
         let (metadata, message, extensions) = response.into_parts();
-        Self::from_parts(message, metadata.into_headers(), extensions)
+        Self::from_parts(metadata.into_headers(), message, extensions)
     }
 }
 
@@ -89,10 +89,26 @@ impl<T> From<::tonic::Response<T>> for Response<T> {
 impl<T> From<Response<T>> for ::tonic::Response<T> {
     fn from(response: Response<T>) -> Self {
         let (message, mut parts) = response.into_content();
-        parts.metadata.extend(parts.trailers);
+        metadata::merge(&mut parts.metadata, Some(Box::new(parts.trailers)));
         let metadata = MetadataMap::from_headers(parts.metadata);
         Self::from_parts(metadata, message, parts.extensions)
     }
 }
 
 const GRPC_TIMEOUT: http::HeaderName = http::HeaderName::from_static("grpc-timeout");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_one_key_is_kept_whether_it_comes_before_the_message_or_after() {
+        let mut response = Response::new(());
+        let value = http::HeaderValue::from_static;
+        response.metadata_mut().insert("x-key", value("before"));
+        response.trailers_mut().insert("x-key", value("after"));
+        let converted = ::tonic::Response::<()>::from(response);
+        let values = converted.metadata().get_all("x-key").iter();
+        assert_eq!(values.collect::<Vec<_>>(), ["before", "after"]);
+    }
+}

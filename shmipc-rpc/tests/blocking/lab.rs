@@ -7,7 +7,7 @@ use std::{
 };
 
 use shmipc_rpc::{
-    Method, Request, Response, ServeError, Status,
+    Config, Method, Request, Response, ServeError, Status,
     blocking::{Call, Caller, Channel, Server, Service, Shutdown, Streaming, serve},
 };
 use tempfile::TempDir;
@@ -115,12 +115,21 @@ pub(crate) fn run(server: Server) -> Running {
 }
 
 pub(crate) fn run_in(directory: TempDir, server: Server) -> Running {
+    run_by(directory, Config::default(), server)
+}
+
+/// Serves in sessions as `config` says. What the server says of that has no effect where it is passed a listener.
+pub(crate) fn run_with(config: Config, server: Server) -> Running {
+    run_by(tempfile::tempdir().unwrap(), config, server)
+}
+
+fn run_by(directory: TempDir, config: Config, server: Server) -> Running {
     let shutdown = Shutdown::new();
     let path = directory.path().join("lab.sock");
     // Bound here, so that clients find it.
-    let listener = shmipc_transport::blocking::Listener::bind(path).unwrap();
+    let listener = shmipc_transport::blocking::Listener::bind_with(path, config).unwrap();
     let stop = shutdown.clone();
-    let thread = thread::spawn(move || server.serve_with_listener(listener, &stop));
+    let thread = thread::spawn(move || server.serve_with_listener_and_shutdown(listener, &stop));
     Running {
         directory: Some(directory),
         shutdown,

@@ -6,7 +6,7 @@ use std::{
 
 use shmipc_rpc::{
     Code, Config, Request, Response, ServeError,
-    blocking::{Caller, Channel, Server, Shutdown},
+    blocking::{Caller, Channel, Listener, Server, Shutdown},
 };
 
 use super::lab::{Handled, LONG, RUN, ask, echo, lab, packet, run, run_in, until};
@@ -26,6 +26,53 @@ fn a_channel_finds_the_next_server_at_its_address() {
         // After a failure there is a pause.
         until(|| ask(&caller, "again").is_ok());
     }
+}
+
+#[test]
+fn a_service_may_be_there_or_not() {
+    for service in [Some(echo()), None] {
+        let expected = match service {
+            Some(_) => Ok("hello".to_owned()),
+            None => Err(Code::Unimplemented),
+        };
+        let running = run(Server::builder().add_optional_service(service));
+        let answer = ask(&running.caller(), "hello");
+        let text = answer.map(|answer| answer.into_inner().text);
+        assert_eq!(text.map_err(|status| status.code()), expected);
+    }
+}
+
+#[test]
+fn a_server_may_serve_at_a_listener_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lab.sock");
+    let listener = Listener::bind(path.as_path()).unwrap();
+    let stopper = listener.stopper();
+    let server = Server::builder().add_service(echo());
+    let serving = thread::spawn(move || server.serve_with_listener(listener));
+    let caller = Caller::new(Channel::connect(path).unwrap());
+    assert_eq!(ask(&caller, "hello").unwrap().into_inner().text, "hello");
+    assert!(!serving.is_finished());
+    drop(caller);
+    stopper.stop();
+    serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_channel_can_be_looked_at_while_it_is_connected() {
+    let running = run(Server::builder().add_service(echo()));
+    let channel = Channel::builder(running.path()).connect_lazy();
+    assert!(channel.stats().is_empty(), "it is not connected yet");
+    assert!(channel.debug_dump().is_empty());
+    let caller = Caller::new(channel.clone());
+    ask(&caller, "hello").unwrap();
+    let [stats] = channel.stats()[..] else {
+        panic!("there is one session");
+    };
+    assert_eq!((stats.messages_sent, stats.messages_received), (1, 1));
+    assert_eq!(channel.debug_dump().len(), 1);
+    let _directory = running.stop();
+    until(|| channel.stats().is_empty() && channel.debug_dump().is_empty());
 }
 
 #[test]

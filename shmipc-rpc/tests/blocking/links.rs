@@ -19,7 +19,9 @@ fn calls_work(address: Address, config: Config) {
             let server = Server::builder()
                 .add_service(echo())
                 .add_service(Streams::default());
-            server.serve_with_listener(listener, &stop).unwrap();
+            server
+                .serve_with_listener_and_shutdown(listener, &stop)
+                .unwrap();
         });
         let channel = Channel::builder(address).config(config).connect().unwrap();
         let caller = Caller::new(channel);

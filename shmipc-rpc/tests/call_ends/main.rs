@@ -16,7 +16,6 @@ use shmipc_rpc::{
 };
 use tokio::sync::mpsc;
 use tower::util::MapResponseLayer;
-use tower_layer::Layer;
 
 use crate::{
     common::{

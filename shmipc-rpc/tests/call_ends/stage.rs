@@ -11,7 +11,6 @@ use shmipc_rpc::{
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use tower_layer::Layer;
 
 use crate::common::{
     Lab, Packet, RUN, lab, packet,

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use shmipc_rpc::{
-    Address, Body, Channel, Listener, Method, Request, Response, Server, Status,
+    Address, Body, Channel, Config, Listener, Method, Request, Response, Server, Status,
     client::Caller,
     http,
     server::{self, NamedService, ResponseFuture, Router, Service},
@@ -144,7 +144,34 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<shmipc_rpc::BoxError>,
 {
-    let listener = Listener::bind(directory.path().join("lab.sock")).expect("nobody listens there");
+    serve_by(directory, Config::default(), server)
+}
+
+/// Serves in sessions as `config` says. What the server says of that has no effect where it is passed a listener.
+pub(crate) fn serve_with<L, B>(config: Config, server: Server<L>) -> Running
+where
+    L: Layer<Router> + Send + 'static,
+    L::Service: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    <L::Service as Service<http::Request<Body>>>::Error: Into<shmipc_rpc::BoxError>,
+    <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<shmipc_rpc::BoxError>,
+{
+    let directory = tempfile::tempdir().expect("a directory for the socket");
+    serve_by(directory, config, server)
+}
+
+fn serve_by<L, B>(directory: TempDir, config: Config, server: Server<L>) -> Running
+where
+    L: Layer<Router> + Send + 'static,
+    L::Service: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    <L::Service as Service<http::Request<Body>>>::Error: Into<shmipc_rpc::BoxError>,
+    <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<shmipc_rpc::BoxError>,
+{
+    let listener = Listener::bind_with(directory.path().join("lab.sock"), config);
+    let listener = listener.expect("nobody listens there");
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let shutdown = async {

@@ -107,7 +107,7 @@ impl Served {
         let server = blocking::Server::builder().add_service(service);
         let shutdown = Shutdown::new();
         let begun = shutdown.clone();
-        let serve = move || server.serve_with_listener(listener, &begun);
+        let serve = move || server.serve_with_listener_and_shutdown(listener, &begun);
         Self {
             address,
             shutdown,

@@ -1,7 +1,5 @@
 //! What tonic generated, over shared memory and over our HTTP/2.
 
-use std::sync::Arc;
-
 use shmipc_rpc::{
     Channel, Code, Request, Response, Server, Status,
     server::MessageLimits,
@@ -320,7 +318,7 @@ async fn health_and_reflection_of_tonic_come_as_they_are() {
 fn statuses_survive_the_conversion_there_and_back() {
     for code in Code::ALL {
         let mut status = Status::with_details(code, "a message", vec![1, 2, 255])
-            .with_source(Arc::new(std::io::Error::other("the cause")) as Arc<_>);
+            .with_source(std::io::Error::other("the cause"));
         status
             .metadata_mut()
             .insert("x-key", http::HeaderValue::from_static("value"));

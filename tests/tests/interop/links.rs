@@ -204,7 +204,7 @@ pub(crate) async fn server_of_threads() -> Link<Ours<Channel>> {
     let server = blocking::Server::builder().add_service(service);
     let shutdown = Shutdown::new();
     let begun = shutdown.clone();
-    thread::spawn(move || server.serve_with_listener(listener, &begun));
+    thread::spawn(move || server.serve_with_listener_and_shutdown(listener, &begun));
     let channel = Channel::connect(path).await;
     Link {
         client: Ours::new(channel.expect("the server listens")),

@@ -47,13 +47,15 @@ pub(super) fn render(service: &Service, options: &Options) -> TokenStream {
                 #runtime::blocking::Channel::connect(address).map(Self::new)
             }
 
-            /// Refuses to send requests of more than `bytes` bytes.
+            /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+            /// Default: 64 MiB.
             #[must_use]
             pub fn max_request_size(self, bytes: usize) -> Self {
                 Self { caller: self.caller.max_request_size(bytes) }
             }
 
-            /// Refuses to take responses of more than `bytes` bytes.
+            /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+            /// `Code::ResourceExhausted`. Default: 64 MiB.
             #[must_use]
             pub fn max_response_size(self, bytes: usize) -> Self {
                 Self { caller: self.caller.max_response_size(bytes) }

@@ -88,6 +88,10 @@ pub mod route_guide_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -106,7 +110,8 @@ pub mod route_guide_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -114,7 +119,8 @@ pub mod route_guide_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -122,8 +128,10 @@ pub mod route_guide_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -134,7 +142,7 @@ pub mod route_guide_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -685,7 +693,8 @@ pub mod route_guide_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -819,7 +828,8 @@ pub mod route_guide_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -827,7 +837,8 @@ pub mod route_guide_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1358,6 +1369,10 @@ pub mod t_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -1376,7 +1391,8 @@ pub mod t_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1384,7 +1400,8 @@ pub mod t_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1392,8 +1409,10 @@ pub mod t_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -1404,7 +1423,7 @@ pub mod t_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -1595,7 +1614,8 @@ pub mod t_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -1684,7 +1704,8 @@ pub mod t_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1692,7 +1713,8 @@ pub mod t_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1951,6 +1973,10 @@ pub mod result_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -1969,7 +1995,8 @@ pub mod result_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1977,7 +2004,8 @@ pub mod result_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1985,8 +2013,10 @@ pub mod result_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -1997,7 +2027,7 @@ pub mod result_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -2635,7 +2665,8 @@ pub mod result_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -2778,7 +2809,8 @@ pub mod result_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2786,7 +2818,8 @@ pub mod result_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -3366,6 +3399,10 @@ pub mod iterator_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -3384,7 +3421,8 @@ pub mod iterator_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -3392,7 +3430,8 @@ pub mod iterator_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -3400,8 +3439,10 @@ pub mod iterator_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -3412,7 +3453,7 @@ pub mod iterator_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -3601,7 +3642,8 @@ pub mod iterator_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -3692,7 +3734,8 @@ pub mod iterator_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -3700,7 +3743,8 @@ pub mod iterator_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -3926,6 +3970,10 @@ pub mod send_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -3944,7 +3992,8 @@ pub mod send_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -3952,7 +4001,8 @@ pub mod send_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -3960,8 +4010,10 @@ pub mod send_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -3972,7 +4024,7 @@ pub mod send_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -4164,7 +4216,8 @@ pub mod send_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -4253,7 +4306,8 @@ pub mod send_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -4261,7 +4315,8 @@ pub mod send_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -4480,6 +4535,10 @@ pub mod empty_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -4498,7 +4557,8 @@ pub mod empty_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -4506,7 +4566,8 @@ pub mod empty_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -4514,8 +4575,10 @@ pub mod empty_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -4526,7 +4589,7 @@ pub mod empty_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -4620,7 +4683,8 @@ pub mod empty_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -4695,7 +4759,8 @@ pub mod empty_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -4703,7 +4768,8 @@ pub mod empty_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {

@@ -51,6 +51,10 @@ pub mod greeter_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -69,7 +73,8 @@ pub mod greeter_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -77,7 +82,8 @@ pub mod greeter_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -85,8 +91,10 @@ pub mod greeter_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -97,7 +105,7 @@ pub mod greeter_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -212,7 +220,8 @@ pub mod greeter_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -304,7 +313,8 @@ pub mod greeter_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -312,7 +322,8 @@ pub mod greeter_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {

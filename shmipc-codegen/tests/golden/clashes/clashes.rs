@@ -171,6 +171,10 @@ pub mod clashes_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -189,7 +193,8 @@ pub mod clashes_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -197,7 +202,8 @@ pub mod clashes_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -205,8 +211,10 @@ pub mod clashes_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -217,7 +225,7 @@ pub mod clashes_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -1349,7 +1357,8 @@ pub mod clashes_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -1569,7 +1578,8 @@ pub mod clashes_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1577,7 +1587,8 @@ pub mod clashes_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -2519,6 +2530,10 @@ pub mod status_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -2537,7 +2552,8 @@ pub mod status_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2545,7 +2561,8 @@ pub mod status_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -2553,8 +2570,10 @@ pub mod status_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -2565,7 +2584,7 @@ pub mod status_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -2733,7 +2752,8 @@ pub mod status_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -2822,7 +2842,8 @@ pub mod status_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2830,7 +2851,8 @@ pub mod status_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {

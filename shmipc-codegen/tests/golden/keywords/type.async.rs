@@ -76,6 +76,10 @@ pub mod self_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -94,7 +98,8 @@ pub mod self_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -102,7 +107,8 @@ pub mod self_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -110,8 +116,10 @@ pub mod self_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -122,7 +130,7 @@ pub mod self_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -576,7 +584,8 @@ pub mod self_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -705,7 +714,8 @@ pub mod self_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -713,7 +723,8 @@ pub mod self_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1130,6 +1141,10 @@ pub mod t_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -1148,7 +1163,8 @@ pub mod t_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1156,7 +1172,8 @@ pub mod t_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1164,8 +1181,10 @@ pub mod t_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -1176,7 +1195,7 @@ pub mod t_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -1342,7 +1361,8 @@ pub mod t_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -1429,7 +1449,8 @@ pub mod t_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1437,7 +1458,8 @@ pub mod t_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1634,6 +1656,10 @@ pub mod future_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -1652,7 +1678,8 @@ pub mod future_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1660,7 +1687,8 @@ pub mod future_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -1668,8 +1696,10 @@ pub mod future_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -1680,7 +1710,7 @@ pub mod future_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -1848,7 +1878,8 @@ pub mod future_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -1937,7 +1968,8 @@ pub mod future_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -1945,7 +1977,8 @@ pub mod future_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -2150,6 +2183,10 @@ pub mod send_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -2168,7 +2205,8 @@ pub mod send_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2176,7 +2214,8 @@ pub mod send_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -2184,8 +2223,10 @@ pub mod send_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -2196,7 +2237,7 @@ pub mod send_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -2362,7 +2403,8 @@ pub mod send_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -2449,7 +2491,8 @@ pub mod send_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2457,7 +2500,8 @@ pub mod send_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -2656,6 +2700,10 @@ pub mod _1_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -2674,7 +2722,8 @@ pub mod _1_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2682,7 +2731,8 @@ pub mod _1_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -2690,8 +2740,10 @@ pub mod _1_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -2702,7 +2754,7 @@ pub mod _1_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -2868,7 +2920,8 @@ pub mod _1_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -2955,7 +3008,8 @@ pub mod _1_blocking {
             ::shmipc_rpc::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -2963,7 +3017,8 @@ pub mod _1_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {

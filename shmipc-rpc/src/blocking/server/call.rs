@@ -199,7 +199,7 @@ impl Call {
         } = self;
         let request = message(arrived, answer.within.deadline).map(|message| {
             metadata::remove_reserved(&mut metadata);
-            Request::from_parts(message, metadata, Extensions::new(), answer.context())
+            Request::with_context(message, metadata, Extensions::new(), answer.context())
         });
         (answer, request)
     }
@@ -280,7 +280,7 @@ impl Answer {
         answer: Result<Response<T>, Status>,
     ) {
         let answer = if self.within.is_late() {
-            Err(late())
+            Err(deadline::late())
         } else {
             answer
         };
@@ -324,7 +324,7 @@ impl Answer {
             Ok(false) => {
                 let sending = frame.send(&mut self.stream);
                 let sent = self.session.block_on(self.within.deadline, sending);
-                sent.ok_or_else(late)?
+                sent.ok_or_else(deadline::late)?
             }
             Err(error) => Err(error),
         };
@@ -343,7 +343,8 @@ impl Answer {
     /// Sends a failure.
     pub(in crate::blocking) fn failed(mut self, status: Status) {
         self.within.record(status.code());
-        fail(&self.session, &mut self.stream, &status);
+        let deadline = self.within.deadline;
+        fail(&self.session, &mut self.stream, &status, deadline);
     }
 }
 
@@ -366,13 +367,13 @@ impl Within {
     }
 }
 
-/// The status of a call whose handler was not done in time.
-pub(in crate::blocking) fn late() -> Status {
-    Status::deadline_exceeded("the deadline passed before the handler was done")
-}
-
-/// Answers a call with a failure.
-pub(super) fn fail(session: &Session, stream: &mut SendHalf, status: &Status) {
+/// Answers a call with a failure, if there is room for it before the deadline. For who has none, the stream is reset.
+pub(super) fn fail(
+    session: &Session,
+    stream: &mut SendHalf,
+    status: &Status,
+    deadline: Option<Instant>,
+) {
     let mut shortened = None;
     for _ in 0..2 {
         let status = shortened.as_ref().unwrap_or(status);
@@ -386,7 +387,7 @@ pub(super) fn fail(session: &Session, stream: &mut SendHalf, status: &Status) {
             // A caller that has gone needs no answer.
             Ok(mut frame) => {
                 if let Ok(false) = frame.try_send(stream) {
-                    drop(session.block_on(None, frame.send(stream)));
+                    drop(session.block_on(deadline, frame.send(stream)));
                 }
                 return;
             }

@@ -67,13 +67,13 @@ impl Hub {
     pub(super) fn new(
         routes: Routes,
         limits: Limits,
-        threads_max: usize,
+        pool: Arc<Pool>,
         drain: Arc<Drain>,
     ) -> Arc<Self> {
         Arc::new(Self {
             routes,
             limits,
-            pool: Pool::new(threads_max),
+            pool,
             watchman: Watchman::default(),
             live: Mutex::default(),
             ended: Condvar::new(),
@@ -190,6 +190,9 @@ impl Hub {
             if !self.drain.is_over() {
                 self.leave(post);
             }
+            // Those that follow are to run elsewhere, at least for a while.
+            self.routes.known(post.seat.method()).is_slow();
+            post.seat.count(self.pool.count(id));
             post.seat = Arc::default();
             post.clone()
         };
@@ -252,24 +255,27 @@ impl Hub {
         turn: &mut Turn,
     ) -> bool {
         let session = &post.session;
-        let calls_max = self.limits.calls_per_session_max;
+        // A stream that was reset makes way for another one at once; its call, only when a thread comes to it.
+        let streams_max = usize::try_from(session.config().streams_max()).unwrap_or(usize::MAX);
+        let calls_max = self.limits.calls_per_session_max.min(streams_max);
         if calls_max <= post.served.running() {
             let status = Status::resource_exhausted(format!(
                 "{calls_max} calls run in this session, which is the limit"
             ));
             let mut stream = stream.into_async().split().0;
-            fail(session, &mut stream, &status);
+            fail(session, &mut stream, &status, None);
             return true;
         }
         let call = match Call::read(self, session, &post.served, stream.into_async(), frame) {
             Ok(call) => call,
             Err((mut stream, status)) => {
-                fail(session, &mut stream, &status);
+                fail(session, &mut stream, &status, None);
                 return true;
             }
         };
         let known = self.routes.known(call.method);
-        if known.is_unary && known.pace.is_proven() && call.is_whole() {
+        let is_quick = known.is_unary && known.pace.is_proven();
+        if is_quick && call.is_whole() && self.pool.admits(post.id) {
             return self.run_here(post, call, turn);
         }
         self.run_elsewhere(post, call)
@@ -286,9 +292,6 @@ impl Hub {
         if let Some(began) = timed {
             known.pace.record(began.elapsed());
         }
-        if !is_mine {
-            known.is_slow();
-        }
         is_mine
     }
 
@@ -296,7 +299,7 @@ impl Hub {
     fn run_elsewhere(self: &Arc<Self>, post: &Post, call: Call) -> bool {
         let (hub, method) = (Arc::clone(self), call.method);
         let permit = post.served.permit(self.routes.known(method).uri.clone());
-        let submitted = self.pool.submit(Box::new(move || {
+        let job = Box::new(move || {
             let known = hub.routes.known(call.method);
             // Its caller may have lost patience while it waited for a thread, or the server its time.
             if hub.drain.is_over() || call.is_abandoned() {
@@ -309,8 +312,8 @@ impl Hub {
                 }
             }
             drop(permit);
-        }));
-        let Err(job) = submitted else {
+        });
+        let Err(job) = self.pool.submit(post.id, job) else {
             return true;
         };
         // There are no threads to be had. Better late than never.

@@ -18,9 +18,9 @@ use shmipc_transport::{
     blocking::{Listener, Stopper},
 };
 
-pub(super) use self::call::{Answer, Arrived, Within, late, no_method};
+pub(super) use self::call::{Answer, Arrived, Within, no_method};
 pub use self::{call::Call, routes::Service};
-use self::{hub::Hub, routes::Routes};
+use self::{hub::Hub, pool::Pool, routes::Routes};
 use super::interceptor::InterceptorLayer;
 use crate::{
     Method, ServeError,
@@ -36,8 +36,9 @@ use crate::{
 /// The calling thread accepts sessions. Each session has a thread that takes its calls. A unary method whose handlers have
 /// lately been quick (less than 50 µs) runs in that thread; all others run in a pool of up to
 /// [`handler_threads`](Self::handler_threads) threads, which are made when they are needed and end when they have been idle
-/// for 10 s. A handler that keeps its session's thread for more than a few milliseconds all the same is left that thread,
-/// and another takes the session's further calls; so one slow handler does not hold up its neighbours.
+/// for 10 s, and of which no session has more than [its share](Self::handler_threads_per_session). A handler that keeps its
+/// session's thread for more than a few milliseconds all the same is left that thread, and another takes the session's further
+/// calls; so one slow handler does not hold up its neighbours.
 ///
 /// With [`Wait::Busy`](shmipc_transport::Wait::Busy), the thread of each session occupies a CPU.
 ///
@@ -65,6 +66,8 @@ pub struct Server {
     exceptions: Exceptions,
     config: Config,
     threads_max: usize,
+    /// `None`: half of these.
+    threads_per_session_max: Option<usize>,
 }
 
 /// Has servers shut down. Clones are the same.
@@ -187,6 +190,7 @@ impl Server {
             exceptions: Exceptions::default(),
             config: Config::default(),
             threads_max: 256,
+            threads_per_session_max: None,
         }
     }
 
@@ -200,6 +204,18 @@ impl Server {
         #[cfg(feature = "reflection")]
         self.names.add(S::NAME);
         self
+    }
+
+    /// Adds a service if there is one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is one of that name already.
+    pub fn add_optional_service<S: Service>(self, service: Option<S>) -> Self {
+        match service {
+            Some(service) => self.add_service(service),
+            None => self,
+        }
     }
 
     /// Adds services that describe this server's services, themselves included, by both versions of the protocol. Services are listed
@@ -235,6 +251,15 @@ impl Server {
     /// bounds how many of these run at once.
     pub fn handler_threads(mut self, threads: usize) -> Self {
         self.threads_max = threads;
+        self
+    }
+
+    /// The most threads for handlers of one session. Default: half of [them](Self::handler_threads); at least 1.
+    ///
+    /// Further calls of the session wait for these, so that a client whose calls do not end holds up nobody but itself. A thread that a
+    /// handler has kept, which was to be quick, counts as one of them, and may be one more.
+    pub fn handler_threads_per_session(mut self, threads: usize) -> Self {
+        self.threads_per_session_max = Some(threads);
         self
     }
 
@@ -278,7 +303,10 @@ impl Server {
 
     /// How sessions work: memory, waiting, who may connect. Default: [`Config::default`].
     ///
-    /// It has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
+    /// Of this, the keepalive has no effect: the deadline of a call limits what its handler waits for, and is set by the caller or by an
+    /// [interceptor](super::interceptor::Call::set_timeout).
+    ///
+    /// The whole has no effect on [`serve_with_listener`](Self::serve_with_listener), where the listener brings its own.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -308,12 +336,21 @@ impl Server {
         shutdown: &Shutdown,
     ) -> Result<(), ServeError> {
         let listener = self.listen(address)?;
-        self.serve_with_listener(listener, shutdown)
+        self.serve_with_listener_and_shutdown(listener, shutdown)
     }
 
     /// Listens at `address`, for sessions as the server wants them.
     pub(super) fn listen(&self, address: impl Into<Address>) -> Result<Listener, BindError> {
         Listener::bind_with(address, self.config.clone())
+    }
+
+    /// Serves the sessions that come to `listener`, without end.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if connections can no longer be accepted.
+    pub fn serve_with_listener(self, listener: Listener) -> Result<(), ServeError> {
+        self.serve_with_listener_and_shutdown(listener, &Shutdown::new())
     }
 
     /// Serves the sessions that come to `listener` until `shutdown` begins, then drains as
@@ -322,7 +359,7 @@ impl Server {
     /// # Errors
     ///
     /// Returns [`ServeError`] if connections can no longer be accepted.
-    pub fn serve_with_listener(
+    pub fn serve_with_listener_and_shutdown(
         self,
         listener: Listener,
         shutdown: &Shutdown,
@@ -333,7 +370,10 @@ impl Server {
         routes.set_interceptors(self.layers);
         routes.set_limits(&LimitTable::new(limits, self.exceptions));
         let drain = Arc::clone(&shutdown.shared.drain);
-        let hub = Hub::new(routes, limits, self.threads_max, drain);
+        let share = self.threads_per_session_max;
+        let share = share.unwrap_or(self.threads_max.div_ceil(2));
+        let pool = Pool::new(self.threads_max, share);
+        let hub = Hub::new(routes, limits, pool, drain);
         let _serving = shutdown.stops(&listener, &hub);
         let failed = loop {
             match listener.accept() {

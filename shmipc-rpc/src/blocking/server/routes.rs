@@ -28,7 +28,7 @@ pub trait Service: Send + Sync + 'static {
         MessageLimits::new()
     }
 
-    /// Answers a call, by passing it to one of the functions in [`serve`](crate::blocking::serve), in this thread.
+    /// Answers a call, by passing it to one of the functions in [`serve`], in this thread.
     fn call(&self, call: Call);
 }
 

@@ -8,14 +8,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, Thread},
     time::Duration,
 };
 
-use super::routes::MethodId;
+use super::{pool::Other, routes::MethodId};
 use crate::server::CallPermit;
 
 /// The time between two looks.
@@ -33,6 +33,8 @@ pub(super) struct Seat {
     method: AtomicUsize,
     /// Once the seat was taken away: counts the call that its thread is left with, for as long as that has the seat.
     held: Mutex<Option<CallPermit>>,
+    /// And the thread.
+    other: OnceLock<Other>,
 }
 
 /// The seat was given to somebody else.
@@ -56,6 +58,12 @@ impl Seat {
     pub(super) fn leave(&self, permit: CallPermit) {
         let held = self.held.lock();
         *held.unwrap_or_else(PoisonError::into_inner) = Some(permit);
+    }
+
+    /// Counts the thread that lost the seat.
+    pub(super) fn count(&self, other: Other) {
+        // It is lost once.
+        let _ = self.other.set(other);
     }
 
     /// The handler has ended. Returns `false` if the seat was given to somebody else.

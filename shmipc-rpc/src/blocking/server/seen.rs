@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::call::{Answer, Arrived, Call, late};
+use super::call::{Answer, Arrived, Call};
 use crate::{
     Code, Request, Response, Status,
     blocking::{interceptor::see, serve::Sending},
@@ -93,12 +93,12 @@ fn show<T, R>(
         }
         let message = take(arrived, deadline)?;
         metadata::remove_reserved(&mut metadata);
-        let request = Request::from_parts(message, metadata, extensions, context);
+        let request = Request::with_context(message, metadata, extensions, context);
         let handled = guarded(|| handler(request)).and_then(|handled| handled)?;
         if is_late() {
             // What a destructor of the application panics about does not matter any more.
             drop(guarded(|| drop(handled)));
-            return Err(late());
+            return Err(deadline::late());
         }
         Ok(respond(handled, deadline))
     };
@@ -118,7 +118,7 @@ impl Answer {
     /// Sends what interceptors have made of a call, of which all is there.
     fn seen(mut self, answered: Answered) {
         let response = match answered.map(interceptor::Answer::into_parts) {
-            _ if self.within.is_late() => return self.failed(late()),
+            _ if self.within.is_late() => return self.failed(deadline::late()),
             Ok((response, Whereabouts::Here)) => response,
             Ok((_, Whereabouts::Apart | Whereabouts::Ahead(_))) => {
                 let problem = "an interceptor returned the answer of another call";

@@ -194,7 +194,7 @@ impl Asking {
             // What ends with the connection says nothing of the next.
             if member.generation() == Some(generation) {
                 let message = format!("the health of {} cannot be watched", place(member));
-                let status = Status::unavailable(message).with_source(Arc::new(failed) as Arc<_>);
+                let status = Status::unavailable(message).with_source(failed);
                 self.0.note_trouble(generation, status);
             }
             let until = deadline::after(backoff.next_delay());

@@ -216,9 +216,7 @@ impl Balanced {
             }
             (count, _) => format!("none of {count} servers can be reached and is healthy"),
         };
-        Status::unavailable(message)
-            .with_source(Arc::new(last) as Arc<_>)
-            .unsent()
+        Status::unavailable(message).with_source(last).unsent()
     }
 
     /// The sessions that are open now.

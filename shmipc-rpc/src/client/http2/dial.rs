@@ -15,11 +15,11 @@ use tokio_rustls::{
 
 use super::{Identity, SentBody};
 use crate::{
-    Endpoint, Keepalive,
+    Config, Endpoint, Keepalive,
     client::reconnect::Dial,
     endpoint::{Http2Address, Place},
     error::BoxError,
-    http2::Settings,
+    http2::{Settings, tasks::Tasks},
     socket::Socket,
     tls::{ClientTls, TlsError},
 };
@@ -34,6 +34,8 @@ pub(crate) struct DialSettings {
     pub(crate) connector: Option<Connector>,
     /// How long making a connection may take.
     pub(crate) connect_timeout: Duration,
+    /// Which servers at Unix sockets are talked to.
+    pub(crate) admission: Config,
     /// How often a server that is silent is pinged while calls run, and how long it may take to answer.
     pub(crate) keepalive: Option<Keepalive>,
 }
@@ -46,6 +48,7 @@ impl Default for DialSettings {
             identity: Identity::default(),
             connector: None,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            admission: Config::default(),
             keepalive: None,
         }
     }
@@ -137,6 +140,13 @@ pub(super) struct Dialer {
     tls: Option<Result<TlsParts, Arc<TlsError>>>,
 }
 
+/// A connection.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) sender: SendRequest<SentBody>,
+    pub(super) tasks: Tasks,
+}
+
 impl Dialer {
     pub(super) fn new(address: Http2Address, settings: DialSettings) -> Self {
         let tls = match &address.place {
@@ -152,7 +162,7 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<SentBody>, Http2ConnectError> {
+    async fn connect(&self) -> Result<Link, Http2ConnectError> {
         let unreachable = |source: BoxError| Http2ConnectError::Socket {
             endpoint: self.address.to_string(),
             source,
@@ -171,8 +181,8 @@ impl Dialer {
                 Box::new(stream)
             }
             (None, Place::Unix(address)) => {
-                let timeout = self.settings.connect_timeout;
-                let stream = shmipc_transport::plain::connect(address, timeout).await;
+                let (config, timeout) = (&self.settings.admission, self.settings.connect_timeout);
+                let stream = shmipc_transport::plain::connect(address, config, timeout).await;
                 Box::new(stream.map_err(|error| unreachable(error.into()))?)
             }
         };
@@ -218,8 +228,9 @@ impl Dialer {
         Ok(Box::new(stream))
     }
 
-    async fn shake(&self, stream: Socket) -> Result<SendRequest<SentBody>, Http2ConnectError> {
-        let mut builder = self.settings.http2.for_client();
+    async fn shake(&self, stream: Socket) -> Result<Link, Http2ConnectError> {
+        let tasks = Tasks::default();
+        let mut builder = self.settings.http2.for_client(tasks.clone());
         builder.timer(TokioTimer::new());
         if let Some(keepalive) = self.settings.keepalive {
             builder
@@ -243,7 +254,7 @@ impl Dialer {
                 }
             }
         });
-        Ok(sender)
+        Ok(Link { sender, tasks })
     }
 
     fn not_http2(&self, source: BoxError) -> Http2ConnectError {
@@ -255,7 +266,7 @@ impl Dialer {
 }
 
 impl Dial for Dialer {
-    type Link = SendRequest<SentBody>;
+    type Link = Link;
     type Error = Http2ConnectError;
 
     async fn dial(&self) -> Result<Self::Link, Http2ConnectError> {
@@ -270,6 +281,6 @@ impl Dial for Dialer {
     }
 
     fn is_usable(link: &Self::Link) -> bool {
-        !link.is_closed()
+        !link.sender.is_closed()
     }
 }

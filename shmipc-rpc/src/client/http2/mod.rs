@@ -1,27 +1,34 @@
 //! gRPC over HTTP/2, as a client: a service from `http::Request<Body>` to `http::Response<Body>`.
 
-mod body;
 mod dial;
+mod failure;
 mod identity;
+mod received;
 mod request;
+mod sent;
 
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error, iter, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Uri, Version, header};
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::body::Incoming;
 use tokio::sync::futures::Notified;
 use tracing::{Span, field};
 
 pub use self::dial::Http2ConnectError;
-use self::{body::CallAlive, dial::Dialer};
 pub(crate) use self::{
-    body::{ReceivedBody, SentBody, body_of},
     dial::{Connector, DialSettings},
     identity::{Identity, InvalidOrigin},
+    received::{ReceivedBody, body_of},
     request::{request_of_many, request_of_one},
+    sent::SentBody,
+};
+use self::{
+    dial::{Dialer, Link},
+    failure::Refusal,
+    sent::CallAlive,
 };
 use super::{
     channel::SizeLimits,
@@ -32,9 +39,9 @@ use super::{
 use crate::{
     Body, Code, Endpoint, Status,
     codec::ClientCompression,
-    context::CallContext,
     deadline::{self, Elapsed},
     endpoint::Http2Address,
+    error::SharedError,
     grpc_headers, metadata,
 };
 
@@ -95,10 +102,9 @@ impl Http2Channel {
 
     /// Waits for a connection, as long as the call may.
     pub(super) async fn ready(&self, terms: Terms) -> Result<(), Status> {
-        let sender = self.sender(terms.wait_for_ready);
-        let sender = deadline::within(terms.deadline, sender).await;
-        sender
-            .unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
+        let link = self.link(terms.wait_for_ready);
+        let link = deadline::within(terms.deadline, link).await;
+        link.unwrap_or_else(|Elapsed| Err(deadline::exceeded()))
             .map(drop)
     }
 
@@ -116,7 +122,7 @@ impl Http2Channel {
     ) -> Result<http::Response<Body>, Status> {
         let context = Body::take_context(&mut request);
         let terms = Terms {
-            deadline: deadline_of(&context, request.headers()),
+            deadline: deadline::of_call(context.deadline(), request.headers()),
             wait_for_ready: context.wait_for_ready.unwrap_or(self.wait_for_ready),
             limits: SizeLimits {
                 request_len_max: context.request_len_max,
@@ -176,35 +182,52 @@ impl Http2Channel {
         terms: Terms,
     ) -> Result<(http::Response<Incoming>, CallAlive), Status> {
         let (parts, body) = request.into_parts();
-        let (body, alive) = SentBody::new(body, terms.limits.request_len_max);
-        let mut request = http::Request::new(body);
-        *request.method_mut() = http::Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = self.uri(&parts.uri)?;
+        let (mut body, mut sent) = SentBody::new(body, terms.limits.request_len_max);
+        let uri = self.uri(&parts.uri)?;
         let identity = &self.connection.dialer().settings.identity;
-        *request.headers_mut() = request_headers(parts.headers, identity);
-        let mut attempts = 0;
+        let headers = request_headers(parts.headers, identity);
+        let (mut attempts, mut was_refused) = (0, false);
         loop {
-            let mut sender = self.sender(terms.wait_for_ready).await?;
+            let Link { mut sender, tasks } = self.link(terms.wait_for_ready).await?;
+            body.goes_by(tasks);
+            let mut request = http::Request::new(body);
+            *request.method_mut() = http::Method::POST;
+            *request.version_mut() = Version::HTTP_2;
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = headers.clone();
             if let Some(deadline) = terms.deadline {
                 let left = deadline.saturating_duration_since(std::time::Instant::now());
                 let headers = request.headers_mut();
                 headers.insert(grpc_headers::TIMEOUT, deadline::format_grpc_timeout(left));
             }
             attempts += 1;
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, alive)),
-                // Such a request was never sent: the server was about to go, and there may be another one now.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if attempts < ATTEMPTS_MAX => request = unsent,
-                    Some(_) => return Err(alive.status_of(error.into_error()).unsent()),
-                    None => return Err(alive.status_of(error.into_error())),
+            let mut error = match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, sent.alive)),
+                Err(error) => error,
+            };
+            let unsent = error.take_message();
+            let error = error.into_error();
+            let refusal = Refusal::of(&error);
+            let status = sent.alive.status_of(error);
+            match (unsent, refusal) {
+                // It was never sent: the server was about to go, and there may be another one now.
+                (Some(unsent), _) if attempts < ATTEMPTS_MAX => body = unsent.into_body(),
+                (Some(_), _) => return Err(status.unsent()),
+                // Once more, as gRPC has it: a server that has too much to do is not to have even more.
+                (None, Some(refusal)) => match sent.again(refusal).await {
+                    Some(again) if !was_refused => {
+                        was_refused = true;
+                        (body, sent) = again;
+                    }
+                    Some(_) => return Err(status.unsent()),
+                    None => return Err(status),
                 },
+                (None, None) => return Err(status),
             }
         }
     }
 
-    async fn sender(&self, wait_for_ready: bool) -> Result<SendRequest<SentBody>, Status> {
+    async fn link(&self, wait_for_ready: bool) -> Result<Link, Status> {
         let linked = self.connection.link(wait_for_ready).await;
         linked.map_err(|error| self.unreachable(error))
     }
@@ -213,7 +236,7 @@ impl Http2Channel {
     pub(super) fn unreachable(&self, error: Arc<Http2ConnectError>) -> Status {
         let address = &self.connection.dialer().address;
         Status::unavailable(format!("the server at {address} cannot be reached"))
-            .with_source(error as Arc<_>)
+            .with_source(error as SharedError)
             .unsent()
     }
 
@@ -230,15 +253,6 @@ impl Http2Channel {
         Uri::from_parts(parts)
             .map_err(|_| Status::internal(format!("{:?} cannot be called", uri.path())))
     }
-}
-
-/// Returns the earliest of all deadlines there are for a call that is made now.
-fn deadline_of(context: &CallContext, headers: &HeaderMap) -> Option<std::time::Instant> {
-    let timeout = headers
-        .get(grpc_headers::TIMEOUT)
-        .and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()));
-    let own = deadline::earlier(context.deadline(), timeout.and_then(deadline::after));
-    deadline::earlier(own, deadline::inherited())
 }
 
 /// Adds to metadata what a request of gRPC begins with.
@@ -292,52 +306,6 @@ fn accept(
 fn is_late(code: Code, deadline: Option<std::time::Instant>) -> bool {
     code == Code::Cancelled
         && deadline.is_some_and(|deadline| deadline <= std::time::Instant::now())
-}
-
-/// Finds out what a call comes to that HTTP/2 could not carry.
-fn status_of(error: hyper::Error) -> Status {
-    let chain = || {
-        iter::successors(Some(&error as &(dyn Error + 'static)), |&error| {
-            error.source()
-        })
-    };
-    // The body of the request has failed; its own error says why.
-    if let Some(status) = chain().find_map(|error| error.downcast_ref::<Status>()) {
-        return status.clone();
-    }
-    let reset = chain()
-        .find_map(|error| error.downcast_ref::<h2::Error>())
-        .filter(|error| error.is_reset());
-    let reason = reset.and_then(h2::Error::reason);
-    let (code, message) = match reason {
-        // Not the server's word, but ours on what it has sent.
-        Some(reason) if reset.is_some_and(h2::Error::is_library) => (
-            Code::Internal,
-            format!(
-                "the response has more headers than `max_header_list_size` allows, or is malformed: {reason}"
-            ),
-        ),
-        Some(reason) => (
-            code_of(reason),
-            format!("the server reset the call: {reason}"),
-        ),
-        None => (
-            Code::Unavailable,
-            "the connection ended before the call did".to_owned(),
-        ),
-    };
-    Status::new(code, message).with_source(Arc::new(error) as Arc<_>)
-}
-
-/// As the protocol of gRPC over HTTP/2 has it.
-fn code_of(reason: h2::Reason) -> Code {
-    match reason {
-        h2::Reason::REFUSED_STREAM => Code::Unavailable,
-        h2::Reason::CANCEL => Code::Cancelled,
-        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
-        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
-        _ => Code::Internal,
-    }
 }
 
 /// Notes in the span of a call how it ended.

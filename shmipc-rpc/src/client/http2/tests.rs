@@ -2,6 +2,11 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -64,6 +69,9 @@ impl Service<http::Request<Body>> for Lab {
                     _ => {
                         let seen = request.metadata().get("x-tenant").cloned();
                         let timed = request.remaining().is_some();
+                        if request.metadata().contains_key(header::CONTENT_LENGTH) {
+                            return Err(Status::internal("that is HTTP's"));
+                        }
                         let mut response = Response::new(request.into_inner());
                         if let Some(seen) = seen {
                             response.metadata_mut().insert("x-seen", seen);
@@ -124,6 +132,11 @@ async fn check(endpoint: impl Into<Endpoint>) {
         request
             .metadata_mut()
             .insert("x-tenant", HeaderValue::from_static("blue"));
+        // As if it came from a request that is relayed: it is HTTP's, and this one has another length.
+        let length = HeaderValue::from_static("7");
+        request
+            .metadata_mut()
+            .insert(header::CONTENT_LENGTH, length);
         request.set_timeout(LONG);
         match call(channel, &ECHO, request).await {
             Ok(response) => {
@@ -343,4 +356,164 @@ async fn sockets_may_be_made_by_others() {
         error.to_string().contains("did not answer within"),
         "{error}"
     );
+}
+
+/// A request as it came, and how to answer it.
+type Came = (Vec<u8>, h2::server::SendResponse<bytes::Bytes>);
+
+/// A server that does with each request what it is told, connection after connection. Returns its endpoint.
+async fn serve_by<F>(mut answer: impl FnMut(usize, Came) -> F + Send + 'static) -> String
+where
+    F: Future<Output = ()> + Send,
+{
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        let mut count = 0;
+        while let Ok((socket, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(socket).await.expect("it is HTTP/2");
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                let mut body = request.into_body();
+                let mut message = Vec::new();
+                let whole = async {
+                    while let Some(data) = body.data().await {
+                        let data = data.expect("it comes whole");
+                        let _ = body.flow_control().release_capacity(data.len());
+                        message.extend_from_slice(&data);
+                    }
+                };
+                // The frames of the body come while the connection is looked at.
+                tokio::select! {
+                    biased;
+                    () = whole => {}
+                    _ = std::future::poll_fn(|cx| connection.poll_closed(cx)) => {}
+                }
+                count += 1;
+                answer(count, (message, respond)).await;
+            }
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Sends a message back as it came.
+fn echo((message, mut respond): Came) {
+    let response = http::Response::builder()
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .body(())
+        .expect("it is one");
+    let mut body = respond.send_response(response, false).expect("it waits");
+    body.send_data(message.into(), false).expect("it waits");
+    let trailers = HeaderMap::from_iter([(grpc_headers::STATUS, HeaderValue::from_static("0"))]);
+    body.send_trailers(trailers).expect("it waits");
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_is_sent_once_more() {
+    let endpoint = serve_by(|count, (message, mut respond)| async move {
+        match count {
+            2 => echo((message, respond)),
+            _ => respond.send_reset(h2::Reason::REFUSED_STREAM),
+        }
+    })
+    .await;
+    let channel = Channel::builder(endpoint.as_str()).connect_lazy();
+    // The method is not idempotent; but the server has not looked at it.
+    let answer = call(&channel, &ECHO, Request::new(vec![7; 10_000])).await;
+    assert_eq!(
+        answer.expect("it is tried again").into_inner(),
+        vec![7; 10_000]
+    );
+    let status = call(&channel, &ECHO, Request::new(vec![7])).await;
+    let status = status.expect_err("it is refused twice");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.is_unsent(), "rules may have it tried again");
+}
+
+#[tokio::test]
+async fn what_is_too_long_to_be_kept_is_not_sent_again() {
+    let endpoint = serve_by(|_, (_, mut respond)| async move {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    })
+    .await;
+    let channel = Channel::builder(endpoint.as_str()).connect_lazy();
+    let request = Request::new(vec![7; sent::KEPT_MAX]);
+    let status = call(&channel, &ECHO, request).await;
+    assert_eq!(status.expect_err("it is refused").code(), Code::Unavailable);
+}
+
+/// Listens for one connection, waits on it for the end of a request, or for its beginning only, and says that it goes and has looked at
+/// nothing. Further connections are served by [`echo`]. Tells how many requests those had.
+async fn serve_and_go(wait_for_end: bool) -> (String, Arc<AtomicUsize>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const HEADERS: u8 = 1;
+    const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const NO_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const PREFACE_LEN: usize = 24;
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let served = Arc::default();
+    let counts: Arc<AtomicUsize> = Arc::clone(&served);
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("somebody connects");
+        let mut preface = [0; PREFACE_LEN];
+        socket.read_exact(&mut preface).await.expect("it comes");
+        socket.write_all(&NO_SETTINGS).await.expect("it is read");
+        loop {
+            let mut head = [0; 9];
+            socket.read_exact(&mut head).await.expect("it comes");
+            let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; len as usize];
+            socket.read_exact(&mut payload).await.expect("it comes");
+            let ends = head[4] & 1 != 0 && head[3] <= HEADERS;
+            if ends || !wait_for_end && head[3] == HEADERS {
+                break;
+            }
+        }
+        socket.write_all(&GO_AWAY).await.expect("it is read");
+        while let Ok((socket, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(socket).await.expect("it is HTTP/2");
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                counts.fetch_add(1, Ordering::Relaxed);
+                let mut body = request.into_body();
+                let message = tokio::select! {
+                    biased;
+                    message = body.data() => message.expect("there is one").expect("it comes"),
+                    _ = std::future::poll_fn(|cx| connection.poll_closed(cx)) => break,
+                };
+                echo((message.to_vec(), respond));
+            }
+        }
+    });
+    (format!("http://{address}"), served)
+}
+
+#[tokio::test]
+async fn a_call_that_crosses_the_servers_goodbye_is_made_over_the_next_connection() {
+    let (endpoint, served) = serve_and_go(true).await;
+    let channel = Channel::builder(endpoint.as_str()).connect_lazy();
+    let answer = call(&channel, &ECHO, Request::new(vec![7; 100])).await;
+    assert_eq!(answer.expect("it is made again").into_inner(), [7; 100]);
+    assert_eq!(served.load(Ordering::Relaxed), 1);
+}
+
+/// It may have been begun in that very moment, and then the server may look at it all the same.
+#[tokio::test]
+async fn a_stream_that_crosses_the_servers_goodbye_before_its_first_message_is_not_begun_again() {
+    const TALK: Method = Method::bidi_streaming("tests.Lab", "Talk", "/tests.Lab/Talk");
+    let (endpoint, served) = serve_and_go(false).await;
+    let caller = Caller::new(Channel::builder(endpoint.as_str()).connect_lazy());
+    let (_silent, requests) = crate::Sender::<Vec<u8>>::for_requests();
+    let begun = caller.bidi_streaming::<_, _, Vec<u8>>(&TALK, Request::new(requests));
+    let begun = tokio::time::timeout(LONG, begun).await;
+    let status = begun
+        .expect("it does not hang")
+        .expect_err("the server goes");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(!status.is_unsent());
+    assert_eq!(served.load(Ordering::Relaxed), 0);
 }

@@ -68,7 +68,7 @@ impl RetryPolicy {
         self
     }
 
-    /// The pause before the first retry, and the longest before any. Default: 10 ms and 1 s.
+    /// The pause before the first retry, and the longest before any. Default: 10 ms and 1 s; neither may be zero.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.backoff_initial = initial;
@@ -76,14 +76,14 @@ impl RetryPolicy {
         self
     }
 
-    /// How much longer each pause is than the one before. Default: 2.
+    /// How much longer each pause is than the one before. Default: 2; any finite number greater than zero.
     #[must_use]
     pub fn multiplier(mut self, multiplier: f64) -> Self {
         self.multiplier = multiplier;
         self
     }
 
-    /// How long one attempt may take until the server begins to answer. Default: as long as the call.
+    /// How long one attempt may take until the server begins to answer. Default: as long as the call; it may not be zero.
     ///
     /// An attempt that takes longer is given up, and has failed as if with one of the codes. If it was the last one, the call fails
     /// with [`Code::DeadlineExceeded`].

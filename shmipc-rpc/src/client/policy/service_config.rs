@@ -88,8 +88,9 @@ pub struct MethodConfig {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidServiceConfig {
-    /// Two entries are for the same methods.
-    #[error("there are two entries for {0:?}")]
+    /// Two entries are for the same methods: the one at this path, those of the service of this name or, if it is empty, all that have no
+    /// other entry.
+    #[error("there are two entries for {}", methods_of(.0))]
     Duplicate(String),
     /// The JSON form is wrong, in this way.
     #[error("the service config is wrong: {0}")]
@@ -102,27 +103,38 @@ pub enum InvalidServiceConfig {
     RetryThrottling,
 }
 
+/// Says which methods an entry is for.
+fn methods_of(key: &str) -> String {
+    match key {
+        "" => "all methods that have no other".to_owned(),
+        key => format!("{key:?}"),
+    }
+}
+
 impl MethodConfig {
     /// Begins with nothing set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long a call may take, all of its attempts together. A [request](crate::Request::set_timeout), or the deadline of the
-    /// handler that makes the call, may allow less.
+    /// How long a call may take, all of its attempts together. Default: without end.
+    ///
+    /// A [request](crate::Request::set_timeout), or the deadline of the handler that makes the call, may allow less.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Chooses whether a call waits for a server that cannot be reached. A
-    /// [request](crate::Request::set_wait_for_ready) may choose for itself.
+    /// Chooses whether a call waits for a server that cannot be reached. Default: what the channel was built with.
+    ///
+    /// A [request](crate::Request::set_wait_for_ready) may choose for itself.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = Some(wait);
         self
     }
 
-    /// The most bytes that the message of a request may have. The limit of the generated client may be lower.
+    /// The most bytes that the message of a request may have. Default: what the generated client allows, which is 64 MiB by default. Its
+    /// limit holds where it is lower.
     ///
     /// A larger one fails with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) and is not sent.
     pub fn max_request_size(mut self, bytes: usize) -> Self {
@@ -130,7 +142,8 @@ impl MethodConfig {
         self
     }
 
-    /// The most bytes that the message of a response may have. The limit of the generated client may be lower.
+    /// The most bytes that the message of a response may have. Default: what the generated client allows, which is 64 MiB by default. Its
+    /// limit holds where it is lower.
     ///
     /// A larger one fails with [`Code::ResourceExhausted`](crate::Code::ResourceExhausted) and is not looked at.
     pub fn max_response_size(mut self, bytes: usize) -> Self {
@@ -361,7 +374,10 @@ mod tests {
         let twice = ServiceConfig::builder()
             .default_method(secs(1))
             .default_method(secs(2));
-        assert_eq!(twice.build().err(), Some(duplicate("")));
+        let error = twice.build().expect_err("there is one default");
+        assert_eq!(error, duplicate(""));
+        let text = "there are two entries for all methods that have no other";
+        assert_eq!(error.to_string(), text);
 
         let retry = |policy| MethodConfig::new().retry(policy);
         let bad = retry(RetryPolicy::new([Code::Ok]));

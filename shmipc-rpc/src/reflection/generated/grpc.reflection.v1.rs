@@ -171,6 +171,10 @@ pub mod server_reflection_client {
         ///
         /// Returns why no connection could be made.
         ///
+        /// # Panics
+        ///
+        /// Outside of a tokio runtime with I/O and time enabled.
+        ///
         /// # Cancel safety
         ///
         /// Cancel safe: a connection that is only half made is given up.
@@ -189,7 +193,8 @@ pub mod server_reflection_client {
             }
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -197,7 +202,8 @@ pub mod server_reflection_client {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {
@@ -205,8 +211,10 @@ pub mod server_reflection_client {
             }
         }
 
-        /// Compresses requests by `encoding` where they travel over HTTP/2. The server must take that. Through shared memory
-        /// nothing is compressed.
+        /// Compresses requests by `encoding` where they travel over HTTP/2. Default: they are not compressed.
+        ///
+        /// The server must take that, or the call fails with `Code::Unimplemented`. Through shared memory nothing is
+        /// compressed.
         #[must_use]
         pub fn send_compressed(
             self,
@@ -217,7 +225,7 @@ pub mod server_reflection_client {
             }
         }
 
-        /// Takes responses that are compressed by `encoding`, among others, and tells the server so.
+        /// Takes responses that are compressed by `encoding`, among others, and tells the server so. Default: none.
         #[must_use]
         pub fn accept_compressed(
             self,
@@ -337,7 +345,8 @@ pub mod server_reflection_server {
             self
         }
 
-        /// Compresses responses by `encoding` for callers that take it. Through shared memory nothing is compressed.
+        /// Compresses responses by `encoding` for callers that take it. Default: they are not compressed. Through shared memory
+        /// nothing is.
         #[must_use]
         pub fn send_compressed(
             mut self,
@@ -430,7 +439,8 @@ pub mod server_reflection_blocking {
             crate::blocking::Channel::connect(address).map(Self::new)
         }
 
-        /// Refuses to send requests of more than `bytes` bytes.
+        /// Refuses to send requests with a message of more than `bytes` bytes: the call fails with `Code::ResourceExhausted`.
+        /// Default: 64 MiB.
         #[must_use]
         pub fn max_request_size(self, bytes: usize) -> Self {
             Self {
@@ -438,7 +448,8 @@ pub mod server_reflection_blocking {
             }
         }
 
-        /// Refuses to take responses of more than `bytes` bytes.
+        /// Refuses to take responses with a message of more than `bytes` bytes: the call fails with
+        /// `Code::ResourceExhausted`. Default: 64 MiB.
         #[must_use]
         pub fn max_response_size(self, bytes: usize) -> Self {
             Self {

@@ -9,25 +9,35 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::{task::AbortHandle, time::Sleep};
 use tracing::Span;
 
 use crate::{
     Body, Code, Status,
     cancel::CallGuard,
-    deadline,
-    server::{call::record_code, drain::shut_down, panic::guarded, running::CallPermit},
+    deadline::{self, Lookout},
+    http2::tasks::CallTask,
+    server::{
+        call::record_code,
+        drain::{NEWS_TIMEOUT, shut_down},
+        panic::guarded,
+        running::CallPermit,
+    },
 };
 
 /// The body of a response. It always ends with a status, whatever happens, and never fails.
 pub(crate) struct AnswerBody {
     /// `None` once the status has been told, and if there never was more than headers.
     running: Option<(Body, Answering)>,
+    /// Ends the call once its time is up, from when a piece was handed out: nobody asks for another while the client's window is full.
+    timer: Option<AbortHandle>,
     sleep: Option<Pin<Box<Sleep>>>,
+    lookout: Lookout,
 }
 
 /// A call that is being answered.
 pub(super) struct Answering {
+    pub(super) task: CallTask,
     pub(super) deadline: Option<Instant>,
     /// How long a message may be.
     pub(super) message_len_max: usize,
@@ -41,14 +51,33 @@ impl AnswerBody {
     pub(super) fn empty() -> Self {
         Self {
             running: None,
+            timer: None,
             sleep: None,
+            lookout: Lookout::default(),
         }
     }
 
     pub(super) fn new(body: Body, call: Answering) -> Self {
         Self {
             running: Some((body.limited(call.message_len_max), call)),
+            timer: None,
             sleep: None,
+            lookout: Lookout::default(),
+        }
+    }
+
+    /// Sees to it that the call ends even if nobody asks for more: a little after its deadline, since whoever asks is told so.
+    fn set_timer(&mut self) {
+        if self.timer.is_none()
+            && let Some((_, call)) = &self.running
+            && let Some(deadline) = call.deadline
+        {
+            let task = call.task.clone();
+            let timer = tokio::spawn(async move {
+                tokio::time::sleep_until((deadline + NEWS_TIMEOUT).into()).await;
+                task.end();
+            });
+            self.timer = Some(timer.abort_handle());
         }
     }
 
@@ -63,6 +92,9 @@ impl AnswerBody {
         // A body that always has more would never be pending.
         if call.permit.is_cut_off() {
             return Poll::Ready(Err(Err(shut_down())));
+        }
+        if self.lookout.is_late(call.deadline) {
+            return Poll::Ready(Err(Err(deadline::late())));
         }
         let max = call.message_len_max;
         let polled = {
@@ -93,8 +125,7 @@ impl AnswerBody {
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
         ready!(sleep.as_mut().poll(cx));
-        let message = "the deadline passed before the handler was done";
-        Poll::Ready(Err(Err(Status::deadline_exceeded(message))))
+        Poll::Ready(Err(Err(deadline::late())))
     }
 }
 
@@ -110,7 +141,10 @@ impl http_body::Body for AnswerBody {
             return Poll::Ready(None);
         }
         let ended = match ready!(self.poll_body(cx)) {
-            Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            Ok(data) => {
+                self.set_timer();
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             Err(ended) => ended,
         };
         let mut running = self.running.take();
@@ -139,6 +173,14 @@ impl http_body::Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         // Trailers follow, so that there is nothing to be said of the length.
         SizeHint::default()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if let Some(timer) = &self.timer {
+            timer.abort();
+        }
     }
 }
 

@@ -18,7 +18,9 @@ use crate::{
     cancel::CallGuard,
     context::CallContext,
     deadline::{self, Elapsed},
+    error::BoxError,
     grpc_headers,
+    http2::tasks::CallTask,
     server::{Limits, call::record_code, drain::shut_down, panic::guarded, running::CallPermit},
 };
 
@@ -28,6 +30,7 @@ pub(super) async fn serve_call(
     limits: Limits,
     mut permit: CallPermit,
     client: Extensions,
+    task: CallTask,
     request: http::Request<Incoming>,
 ) -> http::Response<AnswerBody> {
     if let Some(refusal) = refuse(&request) {
@@ -55,13 +58,12 @@ pub(super) async fn serve_call(
     });
     let response = match deadline::within(deadline, responding).await {
         Ok(response) => response,
-        Err(Elapsed) => {
-            Status::deadline_exceeded("the deadline passed before the handler was done").into_http()
-        }
+        Err(Elapsed) => deadline::late().into_http(),
     };
     // What a destructor of the application panics about does not matter any more.
     let _ = guarded(|| drop(progress));
     let call = Answering {
+        task,
         deadline,
         message_len_max: limits.response_len_max,
         span,
@@ -159,10 +161,15 @@ fn prepare(
     parts.extensions.extend(client);
     parts.extensions.insert(context.clone());
     // However it is read: as messages, or as frames by layers and by services that somebody else generated.
-    let measured = Measured::new(incoming, limits.request_len_max);
+    let measured = Measured::failing(incoming, gone, limits.request_len_max);
     let body = Body::new(measured).with_context(context);
     let request = http::Request::from_parts(parts, body);
     Ok((request, deadline, guard))
+}
+
+/// The status of requests that break off.
+fn gone(error: BoxError) -> Status {
+    Status::cancelled("the caller gave the call up, or is gone").with_source(error)
 }
 
 /// Makes the response of a failure: nothing but headers.

@@ -11,7 +11,7 @@ use tonic::transport::server::Connected as _; // What tonic's handlers ask for.
 
 use super::preface::Prefaced;
 use crate::{
-    Endpoint,
+    Config, Endpoint,
     endpoint::{Http2Address, Place},
     http2::Settings,
     server::drain::Origin,
@@ -156,11 +156,29 @@ impl Http2Listener {
         &self.endpoint
     }
 
-    pub(super) async fn accept(&self, settings: &Settings) -> io::Result<Accepted> {
+    /// Accepts a connection.
+    ///
+    /// # Errors
+    ///
+    /// Returns what the operating system said, and [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) if the client is not
+    /// admitted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a connection that was not returned is left for the next call.
+    pub(super) async fn accept(
+        &self,
+        settings: &Settings,
+        config: &Config,
+    ) -> io::Result<Accepted> {
         let mut client = Extensions::new();
         let socket = match &self.socket {
             Listening::Unix(listener) => {
                 let (stream, peer) = listener.accept().await?;
+                if !config.admits(&peer) {
+                    tracing::debug!(target: "shmipc_rpc::server", %peer, "a client is not admitted");
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
                 client.insert(peer);
                 #[cfg(feature = "tonic")]
                 client.insert(stream.connect_info());

@@ -17,10 +17,11 @@ use std::{
 use http::Extensions;
 use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
 use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::{Id, JoinSet},
     time::timeout,
 };
@@ -35,7 +36,15 @@ use super::{
     router::call_when_ready,
     running::Calls,
 };
-use crate::{Body, Config, Keepalive, error::BoxError, http2::Settings, socket::Socket};
+use crate::{
+    Body, Config,
+    error::BoxError,
+    http2::{
+        Settings,
+        tasks::{CallTask, Tasks},
+    },
+    socket::Socket,
+};
 
 /// How many calls of one connection may run at once, unless the server says so.
 const CALLS_MAX_DEFAULT: u32 = 1 << 10;
@@ -50,12 +59,12 @@ type Responding = Pin<Box<dyn Future<Output = http::Response<Body>> + Send>>;
 type Leaving = Pin<Box<dyn Future<Output = Option<Duration>> + Send>>;
 
 /// What holds for all connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     settings: Settings,
-    keepalive: Option<Keepalive>,
-    /// How long a client may take to begin with HTTP/2.
-    handshake_timeout: Duration,
+    /// What holds for sessions as well: who is admitted, how many may be about to begin with HTTP/2 and how long that may take, and
+    /// how peers are found out that do not answer.
+    config: Config,
 }
 
 impl Terms {
@@ -63,8 +72,7 @@ impl Terms {
     pub(crate) fn of(config: &Config, settings: Settings) -> Self {
         Self {
             settings,
-            keepalive: config.keepalive(),
-            handshake_timeout: config.handshake_timeout(),
+            config: config.clone(),
         }
     }
 }
@@ -109,6 +117,7 @@ pub(crate) async fn serve(
     drain: Arc<Drain>,
 ) -> io::Result<()> {
     let mut connections = Connections::default();
+    let beginners = Arc::new(Semaphore::new(terms.config.handshakes_max()));
     {
         let mut told = pin!(drain.begun());
         loop {
@@ -119,17 +128,17 @@ pub(crate) async fn serve(
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
                     connections.live.remove(&id);
                 }
-                accepted = listener.accept(&terms.settings) => match accepted {
-                    Ok(accepted) => {
+                accepted = accept(&listener, &terms, &beginners) => match accepted {
+                    Ok((accepted, begins)) => {
                         let calls = Calls::new(Arc::clone(&drain), accepted.origin());
                         let connection = Connection {
                             services: services.boxed_clone(),
                             limits: limits.clone(),
-                            terms,
+                            terms: terms.clone(),
                             draining: Draining::of(&drain),
                             calls: calls.clone(),
                         };
-                        let task = connections.tasks.spawn(connection.serve(accepted));
+                        let task = connections.tasks.spawn(connection.serve(accepted, begins));
                         connections.live.insert(task.id(), calls);
                     }
                     Err(error) if is_fatal(&error) => return Err(error),
@@ -145,6 +154,20 @@ pub(crate) async fn serve(
     drop(listener);
     connections.drain(&drain).await;
     Ok(())
+}
+
+/// Accepts a connection once fewer are about to begin than may be.
+async fn accept(
+    listener: &Http2Listener,
+    terms: &Terms,
+    beginners: &Arc<Semaphore>,
+) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+    let begins = Arc::clone(beginners).acquire_owned().await;
+    let begins = begins.map_err(io::Error::other)?;
+    Ok((
+        listener.accept(&terms.settings, &terms.config).await?,
+        begins,
+    ))
 }
 
 /// The connections of a listener. Dropping it ends them.
@@ -192,21 +215,28 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, accepted: Accepted) {
-        let limit = self.terms.handshake_timeout;
-        match establish(accepted, limit, &self.draining).await {
+    async fn serve(self, accepted: Accepted, begins: OwnedSemaphorePermit) {
+        let limit = self.terms.config.handshake_timeout();
+        let established = establish(accepted, limit, &self.draining).await;
+        drop(begins);
+        match established {
             Ok((socket, mut client)) => {
                 client.insert(self.draining.clone());
                 let leave: Leaving =
                     Box::pin(is_to_leave(self.draining, self.terms.settings.age()));
-                let builder = builder(self.limits.server, &self.terms);
+                let tasks = Tasks::default();
+                let builder = builder(self.limits.server, &self.terms, tasks.clone());
                 let (services, limits, calls) = (self.services, self.limits, self.calls);
                 let service = service_fn(move |request: http::Request<Incoming>| {
+                    let task = CallTask::default();
+                    // Made as soon as this returns.
+                    tasks.next_is_of(&task);
                     let answer = serve_call(
                         services.boxed_clone(),
                         limits.at(request.uri().path()),
                         calls.permit(request.uri().clone()),
                         client.clone(),
+                        task,
                         request,
                     );
                     async move { Ok::<http::Response<AnswerBody>, Infallible>(answer.await) }
@@ -287,11 +317,11 @@ async fn is_to_leave(
     }
 }
 
-fn builder(limits: Limits, terms: &Terms) -> Builder<TokioExecutor> {
+fn builder(limits: Limits, terms: &Terms, tasks: Tasks) -> Builder<Tasks> {
     let calls_max = u32::try_from(limits.calls_per_session_max).unwrap_or(CALLS_MAX_DEFAULT);
-    let mut builder = terms.settings.for_server(calls_max);
+    let mut builder = terms.settings.for_server(calls_max, tasks);
     builder.timer(TokioTimer::new());
-    if let Some(keepalive) = terms.keepalive {
+    if let Some(keepalive) = terms.config.keepalive() {
         builder
             .keep_alive_interval(keepalive.interval())
             .keep_alive_timeout(keepalive.timeout());

@@ -1,51 +1,25 @@
-//! Bodies on their way through an HTTP/2 connection.
+//! The body of a response, on its way through an HTTP/2 connection.
 
 use std::{
     any::Any,
     fmt,
     pin::Pin,
-    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Instant,
 };
 
 use bytes::Bytes;
 use http::HeaderValue;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
-use tokio::{sync::oneshot, time::Sleep};
+use tokio::time::Sleep;
 use tracing::Span;
 
-use super::{is_late, record_code, status_of};
-use crate::{Body, Status, deadline, error::BoxError};
-
-/// The body of a request. It ends when nobody waits for the response any more.
-#[derive(Debug)]
-pub(crate) struct SentBody {
-    body: Body,
-    /// How long a message may be.
-    message_len_max: usize,
-    /// Resolves when the other end is dropped.
-    call: oneshot::Receiver<()>,
-    failure: Arc<OnceLock<Status>>,
-}
-
-/// Keeps the request going. Dropped with the response.
-#[derive(Debug)]
-pub(super) struct CallAlive {
-    _call: oneshot::Sender<()>,
-    failure: Arc<OnceLock<Status>>,
-}
-
-impl CallAlive {
-    /// Returns why the call failed: because its request did, or else for what became of the connection.
-    pub(super) fn status_of(&self, error: hyper::Error) -> Status {
-        match self.failure.get() {
-            Some(status) => status.clone(),
-            None => status_of(error),
-        }
-    }
-}
+use super::{CallAlive, is_late, record_code};
+use crate::{
+    Body, Status,
+    deadline::{self, Lookout},
+};
 
 /// The body of a response, which tells failures as statuses.
 pub(crate) struct ReceivedBody {
@@ -53,6 +27,7 @@ pub(crate) struct ReceivedBody {
     incoming: Option<Incoming>,
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+    lookout: Lookout,
     /// Whether what goes wrong on the way becomes trailers.
     never_fails: bool,
     /// What the head says of how its messages are compressed, where the head is elsewhere by now.
@@ -74,59 +49,6 @@ pub(crate) fn body_of(received: Option<ReceivedBody>, never_fails: bool) -> Body
     }
 }
 
-impl SentBody {
-    pub(super) fn new(body: Body, message_len_max: usize) -> (Self, CallAlive) {
-        let (alive, call) = oneshot::channel();
-        let failure = Arc::new(OnceLock::new());
-        let body = Self {
-            body: body.limited(message_len_max),
-            message_len_max,
-            call,
-            failure: Arc::clone(&failure),
-        };
-        let alive = CallAlive {
-            _call: alive,
-            failure,
-        };
-        (body, alive)
-    }
-}
-
-impl http_body::Body for SentBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let max = self.message_len_max;
-        if let Poll::Ready(frame) = self.body.poll_limited_frame(cx, max) {
-            return Poll::Ready(match frame {
-                Some(Ok(frame)) if frame.is_data() => Some(Ok(frame)),
-                // A request has no trailers.
-                Some(Ok(_)) | None => None,
-                Some(Err(status)) => {
-                    // HTTP/2 has no words for it, so the response will not tell.
-                    let _ = self.failure.set(status.clone());
-                    Some(Err(status.into()))
-                }
-            });
-        }
-        let _ = ready!(Pin::new(&mut self.call).poll(cx));
-        // The server is told that the call was cancelled, not that something went wrong.
-        Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 impl ReceivedBody {
     pub(super) fn new(
         incoming: Incoming,
@@ -138,6 +60,7 @@ impl ReceivedBody {
             incoming: Some(incoming),
             deadline,
             sleep: None,
+            lookout: Lookout::default(),
             never_fails: false,
             encoding: None,
             held: None,
@@ -160,6 +83,9 @@ impl ReceivedBody {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(Err(no_status()));
         };
+        if self.lookout.is_late(self.deadline) {
+            return Poll::Ready(Err(deadline::exceeded()));
+        }
         if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
             return Poll::Ready(match frame {
                 Some(Ok(frame)) => Ok(frame),
@@ -229,5 +155,6 @@ impl fmt::Debug for ReceivedBody {
 }
 
 fn no_status() -> Status {
-    Status::internal("the server ended the response without a status")
+    // As the table of gRPC for responses of HTTP without one says.
+    Status::unknown("the server ended the response without a status")
 }
