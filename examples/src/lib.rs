@@ -10,6 +10,7 @@
 //! - `grpc_gateway` serves the same through shared memory and over HTTP/2.
 //! - `idl` encodes in shared memory by hand, over either link.
 //! - `tonic_migration` moves a service of tonic to shared memory.
+//! - `hot_restart` replaces a server twenty times under load.
 
 pub mod second;
 

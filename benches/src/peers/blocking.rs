@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use shmipc_rpc::blocking::{Channel, Server, Shutdown, Streaming};
+use shmipc_rpc::blocking::{Channel, Server, Streaming};
 use shmipc_rpc::{Request, Response, Status};
 use shmipc_transport::blocking::Listener;
 
@@ -34,7 +34,7 @@ impl Peer for Blocking {
         ready()?;
         Server::builder()
             .add_service(EchoServer::new(Service))
-            .serve_with_listener(listener, &Shutdown::new())?;
+            .serve_with_listener(listener)?;
         Ok(())
     }
 

@@ -35,13 +35,13 @@ pub(super) struct Foreign {
     wire: Wire,
 }
 
-/// The memory for payloads of a case, in bytes: more than there is under way, and no more than need be, since touching it for the first
-/// time takes long.
+/// The memory for payloads of a case, in bytes: more slices than there are messages under way, one for each stream at both ends, which
+/// shmipc-go holds until the next message comes, and what we keep. No more than need be, since touching it for the first time takes long.
 pub(super) fn memory(case: &Case) -> u32 {
     if case.size < 4 << 20 {
         256 << 20
     } else {
-        512 << 20
+        1 << 30
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) fn how(plan: &Plan, findings: &Findings) -> String {
   is a client and a server that tonic generated, over shmipc-rpc.
 - **Streams, beside shmipc's own implementations**: the parallel ping-pong of shmipc's own benchmark, on each stream of one session, {ping_pong_rounds}
   times each. Untouched, as that benchmark has it, memory of the payload's length is reserved, sent and discarded; otherwise as above. A
-  message in shmipc's own protocol has one slice, of which there are more than messages under way. The `shmipc` crate runs on a
+  message in shmipc's own protocol has one slice, of which there are more than are under way or held: at 4 MiB their own benchmark has 512 MiB,
+  which is too little for 64 streams of shmipc-go, and here there is 1 GiB. The `shmipc` crate runs on a
   `multi_thread` runtime with two workers on each side, as in its own benchmark, shmipc-go with as many threads as there are
   processors; it reads the clock for each call, too. Polling looks every 100 µs, which the crate's timers make a millisecond. Beside them, a Unix domain
   socket: blocking for one stream; for more, one for each on one `current_thread` runtime.

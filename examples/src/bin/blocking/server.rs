@@ -11,9 +11,8 @@ use examples::{
 };
 use shmipc_rpc::{
     Request, Response, Status,
-    blocking::{Server, Shutdown, Streaming},
+    blocking::{Listener, Server, Shutdown, Streaming},
 };
-use shmipc_transport::blocking::Listener;
 
 /// Serves until the first process is done.
 pub(crate) fn run(address: &str) -> Result<(), Box<dyn Error>> {
@@ -27,7 +26,7 @@ pub(crate) fn run(address: &str) -> Result<(), Box<dyn Error>> {
     });
     Server::builder()
         .add_service(PrimesServer::new(Arithmetic))
-        .serve_with_listener(listener, &shutdown)?;
+        .serve_with_listener_and_shutdown(listener, &shutdown)?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use shmipc_rpc::{
     metrics::CallMetrics, server::named_layer,
 };
 use tokio::sync::watch;
-use tower::{Layer as _, ServiceBuilder, timeout::TimeoutLayer};
+use tower::{ServiceBuilder, timeout::TimeoutLayer};
 
 use crate::{
     auth::{OnlyUser, Uid},
