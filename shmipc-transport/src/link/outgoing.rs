@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{AllocFailure, Lease, OutboxLink, Run};
 use crate::core::{
     mem::Block,
-    num::{RegionId, u32_len},
+    num::{RegionId, index, u32_len},
     outbox::{INLINE_MAX, Part, RECORD_BODY_MAX, SEGMENTS_MAX},
 };
 
@@ -52,6 +52,31 @@ impl OutgoingPart {
             | Self::Theirs { bytes, .. }
             | Self::Forwarded { bytes, .. } => bytes.len(),
             Self::Spilled(bytes) => bytes.len(),
+        }
+    }
+
+    /// Shows `look` its content, of which `inline` has what is inline, and the rest afterwards; nothing of slices, which are not in one piece.
+    pub(super) fn look(&self, inline: &mut &[u8], look: impl FnOnce(&[u8])) {
+        match self {
+            Self::Inline(len) => {
+                let (head, rest) = inline.split_at(index(*len));
+                *inline = rest;
+                look(head);
+            }
+            Self::Block(block) => look(block.as_ref()),
+            Self::Own { bytes, .. }
+            | Self::Theirs { bytes, .. }
+            | Self::Forwarded { bytes, .. } => look(bytes),
+            Self::Run(_) => {}
+            Self::Spilled(bytes) => look(bytes),
+        }
+    }
+
+    /// Copies its content to the end of `target`; as for [`look`](Self::look), `inline` has what is inline.
+    pub(super) fn append_to(&self, inline: &mut &[u8], target: &mut Vec<u8>) {
+        match self {
+            Self::Run(run) => run.append_to(target),
+            other => other.look(inline, |bytes| target.extend_from_slice(bytes)),
         }
     }
 
@@ -126,12 +151,12 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// Returns why one of them could not be had. If that is because all memory is in use, the message then holds no blocks at all: none
-    /// that others wait for, and none that would do for itself.
+    /// Returns why one of them could not be had. If that is because all memory is in use, the message then holds none at all, and needs a
+    /// single block: who waits for memory holds nothing that others, or it itself, may be waiting for.
     pub(crate) fn unspill(&mut self, link: &OutboxLink) -> Result<(), AllocFailure> {
         match self.take_blocks(link) {
-            // Merged with what was free beside them, the blocks that it held may be what it needs.
-            Err(AllocFailure::Full(_)) if self.retreat() != 0 => self.take_blocks(link),
+            // What it held may be what it needs.
+            Err(AllocFailure::Full(_)) if self.retreat() => self.take_blocks(link),
             outcome => outcome,
         }
     }
@@ -156,27 +181,30 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Gives all blocks back and keeps their content in private memory, neighbours in one piece. Returns how many blocks those were.
-    fn retreat(&mut self) -> usize {
-        let mut blocks = 0;
-        let mut parts: Vec<OutgoingPart> = Vec::with_capacity(self.parts.len());
-        for part in self.parts.drain(..) {
-            let part = match part {
-                OutgoingPart::Block(block) => {
-                    blocks += 1;
-                    OutgoingPart::Spilled(block.as_ref().to_vec())
-                }
-                other => other,
-            };
-            match (parts.last_mut(), part) {
-                (Some(OutgoingPart::Spilled(last)), OutgoingPart::Spilled(bytes)) => {
-                    last.extend_from_slice(&bytes)
-                }
-                (_, part) => parts.push(part),
-            }
+    /// Lets go of all blocks and of all that is linked, and keeps the content in private memory, in one piece with what lies between. Returns
+    /// whether that changed anything.
+    fn retreat(&mut self) -> bool {
+        let is_inline = |part: &OutgoingPart| matches!(part, OutgoingPart::Inline(_));
+        let first = self.parts.iter().position(|part| !is_inline(part));
+        let last = self.parts.iter().rposition(|part| !is_inline(part));
+        let (Some(first), Some(last)) = (first, last) else {
+            return false;
+        };
+        let outer = &self.parts[first..=last];
+        if let [OutgoingPart::Spilled(_)] = outer {
+            return false;
         }
-        self.parts = parts;
-        blocks
+        let before = self.parts[..first].iter().map(OutgoingPart::len).sum();
+        let mut inline = &self.inline[before..];
+        let mut content = Vec::with_capacity(outer.iter().map(OutgoingPart::len).sum());
+        for part in outer {
+            part.append_to(&mut inline, &mut content);
+        }
+        let after = self.inline.len() - inline.len();
+        self.inline.drain(before..after);
+        let content = OutgoingPart::Spilled(content);
+        drop(self.parts.splice(first..=last, [content]));
+        true
     }
 
     /// Whether the message consists of inline bytes alone, and so needs no segments.

@@ -39,8 +39,8 @@ const BLOCK_LONGEST: usize = 1 << 20;
 /// [`Session::forward_from`](crate::Session::forward_from) allows for it.
 ///
 /// Writing never waits and never fails. If the session's memory is exhausted, the message is kept in private memory, and
-/// sending it waits for a block. A message that could never be sent is dropped as it is written, and sending it reports
-/// that.
+/// sending it waits for a block; a message that waits holds no shared memory, so what it has linked is copied then. A message that
+/// could never be sent is dropped as it is written, and sending it reports that.
 #[derive(Debug)]
 pub struct SendBuf {
     link: Link,

@@ -284,11 +284,17 @@ async fn who_waits_for_the_ring_is_told_of_progress_that_another_has_seen() {
     assert!(finish.poll(context).is_ready());
 }
 
-#[tokio::test]
-async fn what_a_message_gives_back_may_be_what_it_needs() {
+/// A session and its peer whose memory is 1 MiB, with a stream of the client's.
+async fn with_little_memory() -> (Session, Session, Stream, Stream) {
     let config = Config::builder().memory_max(1 << 20).build().unwrap();
     let (client, server) = pair_with(config).await;
-    let (mut ours, mut theirs) = greeted(&client, &server).await;
+    let (ours, theirs) = greeted(&client, &server).await;
+    (client, server, ours, theirs)
+}
+
+#[tokio::test]
+async fn what_a_message_gives_back_may_be_what_it_needs() {
+    let (client, _server, mut ours, mut theirs) = with_little_memory().await;
     let held = client.alloc(512 << 10).await.unwrap();
     let mut message = ours.buffer(0);
     // The first part lies in the half that all of it needs.
@@ -305,9 +311,7 @@ async fn what_a_message_gives_back_may_be_what_it_needs() {
 
 #[tokio::test]
 async fn who_waits_for_several_blocks_wakes_nobody_else_who_does() {
-    let config = Config::builder().memory_max(1 << 20).build().unwrap();
-    let (client, server) = pair_with(config).await;
-    let (one, _theirs) = greeted(&client, &server).await;
+    let (client, server, one, _theirs) = with_little_memory().await;
     let (other, _their_other) = greeted(&client, &server).await;
     let linked = client.alloc(64 << 10).await.unwrap().freeze();
     let _held = client.alloc(512 << 10).await.unwrap();
@@ -341,4 +345,48 @@ async fn who_waits_for_several_blocks_wakes_nobody_else_who_does() {
         assert!(poll_all());
     }
     assert_eq!(woken.0.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test]
+async fn a_message_does_not_wait_for_what_it_has_linked() {
+    let (client, _server, mut ours, mut theirs) = with_little_memory().await;
+    let linked = client.alloc(200 << 10).await.unwrap().freeze();
+    let content: Vec<u8> = (0..700u32 << 10).map(|at| (at % 251) as u8).collect();
+    let mut message = ours.buffer(0);
+    // There is a block for each of the parts, but not for both beside what is linked. For all of it in one piece, there is.
+    message.put_slice(&content[..100]);
+    message.put_slice(&content[100..300 << 10]);
+    message.put(linked);
+    message.put_slice(&content[300 << 10..][..100]);
+    message.put_slice(&content[(300 << 10) + 100..]);
+    ours.send(message, Flush::More).await.unwrap();
+    let mut received = theirs.recv().await.unwrap().unwrap();
+    assert_eq!(received.copy_to_bytes(300 << 10), content[..300 << 10]);
+    assert_eq!(received.copy_to_bytes(200 << 10), vec![0; 200 << 10]);
+    assert_eq!(received.copy_to_bytes(400 << 10), content[300 << 10..]);
+    assert_eq!(received.remaining(), 0);
+}
+
+#[tokio::test]
+async fn messages_that_have_linked_memory_do_not_wait_for_each_other() {
+    let (client, server, one, mut theirs) = with_little_memory().await;
+    let (other, mut their_other) = greeted(&client, &server).await;
+    let linked = [client.alloc(400 << 10).await, client.alloc(400 << 10).await];
+    let streams = [one, other].into_iter().zip(linked);
+    let mut sending: Vec<_> = streams
+        .map(|(stream, linked)| {
+            let (mut send, recv) = stream.split();
+            let mut message = send.buffer(0);
+            message.put(linked.unwrap().freeze());
+            message.put_bytes(1, 300 << 10);
+            Box::pin(async move { (send.send(message, Flush::End).await, recv) })
+        })
+        .collect();
+    let context = &mut Context::from_waker(Waker::noop());
+    let mut poll = |number: usize| sending[number].as_mut().poll(context);
+    assert!(poll(0).is_pending());
+    assert!(matches!(poll(1), Poll::Ready((Ok(()), _))));
+    drop(their_other.recv().await.unwrap().unwrap());
+    assert!(matches!(poll(0), Poll::Ready((Ok(()), _))));
+    assert_eq!(theirs.recv().await.unwrap().unwrap().remaining(), 700 << 10);
 }

@@ -329,14 +329,7 @@ impl ShmipcLink {
                 part if part.len() == 0 => {}
                 part => {
                     let mut fresh = taken.pop_front().unwrap_or_default();
-                    match &part {
-                        OutgoingPart::Inline(len) => {
-                            let (head, rest) = inline.split_at(index(*len));
-                            self.fill(&mut fresh, head);
-                            inline = rest;
-                        }
-                        other => self.fill(&mut fresh, bytes_of(other)),
-                    }
+                    part.look(&mut inline, |bytes| self.fill(&mut fresh, bytes));
                     slices.extend(fresh);
                 }
             }
@@ -348,15 +341,7 @@ impl ShmipcLink {
     fn gather(&self, message: &mut Outgoing, target: &mut Vec<u8>) {
         let mut inline = message.inline.as_slice();
         for part in message.parts.drain(..) {
-            match part {
-                OutgoingPart::Inline(len) => {
-                    let (head, rest) = inline.split_at(index(len));
-                    target.extend_from_slice(head);
-                    inline = rest;
-                }
-                OutgoingPart::Run(run) => run.append_to(target),
-                other => target.extend_from_slice(bytes_of(&other)),
-            }
+            part.append_to(&mut inline, target);
         }
     }
 
@@ -487,17 +472,5 @@ impl ShmipcLink {
     /// A run of slices for `len` bytes; `None` if they are not to be had.
     pub(crate) fn run(self: &Arc<Self>, len: usize) -> Option<Run> {
         Run::take(self, len)
-    }
-}
-
-/// The bytes of a part that is neither inline nor in slices.
-fn bytes_of(part: &OutgoingPart) -> &[u8] {
-    match part {
-        OutgoingPart::Inline(_) | OutgoingPart::Run(_) => &[],
-        OutgoingPart::Spilled(bytes) => bytes,
-        OutgoingPart::Block(block) => block.as_ref(),
-        OutgoingPart::Own { bytes, .. }
-        | OutgoingPart::Theirs { bytes, .. }
-        | OutgoingPart::Forwarded { bytes, .. } => bytes,
     }
 }

@@ -125,7 +125,7 @@ impl Run {
     }
 
     /// Copies what was written to the end of `target`.
-    pub(super) fn append_to(&self, target: &mut Vec<u8>) {
+    pub(in crate::link) fn append_to(&self, target: &mut Vec<u8>) {
         for (slice, written) in &self.slices {
             self.link.pool.append_to(slice, 0, *written, target);
         }
