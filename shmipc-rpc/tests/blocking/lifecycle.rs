@@ -103,6 +103,33 @@ fn who_waits_for_the_server_is_served_when_it_comes() {
 }
 
 #[test]
+fn a_call_that_waits_in_a_session_that_ends_is_made_in_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lab.sock");
+    let one_stream = Config::builder().streams_max(1).build().unwrap();
+    let listener = Listener::bind_with(path.as_path(), one_stream).unwrap();
+    let channel = Channel::builder(path).wait_for_ready(true).connect_lazy();
+    let caller = Caller::new(channel.clone());
+    thread::scope(|scope| {
+        let seen = scope.spawn(|| ask(&caller, "seen"));
+        let session = listener.accept().unwrap();
+        let _stream = session.accept_stream().unwrap();
+        let waiting = scope.spawn(|| ask(&caller, "waiting"));
+        until(|| {
+            let sessions = channel.debug_dump();
+            sessions.iter().any(|session| session.openers_waiting == 1)
+        });
+        // Without a word before, as when a server is killed.
+        session.close();
+        drop(listener);
+        let _running = run_in(directory, Server::builder().add_service(echo()));
+        assert_eq!(waiting.join().unwrap().unwrap().get_ref().text, "waiting");
+        let seen = seen.join().unwrap().unwrap_err();
+        assert_eq!(seen.code(), Code::Unavailable);
+    });
+}
+
+#[test]
 fn a_call_is_not_held_up_beyond_its_deadline_by_a_server_that_does_not_shake_hands() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lab.sock");

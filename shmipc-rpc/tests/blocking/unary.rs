@@ -1,19 +1,21 @@
 use std::{
+    pin::pin,
     sync::mpsc,
+    task::{Context, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use shmipc_rpc::{
-    Code, Request, Response, Server as AsyncServer, Status,
+    Code, Config, Request, Response, Server as AsyncServer, Status,
     blocking::{Caller, Channel, Server},
     client::Caller as AsyncCaller,
 };
 
 use super::{
     common::{self, ELSEWHERE, UNKNOWN},
-    lab::{Handled, Packet, RUN, ask, echo, growing, lab, packet, run},
+    lab::{Handled, LONG, Packet, RUN, ask, echo, growing, lab, packet, run, run_with},
 };
 
 #[test]
@@ -149,6 +151,48 @@ fn a_deadline_is_kept_by_both_sides_and_inherited_by_calls_within() {
             seen.recv_timeout(time.max(Duration::from_secs(1))).ok()
         });
         assert_eq!(has_deadline, Some(true), "the handler knew its deadline");
+    }
+}
+
+/// The memory of the server's side is all in use, so that answers wait for it.
+#[tokio::test]
+async fn an_answer_that_waits_for_memory_is_given_up_at_the_deadline() {
+    let service = lab(|request| match request.get_ref().text.as_str() {
+        "short" => Ok(Response::new(Packet::default())),
+        "fail" => Err(Status::with_details(
+            Code::Aborted,
+            "at length",
+            vec![7; 50 << 10],
+        )),
+        _ => Ok(Response::new(Packet {
+            payload: vec![7; 300 << 10].into(),
+            ..Packet::default()
+        })),
+    });
+    let config = Config::builder().memory_max(1 << 20).build().unwrap();
+    let server = Server::builder().concurrent_calls_per_session(1);
+    let running = run_with(config, server.add_service(service));
+    let channel = shmipc_rpc::Channel::connect(running.path()).await.unwrap();
+    let caller = AsyncCaller::new(channel);
+    let call = |text, timeout| {
+        let mut request = Request::new(packet(text));
+        request.set_timeout(timeout);
+        caller.unary::<_, Packet>(&RUN, request)
+    };
+    let _held = [
+        call("long", LONG).await.unwrap(),
+        call("long", LONG).await.unwrap(),
+    ];
+    for stuck in ["long", "fail"] {
+        // Its caller does not look, and so gives nothing up.
+        let mut stuck = pin!(call(stuck, Duration::from_millis(300)));
+        let polled = stuck.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+        let began = Instant::now();
+        while let Err(status) = call("short", LONG).await {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert!(began.elapsed() < LONG, "its thread is not free again");
+        }
     }
 }
 

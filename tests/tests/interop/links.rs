@@ -61,6 +61,18 @@ pub(crate) enum Place {
     Tls,
 }
 
+impl Place {
+    fn config(self) -> Config {
+        match self {
+            Self::Shmipc(link) => {
+                let config = Config::builder().links([link]);
+                config.build().expect("it is valid")
+            }
+            Self::SharedMemory | Self::Http2 | Self::Http2Unix | Self::Tls => Config::default(),
+        }
+    }
+}
+
 /// Starts a server, and connects to it.
 pub(crate) async fn start<C>(
     place: Place,
@@ -86,13 +98,7 @@ async fn start_with<C>(
         Place::Tls => "https://localhost:0".into(),
     };
     let handlers = Handlers::default();
-    let config = match place {
-        Place::Shmipc(link) => {
-            let config = Config::builder().links([link]);
-            config.build().expect("it is valid")
-        }
-        Place::SharedMemory | Place::Http2 | Place::Http2Unix | Place::Tls => Config::default(),
-    };
+    let config = place.config();
     let mut server = server(handlers.clone()).config(config.clone());
     let mut tls = ClientTls::new();
     if let Place::Tls = place {
@@ -182,19 +188,36 @@ pub(crate) async fn managed_tonic_client() -> Link<Tonic> {
 }
 
 /// Threads call, and tasks serve.
-pub(crate) async fn client_of_threads() -> Link<Threads> {
+async fn start_client_of_threads(place: Place) -> Link<Threads> {
     let client = |channel: Channel| {
         let address = channel.address().expect("it has one").clone();
-        Threads::new(blocking::Channel::builder(address).connect_lazy())
+        let channel = blocking::Channel::builder(address).config(place.config());
+        Threads::new(channel.connect_lazy())
     };
-    start(Place::SharedMemory, our_server, client).await
+    start(place, our_server, client).await
+}
+
+pub(crate) async fn client_of_threads_over_shared_memory() -> Link<Threads> {
+    start_client_of_threads(Place::SharedMemory).await
+}
+
+pub(crate) async fn client_of_threads_over_shmipc_v4() -> Link<Threads> {
+    start_client_of_threads(Place::Shmipc(LinkKind::ShmipcV4)).await
+}
+
+pub(crate) async fn client_of_threads_over_shmipc_v3() -> Link<Threads> {
+    start_client_of_threads(Place::Shmipc(LinkKind::ShmipcV3)).await
+}
+
+pub(crate) async fn client_of_threads_over_shmipc_v2() -> Link<Threads> {
+    start_client_of_threads(Place::Shmipc(LinkKind::ShmipcV2)).await
 }
 
 /// Tasks call, and threads serve.
-pub(crate) async fn server_of_threads() -> Link<Ours<Channel>> {
+async fn start_server_of_threads(place: Place) -> Link<Ours<Channel>> {
     let directory = tempfile::tempdir().expect("a directory for the socket");
     let path = directory.path().join("interop.sock");
-    let listener = shmipc_transport::blocking::Listener::bind(path.as_path());
+    let listener = shmipc_transport::blocking::Listener::bind_with(path.as_path(), place.config());
     let listener = listener.expect("nobody else listens there");
     let handlers = Handlers::default();
     let service = ServiceOfThreads {
@@ -205,12 +228,31 @@ pub(crate) async fn server_of_threads() -> Link<Ours<Channel>> {
     let shutdown = Shutdown::new();
     let begun = shutdown.clone();
     thread::spawn(move || server.serve_with_listener_and_shutdown(listener, &begun));
-    let channel = Channel::connect(path).await;
+    let channel = Channel::builder(path)
+        .config(place.config())
+        .connect()
+        .await;
     Link {
         client: Ours::new(channel.expect("the server listens")),
         handlers,
         _server: Some((Running::Threads(shutdown), directory)),
     }
+}
+
+pub(crate) async fn server_of_threads_over_shared_memory() -> Link<Ours<Channel>> {
+    start_server_of_threads(Place::SharedMemory).await
+}
+
+pub(crate) async fn server_of_threads_over_shmipc_v4() -> Link<Ours<Channel>> {
+    start_server_of_threads(Place::Shmipc(LinkKind::ShmipcV4)).await
+}
+
+pub(crate) async fn server_of_threads_over_shmipc_v3() -> Link<Ours<Channel>> {
+    start_server_of_threads(Place::Shmipc(LinkKind::ShmipcV3)).await
+}
+
+pub(crate) async fn server_of_threads_over_shmipc_v2() -> Link<Ours<Channel>> {
+    start_server_of_threads(Place::Shmipc(LinkKind::ShmipcV2)).await
 }
 
 pub(crate) async fn in_process() -> Link<Ours<Channel>> {

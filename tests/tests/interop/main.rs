@@ -62,6 +62,22 @@ macro_rules! run_cases_to_their_end_over {
 }
 use run_cases_to_their_end_over;
 
+/// Makes one test of each case for each link, except where a call is given up: a thread that waits for an answer has nobody to tell it that.
+macro_rules! run_cases_of_threads_over {
+    ($($link:ident,)*) => {
+        $(mod $link {
+            crate::run_cases_to_their_end_over!($link);
+        })*
+    };
+}
+
+run_cases_of_threads_over! {
+    client_of_threads_over_shared_memory,
+    client_of_threads_over_shmipc_v4,
+    client_of_threads_over_shmipc_v3,
+    client_of_threads_over_shmipc_v2,
+}
+
 /// Makes one test of each case for each link.
 macro_rules! run_all_cases_over {
     ($($link:ident,)*) => {
@@ -88,18 +104,16 @@ run_all_cases_over! {
     managed_shared_memory,
     managed_http2,
     managed_tonic_client,
-    server_of_threads,
+    server_of_threads_over_shared_memory,
+    server_of_threads_over_shmipc_v4,
+    server_of_threads_over_shmipc_v3,
+    server_of_threads_over_shmipc_v2,
     in_process,
     tonic_client,
     tonic_server,
     tonic_on_both_sides,
     tonic_client_over_http2,
     tonic_server_over_http2,
-}
-
-/// A thread that waits for an answer has nobody to tell it that the call is given up.
-mod client_of_threads_over_shared_memory {
-    crate::run_cases_to_their_end_over!(client_of_threads);
 }
 
 /// Makes a test for each link on which messages are compressed, of each case that is about that.
